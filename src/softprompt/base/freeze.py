@@ -1,0 +1,63 @@
+"""From a loaded model to a ``Base``: frozen, fingerprinted, and asked how it can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from softprompt.base.attention import IMPLEMENTATION, register
+from softprompt.base.fingerprint import fingerprint
+from softprompt.base.layout import PADDED
+from softprompt.base.load import open_model
+from softprompt.base.model import Base
+from softprompt.base.probe import settle
+
+__all__ = ["freeze", "load_base"]
+
+
+def load_base(
+    model: str = "smollm2-135m",
+    *,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    notify: Callable[[str], None] = lambda message: None,
+) -> Base:
+    """Load a base model once, to serve every prompt.
+
+    Args:
+        model: a bundled name, a folder, a ``.gguf`` file or a hub id.
+        revision: branch, tag or commit of a hub id.
+        dtype: ``auto`` (bfloat16 where the hardware has it), ``float32``, ``bfloat16``, ``float16``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        trust_remote_code: run code that comes with the model; off unless you know its author.
+        notify: told in a sentence when something takes a while.
+
+    Raises:
+        BaseModelError: there is no such model, or it is not a causal language model with a
+            key/value cache.
+        ResourceError: no network, no disk space, no such device.
+    """
+    found = open_model(
+        model,
+        revision=revision,
+        dtype=dtype,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        notify=notify,
+    )
+    return freeze(found.model, found.tokenizer, model)
+
+
+def freeze(model: Any, tokenizer: Any, name: str) -> Base:
+    """Make a ``Base`` of a transformers model that is already in memory.
+
+    The model is put in eval mode, stops requiring gradients and gets softprompt's attention;
+    its weights stay as they are, byte for byte.
+    """
+    model.eval().requires_grad_(False)
+    if getattr(model, "_supports_sdpa", False):
+        register()
+        model.set_attn_implementation(IMPLEMENTATION)
+    return settle(Base(model, tokenizer, name, fingerprint(model, tokenizer), PADDED))

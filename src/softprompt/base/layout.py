@@ -1,0 +1,97 @@
+"""How rows are laid out for a model and what masks tell it so.
+
+Two layouts exist. ``PACKED`` puts many rows in a bin and needs a model that takes explicit
+positions and four-dimensional masks. ``PADDED`` gives each row a bin of its own and asks for
+nothing, so it serves every causal model. Which one a model can hold is found out by
+``base.probe``, not by its name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from softprompt.base.packing import BIN_TOKENS, Pack
+
+__all__ = ["PACKED", "PADDED", "Layout", "Windows"]
+
+Mask = Tensor | dict[str, Tensor] | None
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The attention span of each kind of layer: kind -> window in positions, ``None`` for all."""
+
+    spans: tuple[tuple[str, int | None], ...]
+
+    @classmethod
+    def of(cls, config: Any) -> Windows:
+        """Read the kinds of layers from a transformers configuration."""
+        window = getattr(config, "sliding_window", None)
+        kinds = getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"]
+        return cls(tuple((k, window if k == "sliding_attention" else None) for k in sorted(set(kinds))))
+
+    def masks(self, visible: Tensor, distance: Tensor, dtype: torch.dtype) -> Mask:
+        """Additive masks from ``visible`` [N, W, C] and key distances [N, W, C], one a kind of layer."""
+        made = {
+            kind: _additive(visible if span is None else visible & (distance < span), dtype)
+            for kind, span in self.spans
+        }
+        return next(iter(made.values())) if len(made) == 1 else made
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The arguments that make one model read packs, and decode steps, exactly.
+
+    Attributes:
+        name: ``"packed"`` or ``"padded"``.
+        bin_tokens: what to ask of ``pack``: 0 gives every row its own bin.
+        inline: whether a front can be read in the same pass as the rows behind it.
+    """
+
+    name: str
+    bin_tokens: int
+    inline: bool
+
+    def reading(self, pack: Pack, prefix: int, windows: Windows, dtype: torch.dtype) -> dict[str, Any]:
+        """Positions and masks for a pack behind a prefix of ``prefix`` positions."""
+        if not self.inline:
+            # Row tokens follow the prefix directly, so the model's own causal mask and positions hold.
+            return {"attention_mask": None}
+        positions = pack.positions + prefix  # [N, W]
+        own = (pack.owners[:, :, None] == pack.owners[:, None, :]).tril()  # [N, W, W]
+        front = torch.ones(*pack.ids.shape, prefix, dtype=torch.bool, device=own.device)  # [N, W, P]
+        if pack.lead:
+            head = torch.arange(pack.lead, device=own.device)
+            positions[0, : pack.lead] = head
+            own[0, : pack.lead] = False
+            front[0, : pack.lead] = head[:, None] >= head[None, :]
+        visible = torch.cat([front, own], dim=2)
+        keys = torch.cat(
+            [torch.arange(prefix, device=own.device).expand(pack.ids.shape[0], -1), positions], dim=1
+        )
+        distance = positions[:, :, None] - keys[:, None, :]
+        return {"position_ids": positions, "attention_mask": windows.masks(visible, distance, dtype)}
+
+    def decoding(self, at: Tensor, slots: int, windows: Windows, dtype: torch.dtype) -> dict[str, Any]:
+        """Positions and masks for one new token a row: ``at`` [B] its slot, of ``slots`` visible ones."""
+        distance = at[:, None] - torch.arange(slots, device=at.device)[None, :]  # [B, C]
+        visible = distance >= 0
+        if not self.inline:
+            return {"attention_mask": visible.long()}
+        masks = windows.masks(visible[:, None], distance[:, None], dtype)
+        return {"position_ids": at[:, None], "attention_mask": masks}
+
+
+PACKED = Layout("packed", BIN_TOKENS, inline=True)
+PADDED = Layout("padded", 0, inline=False)
+
+
+def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """Visible [N, W, C] -> [N, 1, W, C]: 0 where a key is seen, the lowest number where it is not."""
+    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+    return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]

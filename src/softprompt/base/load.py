@@ -1,0 +1,289 @@
+"""A base by any name into a frozen model and its tokenizer: knows how to load it, not what it is used for."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from safetensors import SafetensorError
+
+from softprompt.base import catalog, hub
+from softprompt.base.convert import converted, quiet
+from softprompt.base.placement import choose_device, choose_dtype
+from softprompt.errors import BaseModelError, ResourceError
+
+__all__ = ["Loaded", "open_model"]
+
+_WHAT_A_SOURCE_IS = "a bundled name ({}), a folder with config.json, a .gguf file or a hub id"
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "*.tiktoken",
+)
+_PICKLED_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A frozen causal language model with its tokenizer.
+
+    ``source`` is what the user wrote; ``revision`` the commit that was loaded, None for what is no hub id.
+    """
+
+    model: Any
+    tokenizer: Any
+    source: str
+    revision: str | None
+    device: torch.device
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where transformers shall read: a folder, or a hub id at a revision, from the local cache if offline."""
+
+    name: str
+    path: str
+    is_hub: bool = False
+    revision: str | None = None
+    offline: bool = False
+    trust_remote_code: bool = False
+
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments that every transformers loader takes."""
+        common: dict[str, Any] = {"trust_remote_code": self.trust_remote_code}
+        if self.is_hub:
+            common |= {"revision": self.revision or "main", "local_files_only": self.offline}
+        return common
+
+
+def open_model(
+    source: str,
+    *,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    attn_implementation: str | None = None,
+    trust_remote_code: bool = False,
+    notify: Callable[[str], None] = lambda message: None,
+) -> Loaded:
+    """Load the causal language model ``source``, frozen and in evaluation mode.
+
+    Args:
+        source: a bundled name, a folder with config.json, a ``.gguf`` file or a hub id, tried in this order.
+        revision: branch, tag or commit of a hub id.
+        dtype: auto, float32 (fp32), bfloat16 (bf16) or float16 (fp16); "auto" is bfloat16 where the device
+            computes it in hardware, else float32.
+        device: auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:N or mps.
+        attn_implementation: passed to transformers; its own choice if None.
+        trust_remote_code: run the Python code that a hub repository brings. Only for repositories you trust.
+        notify: called with one short sentence before each slow step.
+
+    Raises:
+        BaseModelError: no such model, or one that is damaged, not causal, or not supported.
+        ResourceError: no network, no such device, or not enough disk or memory.
+    """
+    where = choose_device(device)
+    number_format = choose_dtype(dtype, where)
+    place = replace(_find(source, revision, notify), trust_remote_code=trust_remote_code)
+    with quiet(bars=place.is_hub and not place.offline):
+        config = _config(place)
+        _refuse_unless_causal(place, config)
+        tokenizer = _tokenizer(place)
+        model = _model(place, config, number_format, attn_implementation)
+    model = _move(place, model, where)
+    commit = getattr(config, "_commit_hash", None) if place.is_hub else None
+    return Loaded(model, tokenizer, source, commit, where, number_format)
+
+
+def _find(source: str, revision: str | None, notify: Callable[[str], None]) -> _Place:
+    """Decide what ``source`` is, fetching and converting what has to be."""
+    if revision is not None and (source in catalog.names() or Path(source).expanduser().exists()):
+        raise BaseModelError(f"{source} has no revisions, only hub models have: leave revision out.")
+    if source in catalog.names():
+        return _Place(source, str(catalog.bundled(source, notify=notify)))
+    path = Path(source).expanduser()
+    if path.is_dir():
+        _check_folder(path)
+        return _Place(source, str(path))
+    if path.suffix.lower() == ".gguf":
+        if not path.is_file():
+            raise BaseModelError(f"There is no file {source}: check the path.")
+        return _Place(source, str(converted(path, notify=notify)))
+    if not hub.is_hub_id(source):
+        sources = _WHAT_A_SOURCE_IS.format(", ".join(catalog.names()))
+        kind = "is a file, not a base" if path.exists() else "was not found"
+        raise BaseModelError(f"{source!r} {kind}{_hint(source)}: name {sources}.")
+    offline = hub.must_stay_local(source, revision, hint=_hint(source))
+    notify(f"Opening {source} from {'the local cache' if offline else 'the hub'}")
+    return _Place(source, source, is_hub=True, revision=revision, offline=offline)
+
+
+def _hint(source: str) -> str:
+    near = difflib.get_close_matches(source.lower(), catalog.names(), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _check_folder(folder: Path) -> None:
+    if (folder / "config.json").is_file():
+        return
+    if (folder / "adapter_config.json").is_file():
+        raise BaseModelError(
+            f"The folder {folder} holds an adapter, not a base: name the base it was learnt on."
+        )
+    raise BaseModelError(
+        f"The folder {folder} has no config.json, so it is no model: name the folder that has it."
+    )
+
+
+def _config(place: _Place) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(place.path, **place.options())
+    except Exception as error:
+        _raise_if_cut_off(place, error)
+        said = _first_line(error)
+        if "trust_remote_code" in str(error):
+            _raise_untrusted(place, error)
+        if "does not recognize this architecture" in said or "Unrecognized model" in said:
+            raise BaseModelError(
+                f"{place.name} is of an unknown architecture ({said.split('. ')[0]}): update transformers, "
+                "or choose another model."
+            ) from error
+        raise BaseModelError(
+            f"The config.json of {place.name} cannot be read ({said}): get it again."
+        ) from error
+
+
+def _refuse_unless_causal(place: _Place, config: Any) -> None:
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    has_own_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    if getattr(config, "is_encoder_decoder", False):
+        kind = "an encoder-decoder model"
+    elif type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        # Encoders such as BERT are in the mapping too, as decoders that nobody switched on; GPT-NeoX declares
+        # the same switch and never reads it.
+        if getattr(config, "is_decoder", True) or config.model_type.startswith("gpt_neox"):
+            return
+        kind = "an encoder that reads in both directions"
+    elif has_own_code:
+        if place.trust_remote_code:
+            return
+        _raise_untrusted(place)
+    else:
+        kind = "not a language model that writes text from left to right"
+    raise BaseModelError(
+        f"{place.name} ({config.model_type}) is {kind}: choose a causal language model, such as smollm2-135m."
+    )
+
+
+def _tokenizer(place: _Place) -> Any:
+    from transformers import AutoTokenizer
+
+    missing = BaseModelError(
+        f"{place.name} has no tokenizer: put the model's tokenizer.json beside config.json."
+    )
+    folder = Path(place.path)
+    if not place.is_hub and not any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
+        raise missing
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place.path, **place.options())
+    except Exception as error:
+        _raise_if_cut_off(place, error)
+        if "trust_remote_code" in str(error):
+            _raise_untrusted(place, error)
+        said = _first_line(error)
+        raise BaseModelError(
+            f"The tokenizer of {place.name} is absent or cannot be read ({said}): get its files again."
+        ) from error
+    # transformers makes an empty tokenizer for some architectures rather than say that there is none.
+    if len(tokenizer) == 0:
+        raise missing
+    return tokenizer
+
+
+def _model(place: _Place, config: Any, dtype: torch.dtype, attn_implementation: str | None) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    options = place.options()
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            place.path, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+        )
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        _raise_no_memory(place, error)
+    except ImportError as error:
+        raise ResourceError(f"{place.name} needs a package that is absent: {_first_line(error)}.") from error
+    except Exception as error:
+        _raise_if_cut_off(place, error)
+        raise BaseModelError(_why_no_weights(place, error)) from error
+    # transformers fills missing tensors with random numbers and only warns.
+    if missing := sorted(report["missing_keys"]):
+        raise BaseModelError(
+            f"The weights of {place.name} lack {len(missing)} of the model's tensors, such as {missing[0]}: "
+            "they are incomplete or of another model, so get them again."
+        )
+    return model.eval().requires_grad_(False)
+
+
+def _why_no_weights(place: _Place, error: Exception) -> str:
+    said = _first_line(error)
+    if "trust_remote_code" in str(error):
+        return f"{place.name} needs code of its own: set trust_remote_code if you trust who wrote it."
+    if isinstance(error, SafetensorError):
+        return f"The weights of {place.name} are damaged ({said}): get them again."
+    if isinstance(error, OSError):
+        folder = Path(place.path)
+        if not place.is_hub and any(any(folder.glob(pattern)) for pattern in _PICKLED_WEIGHTS):
+            return (
+                f"{place.name} has only pickled weights, which can run code when opened and are never read: "
+                "save them as safetensors."
+            )
+        return f"{place.name} has no complete model.safetensors ({said}): get its safetensors weights."
+    if "ignore_mismatched_sizes" in str(error):
+        return f"The weights of {place.name} do not have the sizes that its config.json says: get both again."
+    return f"{place.name} cannot be loaded ({said}): check the model and the settings under [base]."
+
+
+def _move(place: _Place, model: Any, device: torch.device) -> Any:
+    try:
+        return model.to(device)
+    except torch.OutOfMemoryError as error:
+        _raise_no_memory(place, error)
+
+
+def _raise_if_cut_off(place: _Place, error: Exception) -> None:
+    trouble = hub.trouble_on_the_way(place.path, error) if place.is_hub else None
+    if trouble is not None:
+        raise trouble from error
+
+
+def _raise_no_memory(place: _Place, error: BaseException) -> NoReturn:
+    raise ResourceError(
+        f"There is not enough memory for {place.name}: choose dtype bfloat16, another device or a smaller "
+        "model."
+    ) from error
+
+
+def _raise_untrusted(place: _Place, error: Exception | None = None) -> NoReturn:
+    raise BaseModelError(
+        f"{place.name} brings Python code of its own, which is not run unless you say so: set "
+        "trust_remote_code if you trust who wrote it, or choose another model."
+    ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    """What ``error`` says, short enough to stand in a sentence."""
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__).rstrip(".: ")[:200]

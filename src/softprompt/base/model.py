@@ -1,0 +1,253 @@
+"""The frozen base: text in, prefixes, losses and next-token logits out.
+
+It knows one transformers model and its tokenizer and never changes a byte of them. It does not
+know tasks, methods, training or artifacts. Notation: B rows, T text tokens, P positions of a
+prefix, N bins of W slots, L layers, K key/value heads, D head width, E embedding width, V words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from softprompt.base.cache import BehindPrefix, InlineFront, Recorder
+from softprompt.base.head import Head
+from softprompt.base.layout import Layout, Windows
+from softprompt.base.packing import Pack, TokenRow, pack
+from softprompt.errors import WrongBaseError
+from softprompt.prefix import Front, Prefix
+
+__all__ = ["Base", "RowPairs", "TokenLosses"]
+
+
+@dataclass(frozen=True)
+class TokenLosses:
+    """Negative log-likelihoods of the scored tokens of a batch, row after row.
+
+    Attributes:
+        nll: ``[M]`` nats, fp32.
+        counts: how many of the M belong to each row.
+    """
+
+    nll: Tensor
+    counts: tuple[int, ...]
+
+    def per_row(self) -> Tensor:
+        """``[B]`` the summed loss of each row."""
+        return torch.stack([part.sum() for part in self.nll.split(list(self.counts))])
+
+
+@dataclass(frozen=True)
+class RowPairs:
+    """Keys and values the rows of a pack added behind a prefix, per layer ``[N, K, W, D]``."""
+
+    pack: Pack
+    pairs: dict[int, tuple[Tensor, Tensor]]
+
+    def of_row(self, layer: int, row: int, length: int) -> tuple[Tensor, Tensor]:
+        """The keys and values ``[K, T, D]`` of one row of ``length`` tokens."""
+        number, offset = divmod(self.pack.starts[row], self.pack.ids.shape[1])
+        k, v = self.pairs[layer]
+        return k[number, :, offset : offset + length], v[number, :, offset : offset + length]
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """One frozen causal language model, ready to be read from behind any prefix.
+
+    Made by ``softprompt.load_base``. Safe to use from several threads at once: every call's
+    state lives in its arguments.
+
+    Attributes:
+        model: the transformers model, in eval mode, no parameter requiring a gradient.
+        tokenizer: its tokenizer.
+        name: what the user asked for (bundled name, folder, hub id or ``.gguf`` file).
+        fingerprint: hash of weights and tokenizer; artifacts are bound to it.
+        layout: how this architecture can hold several rows at once.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str
+    fingerprint: str
+    layout: Layout
+
+    # -- facts ---------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embedding.weight.dtype
+
+    @property
+    def embedding(self) -> Any:
+        """The input embedding module, weight ``[V, E]``."""
+        return self.model.get_input_embeddings()
+
+    @property
+    def config(self) -> Any:
+        return self.model.config
+
+    @property
+    def width(self) -> int:
+        """E, what one virtual token of a soft prompt holds."""
+        return int(self.embedding.weight.shape[1])
+
+    @property
+    def max_positions(self) -> int | None:
+        """The longest sequence the model was built for, if it says."""
+        return getattr(self.config, "max_position_embeddings", None)
+
+    @property
+    def head(self) -> Head:
+        softcap = getattr(self.config, "final_logit_softcapping", None)
+        return Head(self.model.get_output_embeddings(), softcap)
+
+    # -- text ----------------------------------------------------------------------------------
+
+    @property
+    def start_ids(self) -> tuple[int, ...]:
+        """What the tokenizer sets before any text (a BOS token, or nothing)."""
+        return tuple(self.tokenizer("", add_special_tokens=True)["input_ids"])
+
+    @property
+    def end_id(self) -> int | None:
+        """The token that ends a text."""
+        return self.tokenizer.eos_token_id  # type: ignore[no-any-return]
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a piece of text, nothing added; special tokens written out are recognised."""
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of token ids, special tokens left out."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def embed(self, ids: Sequence[int]) -> Tensor:
+        """Embeddings ``[T, E]`` of token ids, as the model's first layer receives them."""
+        with torch.no_grad():
+            return self.embedding(torch.tensor(ids, dtype=torch.long, device=self.device))  # type: ignore[no-any-return]
+
+    # -- prefixes ------------------------------------------------------------------------------
+
+    def prefill(self, front: Front) -> Prefix:
+        """Read a front once: embeddings ``[P, E]`` -> its keys and values, with gradient if they have one."""
+        if isinstance(front, Prefix):
+            return self.accept(front)
+        if len(front) == 0:
+            return self._nothing()
+        recorder = Recorder()
+        out = self.run(inputs_embeds=front[None].to(self.dtype), past_key_values=recorder)
+        pairs = [recorder.pairs[layer] for layer in sorted(recorder.pairs)]
+        keys, values = (tuple(pair[side][0] for pair in pairs) for side in (0, 1))
+        return Prefix(keys, values, out[0, -1], self.fingerprint)
+
+    def prefill_text(self, text: str) -> Prefix:
+        """The prefix of a plain text, behind whatever the tokenizer sets first."""
+        with torch.no_grad():
+            return self.prefill(self.embed([*self.start_ids, *self.encode(text)]))
+
+    def accept(self, prefix: Prefix) -> Prefix:
+        """The prefix itself, or ``WrongBaseError`` if another base made it."""
+        if prefix.base != self.fingerprint:
+            raise WrongBaseError(
+                f"This prefix was made by base {prefix.base[:19]}, but {self.name} is "
+                f"{self.fingerprint[:19]}; load the base it belongs to."
+            )
+        return prefix
+
+    def _nothing(self) -> Prefix:
+        """A prefix of no positions, in the shapes of this model."""
+        with torch.no_grad():
+            one = self.prefill(self.embed([0]))
+        keys, values = (tuple(t[:, :0] for t in side) for side in (one.keys, one.values))
+        return Prefix(keys, values, None, self.fingerprint)
+
+    # -- reading rows --------------------------------------------------------------------------
+
+    def nll(self, rows: Sequence[TokenRow], front: Front) -> TokenLosses:
+        """Losses of the scored tokens of every row behind one front, exact whatever the batch.
+
+        A row's very first token is scored from what the front alone expects; where nothing
+        stands in front, or a trained KV prefix does, there is no such expectation and that
+        token is left out.
+        """
+        targets, wanted, counts = [], [], []
+        first = 0 if _expects(front) else 1
+        for number, row in enumerate(rows):
+            begin = max(row.scored_from, first)
+            wanted += [(number, t - 1) for t in range(begin, len(row.ids))]
+            targets += row.ids[begin:]
+            counts.append(max(0, len(row.ids) - begin))
+        hidden = self._hidden(rows, front, wanted)
+        nll = self.head.nll(hidden, torch.tensor(targets, dtype=torch.long, device=self.device))
+        return TokenLosses(nll, tuple(counts))
+
+    def next_logits(self, rows: Sequence[TokenRow], front: Front) -> Tensor:
+        """fp32 logits ``[B, V]`` of the token that follows each row."""
+        wanted = [(number, len(row.ids) - 1) for number, row in enumerate(rows)]
+        return self.head.logits(self._hidden(rows, front, wanted))
+
+    def read(self, rows: Sequence[TokenRow], prefix: Prefix) -> tuple[Tensor, RowPairs]:
+        """Read rows to go on from them: last hidden states ``[B, E]`` and the pairs they added."""
+        packed = self._pack(rows)
+        cache = BehindPrefix(self.accept(prefix), record=True)
+        hidden = self._run_pack(packed, packed.ids, cache, prefix.length)
+        wanted = [(number, len(row.ids) - 1) for number, row in enumerate(rows)]
+        return _gather(hidden, packed, wanted, prefix.hidden), RowPairs(packed, cache.pairs)
+
+    def _hidden(self, rows: Sequence[TokenRow], front: Front, wanted: list[tuple[int, int]]) -> Tensor:
+        """Hidden states ``[M, E]`` at (row, token); token -1 is the end of the front."""
+        if not isinstance(front, Prefix) and len(front) and self.layout.inline:
+            packed = self._pack(rows, lead=len(front))
+            embedded = self._embed_pack(packed, front)
+            hidden = self._run_pack(packed, embedded, InlineFront(len(front)), len(front))
+            return _gather(hidden, packed, wanted, hidden[0, len(front) - 1])
+        prefix = self.prefill(front)
+        packed = self._pack(rows)
+        hidden = self._run_pack(packed, packed.ids, BehindPrefix(prefix), prefix.length)
+        return _gather(hidden, packed, wanted, prefix.hidden)
+
+    def _pack(self, rows: Sequence[TokenRow], lead: int = 0) -> Pack:
+        packed = pack(rows, lead=lead, bin_tokens=self.layout.bin_tokens)
+        moved = (t.to(self.device) for t in (packed.ids, packed.positions, packed.owners))
+        return replace(packed, **dict(zip(("ids", "positions", "owners"), moved, strict=True)))
+
+    def _embed_pack(self, packed: Pack, front: Tensor) -> Tensor:
+        """[N, W, E]: the front in the slots kept for it, the rows' tokens in theirs."""
+        embedded = self.embedding(packed.ids)
+        flat = torch.cat([front.to(self.dtype), embedded.view(-1, self.width)[packed.lead :]])
+        return flat.view(embedded.shape)
+
+    def _run_pack(self, packed: Pack, inputs: Tensor, cache: Any, prefix: int) -> Tensor:
+        """Hidden states [N, W, E] of a pack given as ids [N, W] or embeddings [N, W, E]."""
+        where = self.layout.reading(packed, prefix, Windows.of(self.config), self.dtype)
+        name = "input_ids" if inputs.dim() == 2 else "inputs_embeds"
+        return self.run(**{name: inputs}, past_key_values=cache, **where)
+
+    def run(self, **inputs: Any) -> Tensor:
+        """One pass through the layers, without the head: hidden states ``[N, W, E]``."""
+        backbone = getattr(self.model, self.model.base_model_prefix)
+        return backbone(**inputs, use_cache=True).last_hidden_state  # type: ignore[no-any-return]
+
+
+def _expects(front: Front) -> bool:
+    """Whether the front by itself predicts a next token."""
+    return front.hidden is not None if isinstance(front, Prefix) else len(front) > 0
+
+
+def _gather(hidden: Tensor, packed: Pack, wanted: list[tuple[int, int]], last: Tensor | None) -> Tensor:
+    """Pick [M, E] out of hidden [N, W, E] by (row, token); token -1 takes ``last`` [E]."""
+    flat = hidden.flatten(0, 1)
+    if last is not None:
+        flat = torch.cat([flat, last[None]])
+    end = len(flat) - 1
+    index = [packed.starts[row] + token if token >= 0 else end for row, token in wanted]
+    return flat[torch.tensor(index, dtype=torch.long, device=flat.device)]

@@ -1,0 +1,79 @@
+"""Finds out by trying how an architecture can be read, instead of trusting its name.
+
+A few short rows are read behind a short front and decoded one step, and the logits are held
+against the model's own plain forward pass. The first layout that agrees is the model's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from softprompt.base.generate import Decoder, Request
+from softprompt.base.layout import PACKED, PADDED
+from softprompt.base.model import Base
+from softprompt.base.packing import TokenRow
+from softprompt.errors import BaseModelError
+
+__all__ = ["settle"]
+
+TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6, torch.bfloat16: 0.1, torch.float16: 0.03}
+"""Largest relative difference (of norms) that rounding explains in each dtype."""
+
+
+def settle(base: Base) -> Base:
+    """The base with the fastest layout it is exact in.
+
+    Raises:
+        BaseModelError: the model agrees with its own plain forward pass in no layout.
+    """
+    reasons = []
+    for layout in (PACKED, PADDED):
+        candidate = replace(base, layout=layout)
+        try:
+            error = _disagreement(candidate)
+        except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError) as failure:
+            reasons.append(f"{layout.name}: {type(failure).__name__}: {str(failure).splitlines()[0][:120]}")
+            continue
+        if error <= TOLERANCE.get(base.dtype, 0.1):
+            return candidate
+        reasons.append(f"{layout.name}: logits differ by {error:.2g}")
+    raise BaseModelError(
+        f"{base.name} is a {base.config.model_type} model, which softprompt cannot read behind a prefix "
+        f"({'; '.join(reasons)}); use a decoder-only transformer with a key/value cache."
+    )
+
+
+def _disagreement(base: Base) -> float:
+    """Relative difference to the plain forward pass: packed losses, inline fronts and decoding."""
+    count = base.embedding.weight.shape[0]
+    token = lambda i: 1 + (i * 7919) % (count - 1)  # noqa: E731
+    front = tuple(token(i) for i in range(3))
+    rows = [tuple(token(10 * length + i) for i in range(length)) for length in (5, 2, 4)]
+    with torch.no_grad():
+        plain = torch.stack([_plain(base, front + row) for row in rows])
+        embedded = base.embed(front)
+        prefix = base.prefill(embedded)
+        token_rows = [TokenRow(row) for row in rows]
+        requests = [Request(row[:-1], prefix) for row in rows]
+        seen = [
+            base.next_logits(token_rows, embedded),
+            base.next_logits(token_rows, prefix),
+            _decoded(base, requests, [row[-1] for row in rows]),
+        ]
+    return max(float((logits - plain).norm() / plain.norm()) for logits in seen)
+
+
+def _decoded(base: Base, requests: list[Request], tokens: list[int]) -> Tensor:
+    """fp32 logits [B, V] after one decoding step behind the requests."""
+    decoder, _ = Decoder.after(base, requests, 1)
+    return base.head.logits(decoder.step(torch.tensor(tokens, device=base.device)))
+
+
+def _plain(base: Base, ids: tuple[int, ...]) -> Tensor:
+    """fp32 logits [V] after ``ids`` from the model's own forward pass over one unpadded row."""
+    tokens = torch.tensor([ids], device=base.device)
+    logits: Tensor = base.model(input_ids=tokens, use_cache=False).logits
+    return logits[0, -1].float()

@@ -1,0 +1,259 @@
+"""Reading rows from a file, the bundled sets or the hub: knows formats, not what the columns mean."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from softprompt.data import bundled
+from softprompt.data.table import Table
+from softprompt.errors import DataError, ResourceError
+
+__all__ = ["Table", "read"]
+
+_Rows = list[dict[str, object]]
+
+_HUB = re.compile(
+    r"(?P<repo>[\w.-]+/[\w.-]+)(:(?P<config>[^@/]+))?(@(?P<revision>.+))?/(?P<split>[^/]+)", re.ASCII
+)
+_EXTRA = "pip install 'softprompt[data]'"
+# Above the largest field anybody trains on, and within the C long of every platform.
+_LARGEST_FIELD = 2**31 - 1
+_TAB = "\t"
+
+
+def read(spec: str, *, base_dir: Path | None = None) -> Table:
+    """Read the rows that ``spec`` names.
+
+    Args:
+        spec: a path ending in .csv, .tsv, .jsonl, .ndjson, .json or .parquet; ``bundled:NAME/SPLIT``; or
+            ``hub:owner/name[:config][@revision]/SPLIT``.
+        base_dir: the folder that relative paths start from; none means the working folder.
+
+    Raises:
+        DataError: no such source, or a fault in it; the message names the row.
+        ResourceError: no network, no permission, or an optional package is missing.
+    """
+    if spec.startswith("bundled:"):
+        return bundled.load(spec.removeprefix("bundled:"))
+    if spec.startswith("hub:"):
+        return _read_hub(spec)
+    return _read_file(spec, base_dir)
+
+
+def _read_file(spec: str, base_dir: Path | None) -> Table:
+    path = (base_dir or Path()) / Path(spec).expanduser()
+    try:
+        rows = _reader(path)(path) if path.exists() else None
+    except PermissionError as error:
+        raise ResourceError(f"{path} may not be read: change its permissions.") from error
+    except OSError as error:
+        raise ResourceError(f"{path} cannot be read: {error.strerror or error}.") from error
+    if rows is None:
+        raise DataError(f"There is no file {path}: give a path, bundled:NAME/SPLIT or hub:owner/name/SPLIT.")
+    if not rows:
+        raise DataError(f"{path} is empty: it has no rows.")
+    return Table(tuple(rows), str(path))
+
+
+def _reader(path: Path) -> Callable[[Path], _Rows]:
+    if path.is_dir():
+        raise DataError(f"{path} is a folder: name one of the files in it.")
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        ending = f"ends in {path.suffix!r}" if path.suffix else "has no suffix"
+        raise DataError(f"{path} {ending}, which says no known format: use {', '.join(_READERS)}.")
+    return reader
+
+
+def _text(path: Path) -> str:
+    """The whole file as text, without its byte order mark."""
+    raw = path.read_bytes()
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path} is not UTF-8 (line {line}): save it as UTF-8.") from error
+
+
+def _read_delimited(path: Path, delimiter: str) -> _Rows:
+    # Only ever raised: another thread may be reading, so it is not put back.
+    csv.field_size_limit(max(csv.field_size_limit(), _LARGEST_FIELD))
+    # Strict, as otherwise a quote that is never closed silently swallows the rest of the file.
+    lines = csv.reader(io.StringIO(_text(path), newline=""), delimiter=delimiter, strict=True)
+    header: list[str] | None = None
+    rows: _Rows = []
+    try:
+        for cells in lines:
+            if not cells:
+                continue
+            if header is None:
+                header = _header(path, cells)
+                continue
+            if len(cells) != len(header):
+                raise DataError(
+                    f"{path}, row {len(rows) + 1} (line {lines.line_num}) has {_count(len(cells), 'field')} "
+                    f"where the header has {_count(len(header), 'column')}: put quotes around a field that "
+                    f"holds {'a tab' if delimiter == _TAB else 'a comma'}."
+                )
+            rows.append(dict(zip(header, cells, strict=True)))
+    except csv.Error as error:
+        raise DataError(
+            f"{path}, row {len(rows) + 1} (line {lines.line_num}) is not well quoted ({error}): "
+            "write a quote inside a quoted field twice, and close each."
+        ) from error
+    return rows
+
+
+def _header(path: Path, cells: list[str]) -> list[str]:
+    names = [cell.strip() for cell in cells]
+    if "" in names:
+        raise DataError(
+            f"{path} has no header, or one without a name for column {names.index('') + 1}: "
+            "the first line must name every column."
+        )
+    _unique(path, names)
+    return names
+
+
+def _unique(path: Path, names: list[str]) -> None:
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{path} has the column {twice!r} twice in its header: rename one of them.")
+
+
+def _read_csv(path: Path) -> _Rows:
+    return _read_delimited(path, ",")
+
+
+def _read_tsv(path: Path) -> _Rows:
+    return _read_delimited(path, _TAB)
+
+
+def _read_jsonl(path: Path) -> _Rows:
+    rows: _Rows = []
+    # Not splitlines(): JSON may hold other line separators inside a string.
+    for number, line in enumerate(_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}, line {number} is not JSON ({_reason(error)}).") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, line {number} is {_kind(row)}, not an object such as {{...}}.")
+        rows.append(row)
+    return rows
+
+
+def _read_json(path: Path) -> _Rows:
+    text = _text(path)
+    if not text.strip():
+        return []
+    try:
+        rows = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"{path} is not JSON ({_reason(error)}): if it holds one object a line, name it .jsonl."
+        ) from error
+    if not isinstance(rows, list):
+        raise DataError(f"{path} holds {_kind(rows)}, not a list of objects such as [{{...}}, {{...}}].")
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, row {number} is {_kind(row)}, not an object such as {{...}}.")
+    return rows
+
+
+def _read_parquet(path: Path) -> _Rows:
+    try:
+        import pyarrow as arrow
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise ResourceError(f"Reading {path} needs pyarrow: {_EXTRA}.") from error
+    if path.stat().st_size == 0:
+        return []
+    try:
+        # Not read_table(), which would take a folder named a=b for a column.
+        with parquet.ParquetFile(path) as file:
+            table = file.read()
+    except (arrow.ArrowException, OSError) as error:
+        if isinstance(error, PermissionError):
+            raise
+        raise DataError(f"{path} is damaged or is not a parquet file: write it again.") from error
+    _unique(path, table.column_names)
+    rows: _Rows = table.to_pylist()
+    return rows
+
+
+_READERS: dict[str, Callable[[Path], _Rows]] = {
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+    ".jsonl": _read_jsonl,
+    ".ndjson": _read_jsonl,
+    ".json": _read_json,
+    ".parquet": _read_parquet,
+}
+
+
+def _read_hub(spec: str) -> Table:
+    parts = _HUB.fullmatch(spec.removeprefix("hub:"))
+    if parts is None:
+        raise DataError(
+            f"{spec!r} is not a hub source: write hub:owner/name/SPLIT "
+            "or hub:owner/name:config@revision/SPLIT."
+        )
+    try:
+        import datasets
+    except ImportError as error:
+        raise ResourceError(f"Reading {spec} needs the datasets library: {_EXTRA}.") from error
+    try:
+        # Code that comes with a dataset is never run: trust_remote_code is not passed.
+        data = datasets.load_dataset(
+            parts["repo"], parts["config"], split=parts["split"], revision=parts["revision"]
+        )
+        rows = tuple(data.to_list())
+    # Whatever a foreign library raises becomes one sentence; the cause stays attached.
+    except Exception as error:
+        raise _hub_fault(spec, error) from error
+    if not rows:
+        raise DataError(f"{spec} is empty: it has no rows.")
+    return Table(rows, spec)
+
+
+def _hub_fault(spec: str, error: BaseException) -> DataError | ResourceError:
+    chain: BaseException | None = error
+    while chain is not None:
+        # By name too: httpx, requests and the hub's offline mode each have their own.
+        if isinstance(chain, ConnectionError | TimeoutError) or re.search(
+            "Connect|Timeout|Offline", type(chain).__name__
+        ):
+            return ResourceError(
+                f"There is no network to read {spec} with, or the hub cannot be reached: "
+                "connect and try again, or give a local file."
+            )
+        chain = chain.__cause__ or chain.__context__
+    return DataError(
+        f"{spec} cannot be read ({_reason(error)}): check its name, configuration, revision and split."
+    )
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what ``error`` says, fit for brackets inside a sentence."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    said = str(error).strip().partition("\n")[0].rstrip(".: ")
+    return said or type(error).__name__
+
+
+def _kind(value: Any) -> str:
+    kinds = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+    return kinds.get(type(value), "a number")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -1,0 +1,61 @@
+"""The value every source gives: knows rows and columns, not where they came from nor what becomes of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
+
+from softprompt.errors import DataError
+
+__all__ = ["Row", "Table", "missing_column"]
+
+Row = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows in order, each a dict of column -> value; ``origin`` names them in messages."""
+
+    rows: tuple[dict[str, object], ...]
+    origin: str
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """Every column that some row has, in order of first appearance."""
+        return tuple(dict.fromkeys(column for row in self.rows for column in row))
+
+    @cached_property
+    def digest(self) -> str:
+        """The sha256, in hex, of the rows as canonical JSON: equal for equal rows in the same order."""
+        digest = hashlib.sha256()
+        for row in self.rows:
+            # Escaped to ASCII, so that half a surrogate pair in the data cannot break the hash.
+            line = json.dumps(row, sort_keys=True, separators=(",", ":"), default=str)
+            digest.update(line.encode("ascii") + b"\n")
+        return digest.hexdigest()
+
+    def require_columns(self, names: tuple[str, ...]) -> None:
+        """Raise ``DataError`` for the first of ``names`` that no row has."""
+        for name in names:
+            if name not in self.columns:
+                raise DataError(f"{self.origin}: {missing_column(name, self.columns)}")
+
+
+def missing_column(name: str, columns: tuple[str, ...]) -> str:
+    """Say that ``name`` is not one of ``columns``, in a sentence that may follow a colon."""
+    there = f"the columns are {', '.join(columns)}" if columns else "there are no columns"
+    near = _nearest(name, columns)
+    return f"there is no column {name!r}, {there}" + (f"; did you mean {near!r}?" if near else ".")
+
+
+def _nearest(name: str, columns: tuple[str, ...]) -> str | None:
+    folded = {column.casefold(): column for column in columns}
+    matches = get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
+    return folded[matches[0]] if matches else None

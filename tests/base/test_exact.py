@@ -1,0 +1,125 @@
+"""Promise 1, exact: one shared prefix and packed rows give PEFT's loss, gradient and greedy tokens."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import peft
+import pytest
+import torch
+from torch import Tensor
+
+import tiny
+from softprompt.base.generate import Request, Sampling, generate
+from softprompt.base.model import Base
+from softprompt.base.packing import TokenRow
+
+P = 7
+
+
+def rows(count: int, seed: int, *, scored: int | None = 2) -> list[TokenRow]:
+    """Rows of mixed lengths; the last ``scored`` tokens are labels, or all when None."""
+    draw = random.Random(seed)
+    made = []
+    for _ in range(count):
+        ids = tuple(draw.randrange(4, tiny.VOCABULARY) for _ in range(draw.randint(3, 23)))
+        made.append(TokenRow(ids, 0 if scored is None else len(ids) - scored))
+    return made
+
+
+def front(base: Base, seed: int = 3) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(P, base.width, generator=generator).mul_(0.3).requires_grad_()
+
+
+def peft_loss_and_gradient(architecture: str, soft: Tensor, batch: list[TokenRow]) -> tuple[Tensor, Tensor]:
+    """The usual way: the prompt repeated into every right-padded row, the head at every position."""
+    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=P, token_dim=soft.shape[1])
+    wrapped: Any = peft.get_peft_model(tiny.model(architecture), config).eval()
+    weight = wrapped.prompt_encoder["default"].embedding.weight
+    weight.data.copy_(soft.detach())
+    width = max(len(row.ids) for row in batch)
+    ids = torch.zeros(len(batch), width, dtype=torch.long)
+    mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
+    for i, row in enumerate(batch):
+        length = len(row.ids)
+        ids[i, :length] = torch.tensor(row.ids)
+        mask[i, :length] = 1
+        labels[i, row.scored_from : length] = torch.tensor(row.ids[row.scored_from :])
+    loss = wrapped(input_ids=ids, attention_mask=mask, labels=labels).loss
+    loss.backward()
+    return loss.detach(), weight.grad
+
+
+@pytest.mark.parametrize("scored", [2, None], ids=["target", "whole-text"])
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_loss_and_gradient_equal_pefts(architecture: str, scored: int | None) -> None:
+    base = tiny.base(architecture)
+    batch = rows(9, seed=1, scored=scored)
+    soft = front(base)
+    loss = base.nll(batch, soft).nll.mean()
+    (gradient,) = torch.autograd.grad(loss, soft)
+    expected_loss, expected_gradient = peft_loss_and_gradient(architecture, soft, batch)
+    torch.testing.assert_close(loss.detach(), expected_loss, rtol=1e-4, atol=0)
+    error = (gradient - expected_gradient).norm() / expected_gradient.norm()
+    assert error < 1e-4
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_a_finished_prefix_gives_the_same_gradient_as_reading_it_inline(architecture: str) -> None:
+    base = tiny.base(architecture)
+    batch = rows(6, seed=2)
+    soft = front(base)
+    inline = base.nll(batch, soft).nll.sum()
+    finished = base.nll(batch, base.prefill(soft)).nll.sum()
+    torch.testing.assert_close(inline, finished, rtol=1e-5, atol=1e-5)
+    (a,), (b,) = (torch.autograd.grad(loss, soft) for loss in (inline, finished))
+    assert (a - b).norm() / b.norm() < 1e-4
+
+
+def reference_tokens(base: Base, soft: Tensor, ids: tuple[int, ...], count: int) -> list[int]:
+    """Greedy tokens of one row alone, everything computed anew each step."""
+    tokens = list(ids)
+    with torch.no_grad():
+        for _ in range(count):
+            embedded = torch.cat([soft, base.embed(tokens)])[None]
+            tokens.append(int(base.model(inputs_embeds=embedded, use_cache=False).logits[0, -1].argmax()))
+    return tokens[len(ids) :]
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_greedy_tokens_equal_a_row_alone_whatever_the_batch(architecture: str) -> None:
+    base = tiny.base(architecture)
+    fronts = [front(base, seed)[:length].detach() for seed, length in ((1, 7), (2, 2), (3, 5))]
+    prefixes = [base.prefill(soft) for soft in (*fronts, torch.empty(0, base.width))]
+    requests, expected = [], []
+    for i, row in enumerate(rows(8, seed=5)):
+        prefix = prefixes[i % 4]
+        soft = fronts[i % 4] if i % 4 < 3 else torch.empty(0, base.width)
+        requests.append(Request(row.ids, prefix))
+        expected.append(reference_tokens(base, soft, row.ids, 9))
+    produced: dict[int, list[int]] = {i: [] for i in range(8)}
+    generate(base, requests, Sampling(max_new_tokens=9), lambda row, token: produced[row].append(token))
+    for i, tokens in enumerate(expected):
+        cut = tokens.index(base.end_id) if base.end_id in tokens else len(tokens)
+        assert produced[i] == tokens[:cut]
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_batch_mates_change_nothing(architecture: str) -> None:
+    base = tiny.base(architecture)
+    soft = front(base).detach()
+    batch = rows(7, seed=8, scored=None)
+    together = base.nll(batch, soft).per_row()
+    alone = torch.cat([base.nll([row], soft).per_row() for row in batch])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", [a for a in tiny.ARCHITECTURES if a != "bloom"])
+def test_these_architectures_are_packed(architecture: str) -> None:
+    assert tiny.base(architecture).layout.name == "packed"
+
+
+def test_bloom_falls_back_to_the_padded_layout() -> None:
+    assert tiny.base("bloom").layout.name == "padded"

@@ -1,0 +1,92 @@
+"""Tiny random models of many architectures, and a word-level tokenizer: seconds for hundreds of cases."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+from softprompt.base.freeze import freeze
+from softprompt.base.model import Base
+
+VOCABULARY = 97
+
+_COMMON: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+_LLAMA: dict[str, Any] = {
+    **_COMMON,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+}
+_GPT: dict[str, Any] = {**_COMMON, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 512}
+
+CONFIGS: dict[str, Any] = {
+    "llama": lambda: transformers.LlamaConfig(**_LLAMA),
+    "bloom": lambda: transformers.BloomConfig(**_COMMON, hidden_size=32, n_layer=3, n_head=4),
+    "gpt2": lambda: transformers.GPT2Config(**_GPT),
+    "gpt-neox": lambda: transformers.GPTNeoXConfig(
+        **{k: v for k, v in _LLAMA.items() if k != "num_key_value_heads"}
+    ),
+    "opt": lambda: transformers.OPTConfig(
+        **_COMMON,
+        hidden_size=32,
+        ffn_dim=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=512,
+        word_embed_proj_dim=24,
+    ),
+    "mistral": lambda: transformers.MistralConfig(**_LLAMA, sliding_window=6),
+    "qwen3": lambda: transformers.Qwen3Config(**_LLAMA, head_dim=8),
+    "gemma3": lambda: transformers.Gemma3TextConfig(
+        **_LLAMA,
+        head_dim=8,
+        sliding_window=6,
+        layer_types=["sliding_attention", "full_attention"] * 1 + ["sliding_attention"],
+        query_pre_attn_scalar=8,
+    ),
+}
+
+ARCHITECTURES = tuple(CONFIGS)
+
+
+@functools.cache
+def tokenizer() -> Any:
+    """One token a letter or symbol; 0-2 are pad, start and end."""
+    letters = [chr(c) for c in range(32, 32 + VOCABULARY - 4)]
+    vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3} | {c: i + 4 for i, c in enumerate(letters)}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    backend.decoder = decoders.Fuse()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+def model(architecture: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
+    """A freshly made random model; large enough weights that every mistake shows in the logits."""
+    torch.manual_seed(seed)
+    config = CONFIGS[architecture]()
+    made = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(0.2 / parameter.std())
+    return made.to(dtype).eval()
+
+
+@functools.cache
+def base(architecture: str = "llama", seed: int = 0, dtype: torch.dtype = torch.float32) -> Base:
+    """A frozen base around a tiny model, made once a test run."""
+    return freeze(model(architecture, seed=seed, dtype=dtype), tokenizer(), f"tiny-{architecture}-{seed}")
