@@ -80,7 +80,8 @@ def test_a_fraction_gives_two_parts() -> None:
 
 
 def test_values_of_any_type_make_strata() -> None:
-    rows = tuple({"label": label} for label in (1, True, None, 1.5, "x") for _ in range(4))
+    values: tuple[object, ...] = (1, True, None, 1.5, "x")
+    rows: list[dict[str, object]] = [{"label": value} for value in values for _ in range(4)]
     assert len(subset(Table((*rows, {}), "t"), 10, 0, by="label")) == 10
 
 

@@ -23,7 +23,8 @@ def test_digest_is_fixed_forever() -> None:
 
 
 def test_digest_ignores_origin_and_column_order_but_not_row_order() -> None:
-    one, two = {"a": "1", "b": "2"}, {"b": "3", "a": "4"}
+    one: dict[str, object] = {"a": "1", "b": "2"}
+    two: dict[str, object] = {"b": "3", "a": "4"}
     digest = Table((one, two), "x").digest
     assert Table(({"b": "2", "a": "1"}, two), "y").digest == digest
     assert Table((two, one), "x").digest != digest

@@ -22,7 +22,7 @@ def fault(*args: Any, **kwargs: Any) -> str:
 
 def sentence(error: DataError) -> str:
     said = str(error)
-    assert "\n" not in said.replace("\\n", "")
+    assert "\n" not in said
     assert said[0].isupper()
     assert said[-1] in ".?"
     return said
@@ -30,8 +30,7 @@ def sentence(error: DataError) -> str:
 
 def row_fault(template: Template, row: dict[str, Any]) -> str:
     with pytest.raises(DataError) as caught:
-        template.input_text(row)
-        template.target_text(row)
+        _ = template.input_text(row) + template.target_text(row)
     return sentence(caught.value)
 
 
@@ -104,7 +103,7 @@ def test_the_target_holds_the_label_only(target: str) -> None:
     "field", ["{text.__class__}", "{text[0]}", "{text!r}", "{text:>10}", "{}", "{ }", '{"a": 1}', "{a\nb}"]
 )
 def test_only_column_names_may_stand_in_braces(field: str) -> None:
-    assert "The input template has the field" in fault(field.replace("\n", "\\n.") + " x", " {label}")
+    assert "The input template has the field" in fault(field, " {label}")
     with pytest.raises(DataError, match="The target template has the field"):
         Template("x", field)
 
@@ -216,7 +215,12 @@ def test_a_template_survives_json_and_equals_its_copy() -> None:
         template.input = "x"  # type: ignore[misc]
 
 
-def test_random_templates_render_or_say_why() -> None:
+class AlwaysBrace(dict[str, str]):
+    def __missing__(self, key: str) -> str:
+        return "{"
+
+
+def test_random_templates_render_as_format_would_or_say_why() -> None:
     rng = random.Random(0)
     for _ in range(2000):
         text = "".join(rng.choice("{}{}a b.:!") for _ in range(rng.randint(1, 12)))
@@ -224,7 +228,6 @@ def test_random_templates_render_or_say_why() -> None:
             template = Template(text, "x")
         except DataError:
             continue
-        row = {name: "{" for name in template.input_fields}
-        plain = text.replace("{{", "\0").replace("}}", "\1")
-        # Once the fields are taken out, only the doubled braces are left to compare.
-        assert template.input_text(row).count("{") >= plain.count("\0")
+        assert template.input_text(dict.fromkeys(template.input_fields, "{")) == text.format_map(
+            AlwaysBrace()
+        )

@@ -204,17 +204,21 @@ def _why_unreadable(gguf: Path, error: Exception) -> str:
 
 @contextmanager
 def quiet(*, bars: bool = False) -> Iterator[None]:
-    """Keep transformers' own messages off stderr, and its progress bars too unless ``bars``."""
+    """Keep the messages of transformers and its hub client off stderr, and their bars too unless ``bars``."""
+    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
-    level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    level, hub_level = logging.get_verbosity(), hub_logging.get_verbosity()
+    shown = logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)
+    hub_logging.set_verbosity(logging.CRITICAL)
     if not bars:
         logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(level)
+        hub_logging.set_verbosity(hub_level)
         if shown:
             logging.enable_progress_bar()
 

@@ -33,7 +33,8 @@ class Head:
         """Negative log-likelihood of ``targets`` [M] given hidden [M, E], in nats, fp32 [M]."""
         if len(targets) <= CHUNK or any(p.requires_grad for p in self._projection.parameters()):
             return functional.cross_entropy(self.logits(hidden), targets, reduction="none")
-        return _ChunkedNLL.apply(hidden, targets, self)  # type: ignore[no-any-return]
+        losses: Tensor = _ChunkedNLL.apply(hidden, targets, self)
+        return losses
 
 
 class _ChunkedNLL(torch.autograd.Function):

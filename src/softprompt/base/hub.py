@@ -1,13 +1,20 @@
-"""The Hugging Face hub: knows whether a repository can be reached and why not, nothing of what is in it."""
+"""The Hugging Face hub: knows how to bring a repository's files or why not, nothing of what is in them."""
 
 from __future__ import annotations
 
 import errno
 import re
+from pathlib import Path
 
 from softprompt.errors import BaseModelError, ResourceError
 
-__all__ = ["is_hub_id", "must_stay_local", "trouble_on_the_way"]
+__all__ = ["CODE", "DESCRIPTION", "WEIGHTS", "bring", "is_hub_id", "must_stay_local"]
+
+DESCRIPTION = ("*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken")
+"""Patterns of the small files: configuration and tokenizer."""
+
+WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
+CODE = ("*.py",)
 
 _TIMEOUT = 8.0  # seconds
 
@@ -20,8 +27,8 @@ def is_hub_id(source: str) -> bool:
 def must_stay_local(source: str, revision: str | None, *, hint: str = "") -> bool:
     """Whether the hub cannot be asked now and ``source`` has to come from its local cache.
 
-    One question with a short time limit and no retries: the loaders behind it would retry for most of a
-    minute before they said that there is no network.
+    One question with a short time limit and no retries, since the downloads after it would retry for a while
+    before they said that there is no network.
 
     Args:
         source: a hub id.
@@ -72,10 +79,32 @@ def must_stay_local(source: str, revision: str | None, *, hint: str = "") -> boo
     return False
 
 
-def trouble_on_the_way(source: str, error: BaseException) -> ResourceError | None:
-    """What to raise if ``error`` came from the network or the disk on the way to ``source``, else None."""
-    from huggingface_hub import errors
+def bring(source: str, revision: str | None, patterns: tuple[str, ...], *, offline: bool) -> Path:
+    """The folder of one commit of ``source``, holding the files of its top level that match ``patterns``.
 
+    The folder is called by its commit and shared with everything that uses the hub's cache: give its name as
+    ``revision`` to add more files of the same commit. Nothing is contacted if ``offline``.
+
+    Raises:
+        ResourceError: the network, the disk or the rights to it failed on the way.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = snapshot_download(
+            source,
+            revision=revision,
+            allow_patterns=list(patterns),
+            ignore_patterns=["*/*"],
+            local_files_only=offline,
+        )
+    except Exception as error:
+        raise _trouble(source, error) from error
+    return Path(folder)
+
+
+def _trouble(source: str, error: BaseException) -> ResourceError:
+    """What to say of ``error``, whose reason may lie behind other errors."""
     link: BaseException | None = error
     while link is not None:
         number = link.errno if isinstance(link, OSError) else None
@@ -87,10 +116,8 @@ def trouble_on_the_way(source: str, error: BaseException) -> ResourceError | Non
             return ResourceError(
                 f"The hub's local cache may not be written for {source}: set HF_HOME to a folder of your own."
             )
-        if isinstance(link, (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, ConnectionError)):
-            return ResourceError(
-                f"The files of {source} could not all be read from the hub or its local cache: connect and "
-                "try again, what has arrived is kept."
-            )
         link = link.__cause__ or link.__context__
-    return None
+    return ResourceError(
+        f"The files of {source} could not all be had from the hub or its local cache: connect and try again, "
+        "what has arrived is kept."
+    )

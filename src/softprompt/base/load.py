@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -47,21 +47,12 @@ class Loaded:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where transformers shall read: a folder, or a hub id at a revision, from the local cache if offline."""
+    """The local folder of what the user called ``name``; if ``remote``, that of a hub id, named by commit."""
 
     name: str
-    path: str
-    is_hub: bool = False
-    revision: str | None = None
+    folder: Path
+    remote: bool = False
     offline: bool = False
-    trust_remote_code: bool = False
-
-    def options(self) -> dict[str, Any]:
-        """The keyword arguments that every transformers loader takes."""
-        common: dict[str, Any] = {"trust_remote_code": self.trust_remote_code}
-        if self.is_hub:
-            common |= {"revision": self.revision or "main", "local_files_only": self.offline}
-        return common
 
 
 def open_model(
@@ -92,38 +83,46 @@ def open_model(
     """
     where = choose_device(device)
     number_format = choose_dtype(dtype, where)
-    place = replace(_find(source, revision, notify), trust_remote_code=trust_remote_code)
-    with quiet(bars=place.is_hub and not place.offline):
-        config = _config(place)
-        _refuse_unless_causal(place, config)
-        tokenizer = _tokenizer(place)
-        model = _model(place, config, number_format, attn_implementation)
+    with quiet():
+        place = _find(source, revision, trust_remote_code, notify)
+        config = _config(place, trust_remote_code)
+        _refuse_unless_causal(place, config, trust_remote_code)
+        tokenizer = _tokenizer(place, trust_remote_code)
+    if place.remote:
+        with quiet(bars=True):
+            hub.bring(source, place.folder.name, hub.WEIGHTS, offline=place.offline)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
+    with quiet():
+        model = _model(place, config, number_format, options)
     model = _move(place, model, where)
-    commit = getattr(config, "_commit_hash", None) if place.is_hub else None
-    return Loaded(model, tokenizer, source, commit, where, number_format)
+    return Loaded(model, tokenizer, source, place.folder.name if place.remote else None, where, number_format)
 
 
-def _find(source: str, revision: str | None, notify: Callable[[str], None]) -> _Place:
+def _find(source: str, revision: str | None, trusted: bool, notify: Callable[[str], None]) -> _Place:
     """Decide what ``source`` is, fetching and converting what has to be."""
     if revision is not None and (source in catalog.names() or Path(source).expanduser().exists()):
         raise BaseModelError(f"{source} has no revisions, only hub models have: leave revision out.")
     if source in catalog.names():
-        return _Place(source, str(catalog.bundled(source, notify=notify)))
+        return _Place(source, catalog.bundled(source, notify=notify))
     path = Path(source).expanduser()
-    if path.is_dir():
+    if source and path.is_dir():
         _check_folder(path)
-        return _Place(source, str(path))
+        return _Place(source, path)
     if path.suffix.lower() == ".gguf":
         if not path.is_file():
             raise BaseModelError(f"There is no file {source}: check the path.")
-        return _Place(source, str(converted(path, notify=notify)))
+        return _Place(source, converted(path, notify=notify))
     if not hub.is_hub_id(source):
         sources = _WHAT_A_SOURCE_IS.format(", ".join(catalog.names()))
-        kind = "is a file, not a base" if path.exists() else "was not found"
+        kind = "is a file, not a base" if path.is_file() else "was not found"
         raise BaseModelError(f"{source!r} {kind}{_hint(source)}: name {sources}.")
     offline = hub.must_stay_local(source, revision, hint=_hint(source))
     notify(f"Opening {source} from {'the local cache' if offline else 'the hub'}")
-    return _Place(source, source, is_hub=True, revision=revision, offline=offline)
+    patterns = (*hub.DESCRIPTION, *hub.CODE) if trusted else hub.DESCRIPTION
+    folder = hub.bring(source, revision, patterns, offline=offline)
+    return _Place(source, folder, remote=True, offline=offline)
 
 
 def _hint(source: str) -> str:
@@ -143,13 +142,12 @@ def _check_folder(folder: Path) -> None:
     )
 
 
-def _config(place: _Place) -> Any:
+def _config(place: _Place, trusted: bool) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(place.path, **place.options())
+        return AutoConfig.from_pretrained(place.folder, trust_remote_code=trusted)
     except Exception as error:
-        _raise_if_cut_off(place, error)
         said = _first_line(error)
         if "trust_remote_code" in str(error):
             _raise_untrusted(place, error)
@@ -163,7 +161,7 @@ def _config(place: _Place) -> Any:
         ) from error
 
 
-def _refuse_unless_causal(place: _Place, config: Any) -> None:
+def _refuse_unless_causal(place: _Place, config: Any, trusted: bool) -> None:
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
     has_own_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
@@ -176,7 +174,7 @@ def _refuse_unless_causal(place: _Place, config: Any) -> None:
             return
         kind = "an encoder that reads in both directions"
     elif has_own_code:
-        if place.trust_remote_code:
+        if trusted:
             return
         _raise_untrusted(place)
     else:
@@ -186,19 +184,17 @@ def _refuse_unless_causal(place: _Place, config: Any) -> None:
     )
 
 
-def _tokenizer(place: _Place) -> Any:
+def _tokenizer(place: _Place, trusted: bool) -> Any:
     from transformers import AutoTokenizer
 
     missing = BaseModelError(
         f"{place.name} has no tokenizer: put the model's tokenizer.json beside config.json."
     )
-    folder = Path(place.path)
-    if not place.is_hub and not any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
+    if not _holds(place, _TOKENIZER_FILES):
         raise missing
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place.path, **place.options())
+        tokenizer = AutoTokenizer.from_pretrained(place.folder, trust_remote_code=trusted)
     except Exception as error:
-        _raise_if_cut_off(place, error)
         if "trust_remote_code" in str(error):
             _raise_untrusted(place, error)
         said = _first_line(error)
@@ -211,22 +207,23 @@ def _tokenizer(place: _Place) -> Any:
     return tokenizer
 
 
-def _model(place: _Place, config: Any, dtype: torch.dtype, attn_implementation: str | None) -> Any:
+def _model(place: _Place, config: Any, dtype: torch.dtype, options: dict[str, Any]) -> Any:
     from transformers import AutoModelForCausalLM
 
-    options = place.options()
-    if attn_implementation is not None:
-        options["attn_implementation"] = attn_implementation
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
-            place.path, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+            place.folder,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
         )
     except (MemoryError, torch.OutOfMemoryError) as error:
         _raise_no_memory(place, error)
     except ImportError as error:
         raise ResourceError(f"{place.name} needs a package that is absent: {_first_line(error)}.") from error
     except Exception as error:
-        _raise_if_cut_off(place, error)
         raise BaseModelError(_why_no_weights(place, error)) from error
     # transformers fills missing tensors with random numbers and only warns.
     if missing := sorted(report["missing_keys"]):
@@ -244,16 +241,21 @@ def _why_no_weights(place: _Place, error: Exception) -> str:
     if isinstance(error, SafetensorError):
         return f"The weights of {place.name} are damaged ({said}): get them again."
     if isinstance(error, OSError):
-        folder = Path(place.path)
-        if not place.is_hub and any(any(folder.glob(pattern)) for pattern in _PICKLED_WEIGHTS):
-            return (
-                f"{place.name} has only pickled weights, which can run code when opened and are never read: "
-                "save them as safetensors."
-            )
-        return f"{place.name} has no complete model.safetensors ({said}): get its safetensors weights."
+        return _why_incomplete(place, said)
     if "ignore_mismatched_sizes" in str(error):
         return f"The weights of {place.name} do not have the sizes that its config.json says: get both again."
     return f"{place.name} cannot be loaded ({said}): check the model and the settings under [base]."
+
+
+def _why_incomplete(place: _Place, said: str) -> str:
+    if place.offline:
+        return f"The weights of {place.name} are not all in the hub's local cache: connect and try again."
+    if _holds(place, _PICKLED_WEIGHTS) or (place.remote and not _holds(place, hub.WEIGHTS)):
+        return (
+            f"{place.name} has no safetensors weights, and pickled ones, which can run code when opened, are "
+            "never read: save it as safetensors."
+        )
+    return f"{place.name} has no complete model.safetensors ({said}): get its safetensors weights."
 
 
 def _move(place: _Place, model: Any, device: torch.device) -> Any:
@@ -261,12 +263,6 @@ def _move(place: _Place, model: Any, device: torch.device) -> Any:
         return model.to(device)
     except torch.OutOfMemoryError as error:
         _raise_no_memory(place, error)
-
-
-def _raise_if_cut_off(place: _Place, error: Exception) -> None:
-    trouble = hub.trouble_on_the_way(place.path, error) if place.is_hub else None
-    if trouble is not None:
-        raise trouble from error
 
 
 def _raise_no_memory(place: _Place, error: BaseException) -> NoReturn:
@@ -281,6 +277,10 @@ def _raise_untrusted(place: _Place, error: Exception | None = None) -> NoReturn:
         f"{place.name} brings Python code of its own, which is not run unless you say so: set "
         "trust_remote_code if you trust who wrote it, or choose another model."
     ) from error
+
+
+def _holds(place: _Place, patterns: tuple[str, ...]) -> bool:
+    return any(any(place.folder.glob(pattern)) for pattern in patterns)
 
 
 def _first_line(error: BaseException) -> str:

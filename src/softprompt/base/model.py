@@ -8,7 +8,7 @@ prefix, N bins of W slots, L layers, K key/value heads, D head width, E embeddin
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -80,11 +80,12 @@ class Base:
 
     @property
     def device(self) -> torch.device:
-        return self.embedding.weight.device
+        return torch.device(self.embedding.weight.device)
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.embedding.weight.dtype
+        dtype: torch.dtype = self.embedding.weight.dtype
+        return dtype
 
     @property
     def embedding(self) -> Any:
@@ -179,7 +180,9 @@ class Base:
         stands in front, or a trained KV prefix does, there is no such expectation and that
         token is left out.
         """
-        targets, wanted, counts = [], [], []
+        targets: list[int] = []
+        wanted: list[tuple[int, int]] = []
+        counts: list[int] = []
         first = 0 if _expects(front) else 1
         for number, row in enumerate(rows):
             begin = max(row.scored_from, first)
@@ -217,8 +220,7 @@ class Base:
 
     def _pack(self, rows: Sequence[TokenRow], lead: int = 0) -> Pack:
         packed = pack(rows, lead=lead, bin_tokens=self.layout.bin_tokens)
-        moved = (t.to(self.device) for t in (packed.ids, packed.positions, packed.owners))
-        return replace(packed, **dict(zip(("ids", "positions", "owners"), moved, strict=True)))
+        return packed.to(self.device)
 
     def _embed_pack(self, packed: Pack, front: Tensor) -> Tensor:
         """[N, W, E]: the front in the slots kept for it, the rows' tokens in theirs."""

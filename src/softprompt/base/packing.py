@@ -49,6 +49,11 @@ class Pack:
     starts: tuple[int, ...]
     lead: int = 0
 
+    def to(self, device: torch.device) -> Pack:
+        """The same pack on another device."""
+        ids, positions, owners = (t.to(device) for t in (self.ids, self.positions, self.owners))
+        return Pack(ids, positions, owners, self.starts, self.lead)
+
 
 def pack(rows: Sequence[TokenRow], *, lead: int = 0, bin_tokens: int = BIN_TOKENS) -> Pack:
     """Fill equally loaded bins, longest row first; ``bin_tokens=0`` gives every row its own bin."""

@@ -49,9 +49,8 @@ def settle(base: Base) -> Base:
 def _disagreement(base: Base) -> float:
     """Relative difference to the plain forward pass: packed losses, inline fronts and decoding."""
     count = base.embedding.weight.shape[0]
-    token = lambda i: 1 + (i * 7919) % (count - 1)  # noqa: E731
-    front = tuple(token(i) for i in range(3))
-    rows = [tuple(token(10 * length + i) for i in range(length)) for length in (5, 2, 4)]
+    tokens = [1 + (i * 7919) % (count - 1) for i in range(14)]
+    front, rows = tuple(tokens[:3]), [tuple(tokens[3:8]), tuple(tokens[8:10]), tuple(tokens[10:])]
     with torch.no_grad():
         plain = torch.stack([_plain(base, front + row) for row in rows])
         embedded = base.embed(front)

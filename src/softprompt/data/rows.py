@@ -242,10 +242,11 @@ def _notes(
     truncated, rows, max_tokens = cut
     if truncated:
         were = "was" if truncated == 1 else "were"
-        where = " and ".join(template.input_fields)
+        fields = template.input_fields
+        where = f"the {fields[0]}" if len(fields) == 1 else "their longest field"
         notes.append(
             f"{truncated} of {rows} rows {were} longer than {max_tokens} tokens and {were} cut "
-            f"at the start of the {where}."
+            f"at the start of {where}."
         )
     if candidates and shared:
         notes.append("Some label words begin with the same token, so whole words are compared.")

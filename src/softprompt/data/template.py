@@ -192,7 +192,7 @@ def _column(which: str, token: str) -> str:
     name: str = token[1:-1].strip()
     if not name or re.search(r"[.:!\[\]\n]", name):
         raise DataError(
-            f"The {which} template has the field {token}: only the name of a column may stand in braces, "
+            f"The {which} template has the field {token!r}: only the name of a column may stand in braces, "
             "and a brace itself is written twice."
         )
     return name

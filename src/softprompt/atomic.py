@@ -1,0 +1,82 @@
+"""Files and folders that appear whole or not at all, and disk faults as plain sentences."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from softprompt.errors import ResourceError
+
+__all__ = ["new_folder", "plain_disk_errors", "write_bytes"]
+
+
+@contextlib.contextmanager
+def plain_disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk, a read-only folder and the like into one sentence about ``path``."""
+    try:
+        yield
+    except OSError as error:
+        reasons = {
+            errno.ENOSPC: "there is no space left on the disk; free some and try again",
+            errno.EDQUOT: "the disk quota is used up; free some space and try again",
+            errno.EROFS: "the file system is read-only; choose another folder",
+            errno.EACCES: "you may not write there; choose another folder",
+            errno.EPERM: "you may not write there; choose another folder",
+            errno.ENOTDIR: "a part of that path is a file, not a folder; choose another folder",
+            errno.EEXIST: "a file of that name is in the way; choose another name",
+        }
+        reason = reasons.get(error.errno or 0, f"{error.strerror or error}; choose another folder")
+        raise ResourceError(f"Cannot write {path}: {reason}.") from error
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file's content in one step that a crash cannot split."""
+    with plain_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A folder to fill; it takes the name ``path`` only when the block ends without an error.
+
+    Raises:
+        ResourceError: the folder exists and ``replace`` is off, or the disk refuses.
+    """
+    path = path.absolute()
+    with plain_disk_errors(path):
+        if path.exists() and not replace:
+            raise ResourceError(f"{path} exists already; choose another name or allow overwriting.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        staging.chmod(0o755)
+        try:
+            yield staging
+            _swap(staging, path)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _swap(staging: Path, path: Path) -> None:
+    """Give ``staging`` the name ``path``; an old folder of that name is moved aside first, then removed."""
+    if not path.exists():
+        os.rename(staging, path)
+        return
+    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
+    os.rename(path, aside / "old")
+    os.rename(staging, path)
+    shutil.rmtree(aside, ignore_errors=True)

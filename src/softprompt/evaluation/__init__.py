@@ -1,0 +1,1 @@
+"""How good a front is: scores on held-out rows, each with its interval."""

@@ -1,0 +1,106 @@
+"""Prompt tuning (Lester et al. 2021): P learnt vectors among the words in front of a frozen model.
+
+It knows where its vectors stand and what trains; it does not know rows, losses or optimizers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from softprompt.base.model import Base
+from softprompt.errors import ConfigError
+from softprompt.methods.front import Soft, Words
+
+__all__ = ["PromptTuning", "Residual"]
+
+
+class PromptTuning:
+    """A front of fixed words and learnt vectors.
+
+    Args:
+        base: the frozen model.
+        parts: words and soft runs, in order, with at least one soft run.
+        start: ``[n, E]`` the vectors of all soft runs, in order, to start from.
+        reparametrisation: what the vectors pass through while they are learnt, if anything.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        parts: Sequence[Words | Soft],
+        start: Tensor,
+        reparametrisation: Residual | None = None,
+    ) -> None:
+        counts = [part.count for part in parts if isinstance(part, Soft)]
+        if not counts:
+            raise ConfigError('method.front has no "{soft:N}", so there is nothing to learn; add one.')
+        assert start.shape == (sum(counts), base.width)
+        self._base = base
+        self._soft = nn.Parameter(start.detach().to(base.device, torch.float32).clone())  # [n, E]
+        self._residual = reparametrisation
+        runs = iter(self._soft.detach().split(counts))
+        pieces = [next(runs) if isinstance(part, Soft) else _words(base, part) for part in parts]
+        self._fixed = torch.cat([base.embed(base.start_ids).float(), *pieces])  # [P, E]
+        self._places = self._find_places(parts, [len(piece) for piece in pieces])  # [n]
+
+    def _find_places(self, parts: Sequence[Words | Soft], lengths: Sequence[int]) -> Tensor:
+        """Which of the P positions hold the learnt vectors."""
+        place, found = len(self._base.start_ids), list[int]()
+        for part, length in zip(parts, lengths, strict=True):
+            found += range(place, place + length) if isinstance(part, Soft) else ()
+            place += length
+        return torch.tensor(found, device=self._base.device)
+
+    @property
+    def base(self) -> Base:
+        return self._base
+
+    def front(self) -> Tensor:
+        """The whole front as embeddings, fp32 ``[P, E]``: words where words stand, vectors between."""
+        soft = self._soft if self._residual is None else self._residual(self._soft)
+        return self._fixed.index_copy(0, self._places, soft)
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        return [self._soft, *(self._residual.parameters() if self._residual else ())]
+
+    def state(self) -> dict[str, Tensor]:
+        network = self._residual.state_dict() if self._residual else {}
+        return {"soft": self._soft.detach(), **{f"residual.{k}": v for k, v in network.items()}}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            self._soft.copy_(state["soft"])
+        if self._residual:
+            found = {k.removeprefix("residual."): v for k, v in state.items() if k != "soft"}
+            self._residual.load_state_dict(found)
+
+
+class Residual(nn.Module):
+    """``P + MLP(P)``, one small network for all vectors (Razdaibiedina et al. 2023).
+
+    The last layer starts at zero, so training starts exactly from the given vectors. Only the
+    network's output is ever saved: it is folded away.
+    """
+
+    def __init__(self, width: int, bottleneck: int, seed: int) -> None:
+        """width: E; bottleneck: width of the hidden layer."""
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        down = torch.randn(bottleneck, width, generator=generator) / width**0.5
+        self.down = nn.Parameter(down)
+        self.up = nn.Parameter(torch.zeros(width, bottleneck))
+
+    def forward(self, soft: Tensor) -> Tensor:
+        """soft: [n, E] -> [n, E]."""
+        normed = functional.layer_norm(soft, soft.shape[-1:])
+        return soft + functional.linear(functional.relu(functional.linear(normed, self.down)), self.up)
+
+
+def _words(base: Base, part: Words | Soft) -> Tensor:
+    """Embeddings [T, E] of the words of a front."""
+    assert isinstance(part, Words)
+    return base.embed(base.encode(part.text)).float()

@@ -1,0 +1,46 @@
+"""Prompt engineering: an instruction, demonstrations or nothing in front. Nothing trains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from softprompt.base.model import Base
+from softprompt.errors import ConfigError
+from softprompt.methods.front import Soft, Words
+
+__all__ = ["TextFront"]
+
+
+class TextFront:
+    """A front of plain words, behind what the tokenizer sets first."""
+
+    def __init__(self, base: Base, parts: Sequence[Words | Soft]) -> None:
+        text = []
+        for part in parts:
+            if isinstance(part, Soft):
+                raise ConfigError(
+                    'method.kind is "text", which learns nothing, but method.front has "{soft:N}"; '
+                    'use method.kind = "prompt-tuning".'
+                )
+            text.append(part.text)
+        self._base = base
+        self._front = base.embed([*base.start_ids, *base.encode("".join(text))]).float()  # [P, E]
+
+    @property
+    def base(self) -> Base:
+        return self._base
+
+    def front(self) -> Tensor:
+        """The front as embeddings, fp32 ``[P, E]``."""
+        return self._front
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        return []
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        assert not state

@@ -1,0 +1,1 @@
+"""Teaching a method its job: one loop for all methods, checkpoints, exact resume."""

@@ -1,0 +1,63 @@
+"""A run's whole state in one file that is either the old one or the new one, never half of either.
+
+It knows bytes and atomicity; it does not know what the tensors mean.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from softprompt.atomic import write_bytes
+from softprompt.errors import TrainingError
+
+__all__ = ["Checkpoint"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a run stands.
+
+    Attributes:
+        numbers: JSON values: step, best score, evaluations without gain, what the run was for.
+        tensors: groups of tensors by name: the method now, the method at its best, the optimizer.
+    """
+
+    numbers: dict[str, Any]
+    tensors: dict[str, dict[str, Tensor]]
+
+    def save(self, path: Path) -> None:
+        """Write atomically: a kill at any moment leaves the previous checkpoint whole."""
+        flat = {
+            f"{group}/{name}": tensor.detach().cpu().contiguous()
+            for group, named in self.tensors.items()
+            for name, tensor in named.items()
+        }
+        groups = json.dumps(sorted(self.tensors))
+        write_bytes(path, save(flat, {"numbers": json.dumps(self.numbers), "groups": groups}))
+
+    @classmethod
+    def load(cls, path: Path) -> Checkpoint:
+        """Read a checkpoint back.
+
+        Raises:
+            TrainingError: the file is not a whole checkpoint.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                about = file.metadata() or {}
+                tensors: dict[str, dict[str, Tensor]] = {g: {} for g in json.loads(about["groups"])}
+                for key in file.keys():  # noqa: SIM118 - not a dict
+                    group, name = key.split("/", 1)
+                    tensors[group][name] = file.get_tensor(key)
+                return cls(json.loads(about["numbers"]), tensors)
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise TrainingError(
+                f"{path} is not a checkpoint that can be resumed ({error}); start again without --resume."
+            ) from error
