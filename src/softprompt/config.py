@@ -23,7 +23,16 @@ from pydantic import (
     model_validator,
 )
 
-from softprompt.config_io import NONE, BrokenRuleError, faults, may_be_none, override, read_toml, shown, to_toml
+from softprompt.config_io import (
+    NONE,
+    BrokenRuleError,
+    faults,
+    may_be_none,
+    override,
+    read_toml,
+    shown,
+    to_toml,
+)
 from softprompt.errors import ConfigError
 
 __all__ = [
@@ -66,11 +75,8 @@ class _Section(BaseModel):
 
     @field_validator("*")
     @classmethod
-    def _text_can_be_written(cls, value: Any) -> Any:
-        """Refuse the half characters that undecodable bytes on a command line become."""
-        if not shown(value).isascii() or "\\ud" in ascii(value):
-            _check_unicode(value)
-        return value
+    def _text_is_unicode(cls, value: Any) -> Any:
+        return _unicode(value) if isinstance(value, str) else value
 
 
 class BaseConfig(_Section):
@@ -138,12 +144,9 @@ class DataConfig(_Section):
         if labels is None:
             return None
         if isinstance(labels, Mapping):
-            names = _distinct([_label(name) for name in labels], "label")
-            return dict(
-                zip(names, _distinct([_label(word) for word in labels.values()], "word"), strict=True)
-            )
+            return dict(zip(_words(labels, "label"), _words(labels.values(), "word"), strict=True))
         if isinstance(labels, list | tuple):
-            return _distinct([_label(name) for name in labels], "label")
+            return _words(labels, "label")
         raise BrokenRuleError(f'expected a list of labels or a table of label = "word", got {shown(labels)}')
 
 
@@ -343,8 +346,17 @@ def _label(value: Any) -> str:
     if isinstance(value, int):
         return str(value)
     if isinstance(value, str) and value:
-        return value
+        return _unicode(value)
     raise BrokenRuleError(f"expected labels that are text, whole numbers, true or false, got {shown(value)}")
+
+
+def _unicode(text: str) -> str:
+    """Refuse the half characters that undecodable bytes of a command line turn into."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BrokenRuleError(f"expected text that can be written as UTF-8, got {text!a}") from error
+    return text
 
 
 def _words(values: Iterable[Any], what: str) -> list[str]:

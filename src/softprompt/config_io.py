@@ -61,10 +61,12 @@ def read_toml(path: Path) -> Tree:
     text = _read_text(path)
     try:
         return tomllib.loads(text)
-    except ValueError as error:
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(_malformed(path, text, str(error))) from error
-    except RecursionError as error:
-        raise ConfigError(f"{path} nests its values too deeply; flatten them.") from error
+    except (RecursionError, ValueError) as error:
+        raise ConfigError(
+            f"{path} nests its values too deeply or holds a number that is too long."
+        ) from error
 
 
 def _read_text(path: Path) -> str:
@@ -127,9 +129,9 @@ def _keys(dotted: str) -> list[str]:
 def _value(text: str, takes_text: bool) -> Any:
     """Read a TOML value, or bare text; where text is wanted, ``2024`` is text and spaces count."""
     parsed = _toml_or_none(f"value = {text}")
-    value = parsed["value"] if parsed and set(parsed) == {"value"} else text.strip()
-    quoted = text.strip()[:1] in ("'", '"') and value != text.strip()
-    return text if takes_text and not quoted else value
+    if parsed and set(parsed) == {"value"} and (isinstance(parsed["value"], str) or not takes_text):
+        return parsed["value"]
+    return text if takes_text else text.strip()
 
 
 def _toml_or_none(text: str) -> Tree | None:

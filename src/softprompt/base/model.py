@@ -18,7 +18,7 @@ from softprompt.base.cache import BehindPrefix, InlineFront, Recorder
 from softprompt.base.head import Head
 from softprompt.base.layout import Layout, Windows
 from softprompt.base.packing import Pack, TokenRow, pack
-from softprompt.errors import WrongBaseError
+from softprompt.errors import BaseModelError, WrongBaseError
 from softprompt.prefix import Front, Prefix
 
 __all__ = ["Base", "RowPairs", "TokenLosses"]
@@ -130,6 +130,12 @@ class Base:
     def decode(self, ids: Iterable[int]) -> str:
         """Text of token ids, special tokens left out."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def render_chat(self, messages: list[dict[str, str]]) -> str:
+        """Messages in this base's chat template, up to where the assistant's answer begins."""
+        if not self.tokenizer.chat_template:
+            raise BaseModelError(f"{self.name} has no chat template; turn data.chat off.")
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
     def embed(self, ids: Sequence[int]) -> Tensor:
         """Embeddings ``[T, E]`` of token ids, as the model's first layer receives them."""

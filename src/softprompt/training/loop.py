@@ -28,7 +28,7 @@ from softprompt.training.schedule import Steps, rate
 __all__ = ["Outcome", "Report", "fit"]
 
 RUNAWAY_STEPS = 10
-"""So many losses in a row, each worse than twice a blind guess among V words, are a divergence."""
+"""So many losses in a row, each worse than the first and than a blind guess among V words, are a divergence."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ class _Run:
     best_step: int = 0
     stale: int = 0
     runaway: int = 0
+    limit: float = math.inf
     before: float = 0.0
     started: float = field(default_factory=time.monotonic)
 
@@ -180,13 +181,14 @@ def _update(run: _Run, batch: Sequence[TokenRow], lr: float, config: TrainConfig
 
 def _guard(run: _Run, loss: float, norm: float) -> None:
     """Stop before a bad gradient touches the parameters."""
-    blind = math.log(run.method.base.embedding.weight.shape[0])
-    run.runaway = run.runaway + 1 if loss > 2 * blind else 0
+    if run.step == 0:
+        run.limit = max(loss, math.log(run.method.base.embedding.weight.shape[0]))
+    run.runaway = run.runaway + 1 if loss > run.limit else 0
     finite = math.isfinite(loss) and math.isfinite(norm)
     if finite and run.runaway < RUNAWAY_STEPS:
         return
     run.method.load_state(run.best)
-    what = f"the loss stayed above {2 * blind:.0f}" if finite else f"the loss is {loss}, its gradient {norm}"
+    what = f"the loss stayed above {run.limit:.1f}" if finite else f"the loss is {loss}, its gradient {norm}"
     raise DivergedError(
         f"Training diverged at step {run.step + 1}: {what}; lower train.learning_rate. "
         f"The best state, of step {run.best_step}, was kept."
@@ -222,7 +224,7 @@ def _save(run: _Run) -> None:
     numbers = {
         "identity": run.identity,
         "scores": run.scores.to_json(),
-        **{name: getattr(run, name) for name in ("step", "best_step", "stale", "runaway", "seconds")},
+        **{name: getattr(run, name) for name in ("step", "best_step", "stale", "runaway", "limit", "seconds")},
     }
     tensors = {"now": run.method.state(), "best": run.best, "optimizer": optimizer_state(run.optimizer)}
     Checkpoint(numbers, tensors).save(run.checkpoint)
@@ -247,5 +249,6 @@ def _restored(method: Method, optimizer: Optimizer, path: Path, identity: str) -
         Scores.from_json(numbers["scores"]),
         saved.tensors["best"],
         **counts,
+        limit=float(numbers["limit"]),
         before=float(numbers["seconds"]),
     )

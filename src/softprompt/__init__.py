@@ -1,0 +1,77 @@
+"""softprompt: teach one frozen language model many jobs through learnt prefixes.
+
+    >>> import softprompt
+    >>> base = softprompt.load_base("smollm2-135m")
+    >>> prompt = softprompt.train(base, "bbc-topics.toml")
+    >>> prompt.generate("Rates cut as growth slows")
+    ' business'
+
+Importing the package imports no torch; names are loaded when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from softprompt import errors
+from softprompt.errors import SoftpromptError
+
+if TYPE_CHECKING:
+    from softprompt.base.freeze import freeze, load_base
+    from softprompt.base.generate import Sampling
+    from softprompt.base.model import Base
+    from softprompt.config import Config
+    from softprompt.config import load as load_config
+    from softprompt.config import parse as parse_config
+    from softprompt.library.folder import Library
+    from softprompt.library.prompt import Prompt, answer_together, load_prompt
+    from softprompt.prefix import Prefix
+    from softprompt.training.job import train
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Base",
+    "Config",
+    "Library",
+    "Prefix",
+    "Prompt",
+    "Sampling",
+    "SoftpromptError",
+    "answer_together",
+    "errors",
+    "freeze",
+    "load_base",
+    "load_config",
+    "load_prompt",
+    "parse_config",
+    "train",
+]
+
+_HOMES = {
+    "Base": ("softprompt.base.model", "Base"),
+    "Config": ("softprompt.config", "Config"),
+    "Library": ("softprompt.library.folder", "Library"),
+    "Prefix": ("softprompt.prefix", "Prefix"),
+    "Prompt": ("softprompt.library.prompt", "Prompt"),
+    "Sampling": ("softprompt.base.generate", "Sampling"),
+    "answer_together": ("softprompt.library.prompt", "answer_together"),
+    "freeze": ("softprompt.base.freeze", "freeze"),
+    "load_base": ("softprompt.base.freeze", "load_base"),
+    "load_config": ("softprompt.config", "load"),
+    "load_prompt": ("softprompt.library.prompt", "load_prompt"),
+    "parse_config": ("softprompt.config", "parse"),
+    "train": ("softprompt.training.job", "train"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'softprompt' has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    return getattr(importlib.import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,108 @@
+"""How a command ends when something goes wrong: knows exceptions and their one sentence, no verbs."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from dataclasses import dataclass
+
+import click
+
+from softprompt.errors import SoftpromptError
+
+__all__ = ["Ending", "ending_of"]
+
+DEBUG = "SOFTPROMPT_DEBUG"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """An exit code and what to say before it.
+
+    Attributes:
+        code: of the process.
+        kind: name of the error, for programs.
+        message: one sentence, or one a line.
+        as_json: whether to say it as a JSON object on stdout instead of text on stderr.
+    """
+
+    code: int
+    kind: str
+    message: str
+    as_json: bool = False
+
+    def tell(self) -> None:
+        """Print it; silent where nobody listens any more."""
+        try:
+            self._print()
+        except OSError:
+            _close_quietly()
+
+    def _print(self) -> None:
+        from softprompt.cli import screen
+
+        if not self.message:
+            return
+        if self.as_json:
+            screen.print_json({"error": {"type": self.kind, "message": self.message}})
+        else:
+            screen.complain(self.message)
+
+
+def ending_of(error: BaseException, *, as_json: bool = False) -> Ending:
+    """What to exit with, and to say, after ``error`` ended a command."""
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        return Ending(130, "Interrupted", "Interrupted." if as_json else "", as_json)
+    if isinstance(error, BrokenPipeError):
+        _close_quietly()
+        return Ending(1, "BrokenPipeError", "")
+    if os.environ.get(DEBUG):
+        traceback.print_exception(error)
+    code, message = _judge(error)
+    return Ending(code, type(error).__name__, message, as_json)
+
+
+def _judge(error: BaseException) -> tuple[int, str]:
+    if isinstance(error, SoftpromptError):
+        return 2, str(error)
+    if isinstance(error, click.ClickException):
+        return 2, _usage(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return 2, "There is not enough memory; lower train.batch_size, give fewer texts or take a smaller base."
+    if isinstance(error, OSError) and error.errno is not None:
+        return 2, _disk(error)
+    said = (str(error) or "no message").splitlines()[0].rstrip(". ")
+    return 1, (
+        f"{type(error).__name__} ({said}): this is a fault in softprompt; run again with {DEBUG}=1 for the "
+        "traceback."
+    )
+
+
+def _usage(error: click.ClickException) -> str:
+    """Click's words, with where to read on."""
+    message = error.format_message()
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if message.endswith("?") or context is None:
+        return message
+    return f"{message.rstrip('.')}; see {context.command_path} --help."
+
+
+def _disk(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else "The system says: "
+    remedies = {
+        errno.ENOSPC: "there is no space left on the disk; free some and try again.",
+        errno.EROFS: "the file system is read-only; choose another folder.",
+        errno.EACCES: "you have no permission; choose another place or change its permissions.",
+        errno.EPERM: "you have no permission; choose another place or change its permissions.",
+    }
+    return where + remedies.get(error.errno or 0, f"{error.strerror}; check the path.")
+
+
+def _close_quietly() -> None:
+    """Point stdout nowhere, so that Python's last flush does not complain about a closed pipe."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        pass

@@ -1,0 +1,100 @@
+"""The command ``softprompt``: knows the verbs by name and how any fault ends, not what a verb does.
+
+Every exit has one meaning: 0 done, 1 a fault in softprompt, 2 something the user can put right, 130 stopped
+with Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+import click
+
+import softprompt
+from softprompt.cli.faults import Ending, ending_of
+
+__all__ = ["main", "run"]
+
+VERBS = {
+    "train": ("softprompt.cli.train", "Teach a base one job and keep the prompt."),
+    "generate": ("softprompt.cli.generate", "Answer texts with a saved prompt."),
+    "eval": ("softprompt.cli.eval", "Score a saved prompt on labelled rows."),
+    "list": ("softprompt.cli.list", "List the saved prompts."),
+    "show": ("softprompt.cli.show", "Show all that is known about a saved prompt."),
+    "export": ("softprompt.cli.export", "Write a saved prompt as a plain PEFT folder."),
+    "import": ("softprompt.cli.import_", "Bring a PEFT prompt or prefix into the library."),
+    "models": ("softprompt.cli.models", "List the base models that come by name, or fetch one."),
+    "demo": ("softprompt.cli.demo", "See it work: teach the bundled base to sort headlines."),
+}
+"""By verb: the module that holds its ``command``, and its line in the help; a module is imported when used."""
+
+
+class _Verbs(click.Group):
+    """A group that imports a verb only when it is called, so that the help is there at once."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = importlib.import_module(VERBS[cmd_name][0]).command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        verb = args[0]
+        if verb not in VERBS and not verb.startswith("-"):
+            near = difflib.get_close_matches(verb, VERBS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"the verbs are {', '.join(VERBS)}."
+            raise click.UsageError(f"There is no verb {verb!r}; {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl([(verb, about) for verb, (_, about) in VERBS.items()])
+
+
+@click.command(
+    cls=_Verbs,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="`softprompt VERB --help` shows what a verb takes.",
+)
+@click.version_option(softprompt.__version__, prog_name="softprompt")
+@click.pass_context
+def group(context: click.Context) -> None:
+    """Teach one frozen language model many jobs through learnt prefixes."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+def run(args: Sequence[str]) -> int:
+    """Run one command line and return its exit code; nothing but a code leaves here."""
+    try:
+        code = group.main(list(args), prog_name="softprompt", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except SystemExit as ended:  # how click and rich leave when nobody reads their output any more
+        return ended.code if isinstance(ended.code, int) else 1
+    except BaseException as error:
+        ending: Ending = ending_of(error, as_json=_wants_json(args))
+        ending.tell()
+        return ending.code
+
+
+def main() -> None:
+    """The entry point of the installed command."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    sys.exit(run(sys.argv[1:]))
+
+
+def _wants_json(args: Sequence[str]) -> bool:
+    options = args[: list(args).index("--")] if "--" in args else args
+    return "--json" in options

@@ -1,0 +1,89 @@
+"""Options that several verbs share, and opening what they name: a library, a base, a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from softprompt.base.model import Base
+    from softprompt.library.card import Card
+    from softprompt.library.prompt import Prompt
+
+__all__ = ["BaseChoice", "base_options", "json_option", "library_option", "open_prompt", "plain_text"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs.")
+library_option = click.option(
+    "--library", default="prompts", show_default=True, metavar="DIR", help="The folder of saved prompts."
+)
+
+
+@dataclass(frozen=True)
+class BaseChoice:
+    """Which base to load and how; ``model`` None means the one the prompt was learnt on."""
+
+    model: str | None
+    dtype: str = "auto"
+    device: str = "auto"
+    trust_remote_code: bool = False
+
+    def load(self, model: str, revision: str | None = None) -> Base:
+        """Load ``model`` while a spinner turns."""
+        from softprompt.base.freeze import load_base
+        from softprompt.cli import screen
+
+        with screen.waiting(f"Loading {model}"):
+            return load_base(
+                model,
+                revision=revision,
+                dtype=self.dtype,
+                device=self.device,
+                trust_remote_code=self.trust_remote_code,
+                notify=screen.say,
+            )
+
+
+def base_options(command: Command) -> Command:
+    """Add the options that say how to load the base; they arrive as ``model``, ``dtype``, ``device``, ..."""
+    for option in (
+        click.option(
+            "--trust-remote-code", is_flag=True, help="Run Python code that comes with a hub model."
+        ),
+        click.option("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:1 or mps."),
+        click.option("--dtype", default="auto", metavar="T", help="auto, float32, bfloat16 or float16."),
+        click.option(
+            "--model",
+            metavar="M",
+            help="The base: a bundled name, hub id, folder or .gguf file.  [default: the prompt's own]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def open_prompt(name: str, library: str, choice: BaseChoice) -> Prompt:
+    """A saved prompt on its base; faults of the prompt show before the base is loaded."""
+    from softprompt.errors import ArtifactError
+    from softprompt.library.folder import Library
+    from softprompt.library.prompt import load_prompt
+
+    card = Library(library).load(name).card
+    if card is None:
+        raise ArtifactError(f"{name} has no card; bring it in with `softprompt import {name} --name NAME`.")
+    return load_prompt(name, _base_of(card, choice), library)
+
+
+def _base_of(card: Card, choice: BaseChoice) -> Base:
+    if choice.model is not None:
+        return choice.load(choice.model)
+    return choice.load(card.base.name, card.base.revision)
+
+
+def plain_text(text: str) -> str:
+    r"""A template as typed in a shell: ``\n`` and ``\t`` are a line break and a tab."""
+    return text.replace("\\n", "\n").replace("\\t", "\t")

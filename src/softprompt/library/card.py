@@ -1,0 +1,256 @@
+"""The card of an artifact, ``softprompt.json``: knows what is written about a prompt, not its weights.
+
+Artifacts come from strangers. A card is JSON of bounded size whose every field is checked here; whoever
+holds a ``Card`` holds finite numbers, text that is valid Unicode, and a template that works.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from softprompt.config_io import nearest, shown
+from softprompt.data.template import Template
+from softprompt.errors import ArtifactError, DataError
+from softprompt.library.files import json_object
+
+__all__ = [
+    "CARD_FILE",
+    "FORMAT",
+    "BaseCard",
+    "Card",
+    "DataCard",
+    "TemplateCard",
+    "TrainingCard",
+    "card_json",
+    "read_card",
+]
+
+CARD_FILE = "softprompt.json"
+FORMAT = 1
+_LIMIT = 4 * 2**20
+_DEEPEST = 32
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _holds_json(cls, values: Any) -> Any:
+        return _plain(values, ())
+
+
+class BaseCard(_Part):
+    """The frozen model a prompt belongs to."""
+
+    name: str = Field(min_length=1)
+    """What the user called it: a bundled name, a hub id, a folder or a .gguf file."""
+    revision: str | None = None
+    """The commit of a hub id."""
+    fingerprint: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
+    """Hash of its weights and tokenizer."""
+    model_type: str
+    """Its architecture, as transformers calls it."""
+    dtype: str
+    """The number format the prompt was learnt in."""
+
+
+class TemplateCard(_Part):
+    """How a row becomes text."""
+
+    front: str
+    """What stands in front of every row, as it was written in the configuration."""
+    input: str
+    """The template of what the model reads."""
+    target: str
+    """The template of what it writes."""
+    labels: dict[str, str] | None = None
+    """From each label to its word, in order; None for free text."""
+    label_column: str | None = None
+    """The column that holds the label."""
+    end_of_text: bool
+    """Whether the target closes with the end-of-text token."""
+    max_tokens: int = Field(ge=1)
+    """The longest row, in tokens."""
+
+    @model_validator(mode="after")
+    def _works(self) -> TemplateCard:
+        try:
+            Template(self.input, self.target, self.labels, self.label_column)
+        except DataError as error:
+            raise ValueError(str(error).rstrip(".")) from None
+        return self
+
+
+class DataCard(_Part):
+    """One split that was used."""
+
+    origin: str
+    """Where its rows came from."""
+    rows: int = Field(ge=0)
+    """How many there were."""
+    digest: str
+    """SHA-256 of the rows."""
+
+
+class TrainingCard(_Part):
+    """How training went."""
+
+    steps: int = Field(ge=0)
+    """Steps taken."""
+    best_step: int = Field(ge=0)
+    """The step whose state was kept."""
+    ended: str = Field(min_length=1)
+    """Why training ended, such as "done" or "early"."""
+    seconds: float = Field(ge=0)
+    """Time spent training and validating."""
+    peak_memory_bytes: int | None = Field(default=None, ge=0)
+    """The most memory the process held, where it was measured."""
+
+
+class Card(_Part):
+    """Everything known about a saved prompt except its weights."""
+
+    format: Literal[1] = 1
+    """Version of this file's format."""
+    name: str = Field(min_length=1)
+    """The name the prompt was saved under."""
+    created: str
+    """When it was made: ISO 8601 in UTC."""
+    kind: str = Field(min_length=1)
+    """The method: "prompt-tuning", "prefix-tuning", "text"."""
+    base: BaseCard
+    positions: int = Field(ge=0)
+    """P, the positions it takes in front of every text."""
+    trained_parameters: int = Field(ge=0)
+    """How many numbers were learnt."""
+    template: TemplateCard
+    data: dict[str, DataCard]
+    """By split."""
+    scores: dict[str, dict[str, Any]]
+    """By split or by row of a comparison; finite numbers and pairs of them."""
+    training: TrainingCard | None = None
+    """None where nothing was trained."""
+    settings: dict[str, Any]
+    """The resolved configuration."""
+    versions: dict[str, str]
+    """Of softprompt and of the libraries under it."""
+    weights_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+    """SHA-256 of the weights file; empty until the card is saved."""
+
+    @field_validator("created")
+    @classmethod
+    def _is_utc(cls, created: str) -> str:
+        try:
+            offset = datetime.fromisoformat(created).utcoffset()
+        except ValueError:
+            offset = None
+        if offset != timedelta(0):
+            raise ValueError(f"should be an ISO 8601 time in UTC, got {shown(created)}")
+        return created
+
+
+def read_card(folder: Path) -> Card:
+    """The card of the artifact in ``folder``.
+
+    Raises:
+        ArtifactError: it is missing, malformed, or of a newer format.
+        ResourceError: it cannot be read.
+    """
+    path = folder / CARD_FILE
+    values = json_object(path, _LIMIT)
+    version = values.get("format")
+    if type(version) is not int:
+        raise ArtifactError(
+            f"{path}: the field format should be {FORMAT}, got {shown(version)}; restore it from a good copy."
+        )
+    if version > FORMAT:
+        raise ArtifactError(
+            f"{path} was made by a newer softprompt (format {version}, this one reads {FORMAT}); "
+            "upgrade softprompt."
+        )
+    try:
+        return Card.model_validate(values)
+    except ValidationError as error:
+        raise ArtifactError(f"{path}: {_fault(error)}; restore it from a good copy.") from None
+
+
+def card_json(card: Card) -> str:
+    """The card as ``read_card`` reads it; labels keep their order.
+
+    Raises:
+        ArtifactError: it would be too large to be read again.
+    """
+    text = json.dumps(card.model_dump(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    if len(text.encode()) > _LIMIT:
+        raise ArtifactError(
+            f"The card of {card.name} would be larger than {_LIMIT:,} bytes; shorten its settings or scores."
+        )
+    return text
+
+
+def _plain(value: Any, path: tuple[str, ...]) -> Any:
+    """A copy in JSON's own types (tuples become lists); parts that are models already stay as they are."""
+    if len(path) > _DEEPEST:
+        raise ValueError(f"{'.'.join(path[:3])}... is nested too deeply")
+    if isinstance(value, Mapping):
+        return {_text(key, path): _plain(inner, (*path, str(key))) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner, (*path, str(number))) for number, inner in enumerate(value)]
+    if isinstance(value, str):
+        return _text(value, path)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{_dotted(path)} should be a finite number, got {value}")
+    if value is None or isinstance(value, bool | int | float | BaseModel):
+        return value
+    raise ValueError(f"{_dotted(path)} holds a {type(value).__name__}, which JSON cannot")
+
+
+def _text(text: Any, path: tuple[str, ...]) -> str:
+    if not isinstance(text, str):
+        raise ValueError(f"{_dotted(path)} has the key {shown(text)}, which is not text")
+    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ValueError(f"{_dotted(path)} holds half a character (a lone surrogate)")
+    return text
+
+
+def _fault(error: ValidationError) -> str:
+    """The first fault, without a full stop."""
+    first = error.errors(include_url=False)[0]
+    path = tuple(map(str, first["loc"]))
+    name = _dotted(path)
+    if first["type"] == "extra_forbidden":
+        near = nearest(path[-1], _known(path[:-1]))
+        return f"unknown field {name}" + (f" (did you mean {near}?)" if near else "")
+    if first["type"] == "missing":
+        return f"the field {name} is missing"
+    if first["type"] == "value_error":
+        said = str(first["ctx"]["error"])
+        return f"the field {name}: {said}" if path else said
+    expected = first["msg"].replace("Input should be", "should be", 1)
+    return f"the field {name} {expected[:1].lower()}{expected[1:]}, got {shown(first['input'])}"
+
+
+def _known(path: tuple[str, ...]) -> list[str]:
+    """Names of the fields at ``path`` of a card."""
+    parts: dict[str, type[BaseModel]] = {
+        "base": BaseCard,
+        "template": TemplateCard,
+        "training": TrainingCard,
+        "data": DataCard,
+    }
+    return list((parts[path[0]] if path else Card).model_fields)
+
+
+def _dotted(path: tuple[str, ...]) -> str:
+    """Names joined by dots, cut short and with nothing a terminal would obey."""
+    text = ".".join(path) or "the card"
+    safe = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return safe if len(safe) <= 80 else safe[:77] + "..."

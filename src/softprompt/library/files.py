@@ -1,0 +1,79 @@
+"""Small files from strangers: knows size limits and JSON, not what stands in a file."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from softprompt.errors import ArtifactError, ResourceError
+
+__all__ = ["json_object", "opened", "parse_json"]
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """Open a regular file for reading.
+
+    Raises:
+        ArtifactError: there is no such file, or it is a folder, a pipe or the like.
+        ResourceError: it may not be read, or the disk fails while it is.
+    """
+    try:
+        if not path.is_file():  # also keeps us from waiting at a pipe
+            raise ArtifactError(_not_there(path))
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise ResourceError(
+            f"Cannot read {path}: {error.strerror or error}; check the permissions."
+        ) from error
+
+
+def json_object(path: Path, limit: int) -> dict[str, Any]:
+    """The JSON object in a file of at most ``limit`` bytes.
+
+    Raises:
+        ArtifactError: the file is missing, too large, or not a JSON object with finite numbers.
+        ResourceError: it cannot be read.
+    """
+    with opened(path) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise ArtifactError(
+            f"{path} is larger than {limit:,} bytes, which no prompt needs; restore it from a good copy."
+        )
+    return parse_json(content, str(path))
+
+
+def parse_json(content: bytes, where: str) -> dict[str, Any]:
+    """The JSON object ``content`` spells; ``where`` names it in messages.
+
+    Raises:
+        ArtifactError: it is not JSON, or not an object.
+    """
+    try:
+        value = json.loads(content.decode("utf-8"), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise ArtifactError(f"{where} is not valid JSON ({reason}); restore it from a good copy.") from error
+    if not isinstance(value, dict):
+        raise ArtifactError(f"{where} is not a JSON object; restore it from a good copy.")
+    return value
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"it holds the number {name}")
+
+
+def _not_there(path: Path) -> str:
+    if not os.path.lexists(path.parent):
+        return f"There is no folder {path.parent}; check the path."
+    if not path.parent.is_dir():
+        return f"{path.parent} is not a folder; name the folder that holds {path.name}."
+    if os.path.lexists(path):
+        return f"{path} is not a file; restore it from a good copy."
+    return f"{path.parent} has no {path.name}, so it is no saved prompt, or a part of one; check the path."

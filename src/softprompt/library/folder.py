@@ -1,0 +1,244 @@
+"""The library: a folder of artifacts, each a folder of its own. Knows names, files and that they belong
+together; does not know training.
+
+An artifact is PEFT's two files, the card ``softprompt.json`` and a ``README.md``. What lies in a library may
+come from strangers: a name never leads out of it, and nothing is read before it was checked.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from softprompt.atomic import new_folder, plain_disk_errors, write_bytes
+from softprompt.base.model import Base
+from softprompt.config import _NAME as NAME_RULE
+from softprompt.config_io import nearest, shown
+from softprompt.errors import ArtifactError, ResourceError, SoftpromptError, WrongBaseError
+from softprompt.library import peft_format
+from softprompt.library.card import CARD_FILE, Card, card_json, read_card
+from softprompt.library.model_card import model_card
+from softprompt.library.peft_config import Fields
+from softprompt.library.peft_format import CONFIG_FILE, WEIGHTS_FILE, Learnt
+
+__all__ = ["Artifact", "Entry", "Library", "check_base"]
+
+_FILES = (CARD_FILE, CONFIG_FILE, WEIGHTS_FILE)
+_SHOWN = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Artifact:
+    """A saved prompt, read and checked.
+
+    Attributes:
+        path: its folder.
+        card: what is known about it; None for a folder PEFT wrote.
+        learnt: its tensor.
+        peft_config: PEFT's configuration of it.
+    """
+
+    path: Path
+    card: Card | None
+    learnt: Learnt
+    peft_config: Fields
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a library's list: either ``card`` or, for a broken artifact, ``fault`` is None."""
+
+    name: str
+    card: Card | None
+    fault: str | None = None
+
+
+Entries = list[Entry]  # inside the class, "list" is the method
+
+
+class Library:
+    """The artifacts in one folder, which need not exist before the first is saved."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def save(self, name: str, learnt: Learnt, card: Card, overwrite: bool = False) -> Path:
+        """Write an artifact, whole or not at all, and return its folder.
+
+        Args:
+            name: of the artifact and its folder.
+            learnt: what was learnt.
+            card: about it; its name and its hash of the weights are filled in here.
+            overwrite: whether an artifact of that name may be replaced.
+
+        Raises:
+            ArtifactError: the name is no folder name, card and tensor do not belong together, the numbers
+                are not finite, or something that is no artifact would be replaced.
+            ResourceError: the name is taken, or the disk refuses.
+        """
+        path = self._named(name)
+        _check_match(card, learnt, path)
+        if overwrite and path.exists() and not _is_artifact(path):
+            raise ArtifactError(f"{path} is no saved prompt, so it is not replaced; choose another name.")
+        with new_folder(path, replace=overwrite) as staging:
+            sha256 = peft_format.write(staging, learnt, card.base.name, card.base.revision)
+            final = Card.model_validate(card.model_dump() | {"name": name, "weights_sha256": sha256})
+            write_bytes(staging / CARD_FILE, card_json(final).encode())
+            write_bytes(staging / "README.md", model_card(final).encode())
+        return path
+
+    def load(self, name_or_path: str | os.PathLike[str]) -> Artifact:
+        """Read the artifact of a name in this library, or of a folder anywhere.
+
+        A text with a slash in it, or a ``Path``, is a folder; any other text is a name. Where the
+        text may come from a stranger use ``load_named``.
+
+        Raises:
+            ArtifactError: there is no such artifact, or it is damaged, changed or malformed.
+            ResourceError: it cannot be read.
+        """
+        if isinstance(name_or_path, str) and not _is_path(name_or_path):
+            return self.load_named(name_or_path)
+        return _read(Path(name_or_path).expanduser())
+
+    def load_named(self, name: str) -> Artifact:
+        """Read an artifact of this library, which must have a card; errors as in ``load``."""
+        path = self.find(name)
+        read_card(path)  # says so if there is none
+        return _read(path)
+
+    def find(self, name: str) -> Path:
+        """The folder of a name in this library, not read yet.
+
+        Raises:
+            ArtifactError: there is no such artifact, or a link in it leads out of the library.
+        """
+        path = self._named(name)
+        if not path.is_dir() or not _is_artifact(path):
+            raise ArtifactError(self._missing(name))
+        home = self.path.resolve()
+        for part in (path, *(path / file for file in _FILES)):
+            if not part.resolve().is_relative_to(home):
+                raise ArtifactError(
+                    f"{part} is a link that leads out of the library; load its target by its own path."
+                )
+        return path
+
+    def list(self) -> Entries:
+        """Every artifact by name, in order; a broken one with what is wrong. Weights are not read."""
+        return [self._entry(name) for name in self._names()]
+
+    def remove(self, name: str) -> None:
+        """Delete an artifact; it is gone from the list in one step.
+
+        Raises:
+            ArtifactError: there is no such artifact, or it is a link out of the library.
+            ResourceError: it may not be deleted.
+        """
+        path = self.find(name)
+        with plain_disk_errors(path):
+            if path.is_symlink():
+                path.unlink()
+                return
+            aside = Path(tempfile.mkdtemp(dir=self.path, prefix=f".{name}.gone."))
+            os.rename(path, aside / "old")
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def _named(self, name: str) -> Path:
+        if not NAME_RULE.fullmatch(name):
+            raise ArtifactError(
+                f"{shown(name)} is no name for a prompt: use 1 to 100 of the letters a-z and A-Z, digits, "
+                "'.', '_' and '-', not starting with '.'."
+            )
+        return self.path / name
+
+    def _names(self) -> Sequence[str]:
+        try:
+            found = [entry.name for entry in os.scandir(self.path) if entry.is_dir()]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise ResourceError(
+                f"Cannot read the library {self.path}: {error.strerror}; check the path."
+            ) from error
+        return sorted(name for name in found if name[0] != "." and _is_artifact(self.path / name))
+
+    def _entry(self, name: str) -> Entry:
+        try:
+            path = self.find(name)
+            card = read_card(path)
+            _check_positions(card, peft_format.check(path)["num_virtual_tokens"], path)
+        except SoftpromptError as error:
+            return Entry(name, None, str(error))
+        return Entry(name, card)
+
+    def _missing(self, name: str) -> str:
+        names = self._names()
+        if not names:
+            return f"There is no prompt called {name} in {self.path}, which holds none; check the path."
+        there = ", ".join(map(_printable, names[:_SHOWN]))
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        near = nearest(name, names)
+        hint = f"did you mean {_printable(near)}?" if near else "choose one of them."
+        return f"There is no prompt called {name} in {self.path}, which holds {there}{more}; {hint}"
+
+
+def check_base(artifact: Artifact, base: Base) -> None:
+    """Refuse a base the artifact was not learnt on; an artifact without a card names none.
+
+    Raises:
+        WrongBaseError: the fingerprints differ.
+    """
+    if artifact.card is None or artifact.card.base.fingerprint == base.fingerprint:
+        return
+    about = artifact.card.base
+    other = f"another revision or quantisation of {about.name}" if about.name == base.name else base.name
+    raise WrongBaseError(
+        f"{artifact.card.name} was learnt on {about.name} ({_short(about.fingerprint)}), but this base is "
+        f"{other} ({_short(base.fingerprint)}); load the base it was learnt on, or train the prompt again."
+    )
+
+
+def _read(path: Path) -> Artifact:
+    card = read_card(path) if os.path.lexists(path / CARD_FILE) else None
+    learnt, config = peft_format.read(path, card.weights_sha256 if card else None)
+    if card is not None:
+        _check_match(card, learnt, path)
+    return Artifact(path, card, learnt, config)
+
+
+def _check_match(card: Card, learnt: Learnt, path: Path) -> None:
+    _check_positions(card, learnt.positions, path)
+    if (card.kind == "prefix-tuning") != (learnt.kind == "prefix-tuning"):
+        raise ArtifactError(
+            f"{path}: the card speaks of {shown(card.kind)}, but the tensor is one of {learnt.kind}; "
+            "restore it from a good copy."
+        )
+
+
+def _check_positions(card: Card, positions: int, path: Path) -> None:
+    if card.positions != positions:
+        raise ArtifactError(
+            f"{path}: the card speaks of {card.positions} positions, but the tensor has {positions}; "
+            "restore it from a good copy."
+        )
+
+
+def _is_artifact(path: Path) -> bool:
+    return any(os.path.lexists(path / file) for file in _FILES)
+
+
+def _is_path(text: str) -> bool:
+    return any(mark in text for mark in {"/", os.sep, os.altsep} if mark)
+
+
+def _printable(name: str) -> str:
+    return name if name.isprintable() else ascii(name)
+
+
+def _short(fingerprint: str) -> str:
+    return fingerprint.removeprefix("sha256:")[:12]

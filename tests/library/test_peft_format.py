@@ -1,0 +1,227 @@
+"""Promise 5, portable: what is written here gives PEFT the same logits, and the other way round."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import tiny
+from library import samples
+from softprompt.errors import ArtifactError, WrongBaseError
+from softprompt.library.peft_format import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    Geometry,
+    Learnt,
+    check,
+    from_front,
+    read,
+    to_front,
+    write,
+)
+from softprompt.prefix import Prefix
+
+CAUSAL = {"task_type": "CAUSAL_LM", "num_virtual_tokens": samples.P}
+
+
+def same(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+# What we write, PEFT reads -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_peft_reads_our_soft_prompt(architecture: str, tmp_path: Path) -> None:
+    base = tiny.base(architecture)
+    front = samples.soft(base)
+    write(tmp_path, from_front(front, base), base.name)
+    loaded = peft.PeftModel.from_pretrained(tiny.model(architecture), tmp_path).eval()
+    assert torch.equal(loaded.prompt_encoder["default"].embedding.weight, front)
+    back = to_front(read(tmp_path)[0], base)
+    assert isinstance(back, torch.Tensor)
+    assert torch.equal(back, front)
+    same(base.next_logits(samples.ROWS, back), samples.peft_logits(loaded))
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_peft_reads_our_kv_prefix(architecture: str, tmp_path: Path) -> None:
+    base = tiny.base(architecture)
+    front = samples.prefix(base)
+    write(tmp_path, from_front(front, base), base.name)
+    loaded = peft.PeftModel.from_pretrained(tiny.model(architecture), tmp_path).eval()
+    same(base.next_logits(samples.ROWS, front), samples.peft_logits(loaded))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_a_prefix_comes_back_as_it_was(architecture: str, tmp_path: Path) -> None:
+    base = tiny.base(architecture)
+    front = samples.prefix(base)
+    write(tmp_path, from_front(front, base), base.name)
+    back = to_front(read(tmp_path)[0], base)
+    assert isinstance(back, Prefix)
+    assert back.digest == front.digest
+    assert back.hidden is None
+
+
+def test_a_prefilled_soft_prompt_can_be_written_as_a_kv_prefix(tmp_path: Path) -> None:
+    base = tiny.base()
+    front = samples.soft(base)
+    write(tmp_path, from_front(base.prefill(front), base), base.name)
+    loaded = peft.PeftModel.from_pretrained(tiny.model("llama"), tmp_path).eval()
+    same(base.next_logits(samples.ROWS, front), samples.peft_logits(loaded))
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+@pytest.mark.parametrize(
+    ("make", "config"),
+    [(samples.soft, peft.PromptTuningConfig), (samples.prefix, peft.PrefixTuningConfig)],
+    ids=["soft", "kv"],
+)
+def test_our_configuration_is_pefts(architecture: str, make: Any, config: Any, tmp_path: Path) -> None:
+    base = tiny.base(architecture)
+    name = str(tmp_path / "base")
+    base.config.save_pretrained(name)  # PEFT looks for it when it saves
+    write(tmp_path / "ours", from_front(make(base), base), name, "abc123")
+    about = config(**CAUSAL, base_model_name_or_path=name, revision="abc123")
+    samples.peft_folder(tmp_path / "theirs", architecture, about)
+    ours, theirs = ((tmp_path / side / CONFIG_FILE).read_text() for side in ("ours", "theirs"))
+    if architecture == "opt" and make is samples.soft:  # its embeddings are narrower than its layers
+        theirs = theirs.replace('"token_dim": 32', '"token_dim": 24')
+    assert ours == theirs.replace(peft.__version__, "0.21.2")
+
+
+def test_our_weights_file_is_pefts(tmp_path: Path) -> None:
+    theirs = samples.peft_folder(tmp_path / "theirs")
+    learnt, _ = read(theirs)
+    write(tmp_path / "ours", learnt, "some/base")
+    assert (tmp_path / "ours" / WEIGHTS_FILE).read_bytes() == (theirs / WEIGHTS_FILE).read_bytes()
+
+
+# What PEFT writes, we read -----------------------------------------------------------------------
+
+
+def encoder(**changes: Any) -> Any:
+    return peft.PromptEncoderConfig(**CAUSAL, encoder_hidden_size=16, **changes)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "bloom"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        lambda: peft.PromptTuningConfig(**CAUSAL),
+        lambda: encoder(),
+        lambda: encoder(encoder_reparameterization_type="LSTM"),
+    ],
+    ids=["prompt-tuning", "p-tuning-mlp", "p-tuning-lstm"],
+)
+def test_pefts_soft_prompts_give_pefts_logits(architecture: str, config: Any, tmp_path: Path) -> None:
+    base = tiny.base(architecture)
+    wrapped = samples.peft_model(architecture, config())
+    wrapped.save_pretrained(tmp_path)
+    learnt, about = read(tmp_path)
+    assert learnt.kind == "prompt-tuning"
+    assert about["peft_type"] in ("PROMPT_TUNING", "P_TUNING")
+    assert torch.equal(learnt.tensor, load_file(tmp_path / WEIGHTS_FILE)["prompt_embeddings"])
+    same(base.next_logits(samples.ROWS, to_front(learnt, base)), samples.peft_logits(wrapped))
+
+
+@pytest.mark.parametrize("projection", [False, True], ids=["plain", "projected"])
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_pefts_kv_prefix_gives_pefts_logits(architecture: str, projection: bool, tmp_path: Path) -> None:
+    base = tiny.base(architecture)
+    config = peft.PrefixTuningConfig(**CAUSAL, prefix_projection=projection, encoder_hidden_size=16)
+    wrapped = samples.peft_model(architecture, config)
+    wrapped.save_pretrained(tmp_path)
+    learnt, _ = read(tmp_path)
+    assert learnt.kind == "prefix-tuning"
+    same(base.next_logits(samples.ROWS, to_front(learnt, base)), samples.peft_logits(wrapped))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_precisions_are_read_as_fp32(dtype: torch.dtype, tmp_path: Path) -> None:
+    folder = samples.peft_folder(tmp_path)
+    tensor = read(folder)[0].tensor.to(dtype)
+    save_file({"prompt_embeddings": tensor}, folder / WEIGHTS_FILE)
+    again = read(folder)[0].tensor
+    assert again.dtype == torch.float32
+    assert torch.equal(again, tensor.float())
+
+
+# A base of another shape -------------------------------------------------------------------------
+
+
+def test_a_soft_prompt_of_another_width_is_refused() -> None:
+    with pytest.raises(ArtifactError, match=r"32 numbers wide, but tiny-opt-0 takes 24"):
+        to_front(samples.learnt(), tiny.base("opt"))
+
+
+def test_a_kv_prefix_of_another_shape_is_refused() -> None:
+    llama = tiny.base()
+    learnt = from_front(samples.prefix(llama), llama)
+    with pytest.raises(ArtifactError, match=r"heads 2x8, but tiny-gpt2-0 has 3 layers of .* 4x8"):
+        to_front(learnt, tiny.base("gpt2"))
+
+
+def test_a_prefix_of_another_base_is_not_written() -> None:
+    with pytest.raises(WrongBaseError):
+        from_front(samples.prefix(tiny.base()), tiny.base("llama", seed=1))
+
+
+def test_layers_of_unequal_shapes_cannot_be_written() -> None:
+    base = tiny.base()
+    made = samples.prefix(base)
+    keys = (made.keys[0][:, :, :4], *made.keys[1:])
+    values = (made.values[0][:, :, :4], *made.values[1:])
+    for k, v in ((keys, values), (keys, made.values), (made.keys[1:], made.values[1:])):
+        with pytest.raises(ArtifactError, match="of one shape, so learn a soft prompt"):
+            from_front(Prefix(k, v, None, base.fingerprint), base)
+
+
+def test_a_prefix_meets_a_base_in_the_dtype_of_its_cache() -> None:
+    base = tiny.base()
+    learnt = from_front(samples.prefix(base), base)
+    half = tiny.base("llama", dtype=torch.bfloat16)
+    front = to_front(learnt, half)
+    assert isinstance(front, Prefix)
+    assert front.keys[0].dtype == torch.bfloat16
+    assert half.next_logits(samples.ROWS, front).isfinite().all()
+
+
+# Writing -----------------------------------------------------------------------------------------
+
+
+def test_numbers_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
+    learnt = samples.learnt()
+    learnt.tensor[1, 2] = torch.nan
+    with pytest.raises(ArtifactError, match="1 numbers that are not finite"):
+        write(tmp_path, learnt, "some/base")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_written_shares_nothing_with_the_front() -> None:
+    front = samples.soft(tiny.base()).requires_grad_()
+    learnt = from_front(front, tiny.base())
+    assert not learnt.tensor.requires_grad
+    assert learnt.tensor.data_ptr() != front.data_ptr()
+
+
+@pytest.mark.parametrize("kind", ["prompt-tuning", "prefix-tuning"])
+def test_nothing_in_front_can_be_kept_too(kind: Any, tmp_path: Path) -> None:
+    base = tiny.base()
+    width = 32 if kind == "prompt-tuning" else 96
+    geometry = Geometry(3, 4, 32) if kind == "prompt-tuning" else Geometry(3, 2, 16)
+    write(tmp_path, Learnt(torch.empty(0, width), kind, geometry), base.name)
+    front = to_front(read(tmp_path)[0], base)
+    same(base.next_logits(samples.ROWS, front), base.next_logits(samples.ROWS, torch.empty(0, 32)))
+
+
+def test_check_reads_no_weights(tmp_path: Path) -> None:
+    folder = samples.peft_folder(tmp_path)
+    assert check(folder) == json.loads((folder / CONFIG_FILE).read_text())

@@ -1,0 +1,96 @@
+"""The house stands as drawn: imports go one way, each third-party library has one home, files stay small."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import softprompt
+
+ROOT = Path(softprompt.__file__).parent
+MODULES = sorted(ROOT.rglob("*.py"))
+
+LAYERS = [
+    {"errors"},
+    {"config_io", "atomic", "prefix"},
+    {"config", "wheels"},
+    {"base"},
+    {"data", "methods"},
+    {"evaluation"},
+    {"library"},
+    {"training"},
+    {"cli"},
+]
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+
+HOMES = {
+    "transformers": {"base", "training/job.py"},
+    "peft": set(),
+    "gguf": {"base/convert.py"},
+    "datasets": {"data/sources.py"},
+    "pyarrow": {"data/sources.py"},
+    "tensorboard": {"training/log.py"},
+    "click": {"cli"},
+    "rich": {"cli"},
+    "huggingface_hub": {"base"},
+}
+
+
+def imports(path: Path) -> list[str]:
+    """Dotted names a module imports, wherever in it."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.append(node.module or "")
+    return found
+
+
+def part(dotted: str) -> str | None:
+    """The layer part a softprompt import belongs to; None for the package itself and for others."""
+    names = dotted.split(".")
+    return names[1] if names[0] == "softprompt" and len(names) > 1 else None
+
+
+def home(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", [m for m in MODULES if m.parent != ROOT or m.name != "__init__.py"], ids=str)
+def test_imports_go_one_way(path: Path) -> None:
+    own = RANK[home(path)]
+    for dotted in imports(path):
+        used = part(dotted)
+        if used is not None and used != home(path):
+            assert RANK[used] < own, f"{path} imports {dotted}"
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_each_third_party_library_has_one_home(library: str) -> None:
+    for path in MODULES:
+        where = path.relative_to(ROOT).as_posix()
+        if any(dotted.split(".")[0] == library for dotted in imports(path)):
+            assert any(where == h or where.startswith(f"{h}/") for h in HOMES[library]), path
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_a_file_says_what_it_knows_and_stays_readable(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert ast.get_docstring(ast.parse(text)), f"{path} has no docstring"
+    assert text.count("\n") <= 400, f"{path} is too long"
+
+
+def test_importing_the_package_imports_no_torch() -> None:
+    code = "import sys, softprompt; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_public_name_is_there() -> None:
+    for name in softprompt.__all__:
+        assert getattr(softprompt, name) is not None

@@ -1,0 +1,733 @@
+"""Tests of the configuration: its defaults, its rules, the wording of every fault, and TOML both ways."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from softprompt.config import (
+    BaseConfig,
+    Config,
+    DataConfig,
+    MethodConfig,
+    OutputConfig,
+    PromptTuningConfig,
+    TextConfig,
+    TrainConfig,
+    digest,
+    dump_toml,
+    load,
+    parse,
+)
+from softprompt.errors import ConfigError, ResourceError
+
+DATA: dict[str, Any] = {"input": "Headline: {text}\nTopic:", "target": " {label}"}
+SECTIONS: list[type[BaseModel]] = [
+    BaseConfig,
+    DataConfig,
+    PromptTuningConfig,
+    TextConfig,
+    TrainConfig,
+    OutputConfig,
+    Config,
+]
+JARGON = ("Input should", "pydantic", "Value error", "validation error", "extra_forbidden", "type=", "https:")
+
+
+def settings(**sections: Any) -> dict[str, Any]:
+    """Return the smallest valid settings with these sections; ``data`` is added to the required ones."""
+    return {**sections, "data": DATA | sections.get("data", {})}
+
+
+def faults(given: Any, overrides: tuple[str, ...] = ()) -> list[str]:
+    """Return the lines of the refusal, free of jargon."""
+    with pytest.raises(ConfigError) as caught:
+        parse(given, overrides)
+    message = str(caught.value)
+    assert not [word for word in JARGON if word in message]
+    return message.splitlines()
+
+
+def prompt_tuning(config: Config) -> PromptTuningConfig:
+    assert isinstance(config.method, PromptTuningConfig)
+    return config.method
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+# The schema --------------------------------------------------------------------------------------
+
+
+def test_defaults_are_the_documented_ones() -> None:
+    config = parse({"data": DATA})
+    assert (config.name, config.seed) == ("prompt", 0)
+    assert config.base == BaseConfig(
+        model="smollm2-135m", revision=None, dtype="auto", device="auto", trust_remote_code=False
+    )
+    assert config.data == DataConfig(
+        train=None,
+        validation=None,
+        test=None,
+        labels=None,
+        label_column=None,
+        loss_on="target",
+        end_of_text=None,
+        max_tokens=512,
+        train_rows=None,
+        validation_rows=None,
+        test_rows=None,
+        validation_fraction=0.2,
+        chat=False,
+        **DATA,
+    )
+    assert config.method == PromptTuningConfig(
+        kind="prompt-tuning",
+        front="{soft:20}",
+        init="vocabulary",
+        init_text=None,
+        init_artifact=None,
+        reparametrisation="none",
+        reparametrisation_width=64,
+    )
+    assert config.train == TrainConfig(
+        learning_rate=0.01,
+        epochs=3,
+        max_steps=None,
+        batch_size=16,
+        accumulation=1,
+        optimizer="adamw",
+        weight_decay=0.0,
+        schedule="cosine",
+        warmup=0.06,
+        clip=1.0,
+        evaluate_every=None,
+        patience=None,
+        checkpoint_every=50,
+        select="auto",
+        threads=None,
+    )
+    assert config.output == OutputConfig(library="prompts", runs="runs", tensorboard=False, overwrite=False)
+
+
+def test_every_field_says_what_it_is() -> None:
+    for section in SECTIONS:
+        for name, field in section.model_fields.items():
+            description = field.description or ""
+            assert description, f"{section.__name__}.{name}"
+            assert "\n" not in description
+
+
+def test_configurations_are_frozen() -> None:
+    config = parse({"data": DATA})
+    parts: list[tuple[BaseModel, str]] = [
+        (config, "seed"),
+        (config.train, "epochs"),
+        (config.method, "front"),
+    ]
+    for part, name in parts:
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(part, name, 1)
+
+
+def test_importing_the_configuration_imports_no_torch() -> None:
+    code = "import sys, softprompt.config; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_whole_numbers_serve_as_numbers() -> None:
+    train = parse(settings(train={"learning_rate": 1, "clip": 2})).train
+    assert (train.learning_rate, train.clip) == (1.0, 2.0)
+    assert isinstance(train.learning_rate, float)
+    assert isinstance(train.clip, float)
+
+
+@pytest.mark.parametrize("name", ["a", "bbc-topics", "v1.2_x", "-", "x" * 100])
+def test_names_that_can_be_a_folder_are_accepted(name: str) -> None:
+    assert parse(settings(name=name)).name == name
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", ".git", "a/b", "a b", "a\n", "é", "x" * 101, "a\\b"])
+def test_names_that_cannot_be_a_folder_are_refused(name: str) -> None:
+    (fault,) = faults(settings(name=name))
+    assert fault.startswith("name: expected 1 to 100 of the letters")
+
+
+# Labels ------------------------------------------------------------------------------------------
+
+
+def test_label_lists_become_text() -> None:
+    assert parse(settings(data={"labels": ["yes", 0, 12, True, False]})).data.labels == [
+        "yes",
+        "0",
+        "12",
+        "true",
+        "false",
+    ]
+
+
+def test_label_tables_become_text_and_keep_their_order() -> None:
+    labels = parse(settings(data={"labels": {"z": "bad", 1: True, "a": 3}})).data.labels
+    assert isinstance(labels, dict)
+    assert list(labels.items()) == [("z", "bad"), ("1", "true"), ("a", "3")]
+
+
+@pytest.mark.parametrize(
+    ("labels", "reason"),
+    [
+        (["a"], "expected at least two labels, got 1"),
+        ([], "expected at least two labels, got 0"),
+        ({}, "expected at least two labels, got 0"),
+        (["a", 1.5], "expected labels that are text, whole numbers, true or false, got 1.5"),
+        (["a", ""], "expected labels that are text, whole numbers, true or false, got ''"),
+        (["a", ["b"]], "expected labels that are text, whole numbers, true or false, got ['b']"),
+        (["1", "b", 1], "the label '1' stands there twice"),
+        ({"a": "yes", "b": "yes"}, "the word 'yes' stands there twice"),
+        ("a,b", "expected a list of labels or a table of label = \"word\", got 'a,b'"),
+        (["a\udce9", "b"], "expected text that can be written as UTF-8, got 'a\\udce9'"),
+    ],
+)
+def test_labels_that_cannot_be_told_apart_or_written_are_refused(labels: Any, reason: str) -> None:
+    assert faults(settings(data={"labels": labels})) == [f"data.labels: {reason}"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "end_of_text", "ends"),
+    [
+        (None, None, True),
+        (["a", "b"], None, False),
+        (None, False, False),
+        (["a", "b"], True, True),
+        (["a", "b"], "none", False),
+    ],
+)
+def test_free_text_ends_and_labels_do_not_unless_told(labels: Any, end_of_text: Any, ends: bool) -> None:
+    assert parse(settings(data={"labels": labels, "end_of_text": end_of_text})).data.ends is ends
+
+
+# Methods -----------------------------------------------------------------------------------------
+
+
+def test_a_method_without_a_kind_is_prompt_tuning() -> None:
+    assert parse(settings(method={"front": "Hi {soft:3}"})).method == PromptTuningConfig(front="Hi {soft:3}")
+
+
+def test_the_text_method_starts_with_nothing_in_front() -> None:
+    assert parse(settings(method={"kind": "text"})).method == TextConfig(kind="text", front="")
+
+
+@pytest.mark.parametrize(("kind", "hint"), [("prompt-tunning", "prompt-tuning"), ("TEXT", "text")])
+def test_an_unknown_kind_lists_the_kinds_and_the_nearest(kind: str, hint: str) -> None:
+    expected = f"method.kind: expected one of prompt-tuning, text, got '{kind}'; did you mean {hint}?"
+    assert faults(settings(method={"kind": kind})) == [expected]
+
+
+@pytest.mark.parametrize(("kind", "seen"), [(3, "3"), ([1], "[1]"), (None, "nothing"), ("zz", "'zz'")])
+def test_a_kind_that_is_nothing_like_one_lists_the_kinds(kind: Any, seen: str) -> None:
+    assert faults(settings(method={"kind": kind})) == [
+        f"method.kind: expected one of prompt-tuning, text, got {seen}"
+    ]
+
+
+def test_every_kind_can_be_chosen_by_its_name() -> None:
+    union, _ = get_args(MethodConfig)
+    for method in get_args(union):
+        kind = method.model_fields["kind"].default
+        assert type(parse(settings(method={"kind": kind})).method) is method
+
+
+def test_a_setting_of_another_kind_is_said_to_be_one() -> None:
+    assert faults(settings(method={"kind": "text", "init": "random"})) == [
+        "method.init is a setting of methods of the kind prompt-tuning, not of this one"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("method", "labels", "init"),
+    [
+        ({}, None, "vocabulary"),
+        ({}, ["a", "b"], "labels"),
+        ({"init_text": "Name it."}, None, "text"),
+        ({"init_text": "Name it."}, ["a", "b"], "labels"),
+        ({"init_artifact": "old"}, None, "artifact"),
+        ({"init": "text", "init_text": "Name it."}, ["a", "b"], "text"),
+        ({"init": "random"}, ["a", "b"], "random"),
+        ({"init": "vocabulary"}, ["a", "b"], "vocabulary"),
+        ({"init": "artifact", "init_artifact": "old"}, None, "artifact"),
+    ],
+)
+def test_init_is_resolved(method: dict[str, Any], labels: Any, init: str) -> None:
+    assert prompt_tuning(parse(settings(method=method, data={"labels": labels}))).init == init
+
+
+def test_init_is_resolved_when_there_is_no_method_section() -> None:
+    assert prompt_tuning(parse(settings(data={"labels": ["a", "b"]}))).init == "labels"
+
+
+@pytest.mark.parametrize("init", ["text", "artifact"])
+def test_init_needs_its_source(init: str) -> None:
+    assert faults(settings(method={"init": init})) == [
+        f'method.init_{init}: required and missing, because method.init is "{init}"'
+    ]
+
+
+def test_init_from_labels_needs_labels() -> None:
+    assert faults(settings(method={"init": "labels"})) == [
+        'method.init: "labels" needs data.labels, which is missing'
+    ]
+
+
+# Faults ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "reason"),
+    [
+        ("train", "learning_rate", "fast", "expected a number above 0, got 'fast'"),
+        ("train", "learning_rate", 0, "expected a number above 0, got 0"),
+        ("train", "learning_rate", True, "expected a number above 0, got true"),
+        ("train", "learning_rate", float("inf"), "expected a finite number above 0, got inf"),
+        ("train", "learning_rate", float("nan"), "expected a finite number above 0, got nan"),
+        ("train", "learning_rate", None, "expected a number above 0, got nothing"),
+        ("train", "epochs", -1, "expected a whole number of at least 0, got -1"),
+        ("train", "epochs", "3", "expected a whole number of at least 0, got '3'"),
+        ("train", "max_steps", -1, 'expected a whole number of at least 0 or "none", got -1'),
+        ("train", "batch_size", 0, "expected a whole number of at least 1, got 0"),
+        ("train", "batch_size", 2.0, "expected a whole number of at least 1, got 2.0"),
+        ("train", "accumulation", 0, "expected a whole number of at least 1, got 0"),
+        ("train", "accumulation", 17, "expected at most train.batch_size, which is 16, got 17"),
+        (
+            "train",
+            "optimizer",
+            "adam",
+            "expected one of adamw, adafactor, got 'adam'; did you mean adamw?",
+        ),
+        ("train", "weight_decay", -0.1, "expected a number of at least 0, got -0.1"),
+        ("train", "schedule", "step", "expected one of cosine, linear, constant, got 'step'"),
+        ("train", "warmup", 1, "expected a number of at least 0 and below 1, got 1"),
+        ("train", "warmup", -0.1, "expected a number of at least 0 and below 1, got -0.1"),
+        ("train", "clip", 0, 'expected a number above 0 or "none", got 0'),
+        ("train", "evaluate_every", 0, 'expected a whole number of at least 1 or "none", got 0'),
+        ("train", "patience", 0, 'expected a whole number of at least 1 or "none", got 0'),
+        ("train", "checkpoint_every", 0, "expected a whole number of at least 1, got 0"),
+        ("train", "select", "f1", "expected one of auto, accuracy, nll, got 'f1'"),
+        ("train", "threads", 0, 'expected a whole number of at least 1 or "none", got 0'),
+        ("data", "max_tokens", 7, "expected a whole number of at least 8, got 7"),
+        ("data", "train_rows", 0, 'expected a whole number of at least 1 or "none", got 0'),
+        ("data", "validation_fraction", 0, "expected a number above 0 and below 1, got 0"),
+        ("data", "validation_fraction", 1.0, "expected a number above 0 and below 1, got 1.0"),
+        ("data", "chat", "yes", "expected true or false, got 'yes'"),
+        ("data", "end_of_text", 1, 'expected true or false or "none", got 1'),
+        ("data", "loss_on", "all", "expected one of target, text, got 'all'"),
+        ("data", "input", 5, "expected text in quotes, got 5"),
+        ("data", "target", "", "expected text in quotes that is not empty, got ''"),
+        ("data", "train", "", "expected text in quotes that is not empty, got ''"),
+        ("data", "train", ["a", "b"], "expected text in quotes that is not empty, got ['a', 'b']"),
+        ("data", "input", "\udce9", "expected text that can be written as UTF-8, got '\\udce9'"),
+        (
+            "base",
+            "dtype",
+            "floot16",
+            "expected one of auto, float32, bfloat16, float16, got 'floot16'; did you mean float16?",
+        ),
+        ("base", "trust_remote_code", 1, "expected true or false, got 1"),
+        ("base", "model", "", "expected text in quotes that is not empty, got ''"),
+        ("method", "reparametrisation_width", 0, "expected a whole number of at least 1, got 0"),
+        ("output", "overwrite", "no", "expected true or false, got 'no'"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(section: str, key: str, value: Any, reason: str) -> None:
+    assert faults(settings(**{section: {key: value}})) == [f"{section}.{key}: {reason}"]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_outside_its_range_is_refused(seed: int) -> None:
+    expected = f"seed: expected a whole number of at least 0 and at most 4294967295, got {seed}"
+    assert faults(settings(seed=seed)) == [expected]
+
+
+def test_a_long_value_is_shortened() -> None:
+    (fault,) = faults(settings(train={"epochs": "x" * 5000}))
+    assert len(fault) < 150
+
+
+def test_what_is_required_is_asked_for_with_its_meaning() -> None:
+    expected = [
+        "data.input: required and missing; it is the template of what the model reads, "
+        'such as "Headline: {text}"',
+        "data.target: required and missing; it is the template of what the model should write, "
+        'such as " {label}"',
+    ]
+    assert faults({}) == expected
+    assert faults({"data": {}}) == expected
+
+
+def test_all_faults_come_in_one_message_one_line_each() -> None:
+    given = {
+        "name": ".x",
+        "sed": 3,
+        "base": {"dtype": "fp"},
+        "data": {"input": 3, "labels": ["a"]},
+        "method": {"init": "text", "width": 3},
+        "train": {"learning_rate": "fast", "accumulation": 32, "learning_rat": 1},
+    }
+    found = faults(given, ("output.runs", "output.overwrite=maybe"))
+    assert [line.split(":")[0].split(" is ")[0] for line in found] == [
+        "--set output.runs",
+        "name",
+        "base.dtype",
+        "data.input",
+        "data.target",
+        "data.labels",
+        "method.init_text",
+        "method.width",
+        "train.learning_rate",
+        "train.accumulation",
+        "train.learning_rat",
+        "output.overwrite",
+        "sed",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"train": {"learning_rat": 1}},
+            "train.learning_rat is not known; did you mean train.learning_rate?",
+        ),
+        (
+            {"train": {"Learning-Rate": 1}},
+            "train.Learning-Rate is not known; did you mean train.learning_rate?",
+        ),
+        ({"trian": {"epochs": 1}}, "trian is not known; did you mean train?"),
+        ({"training": {}}, "training is not known; did you mean train?"),
+        ({"learning_rate": 1}, "learning_rate is not known; did you mean train.learning_rate?"),
+        ({"learning_rat": 1}, "learning_rat is not known; did you mean train.learning_rate?"),
+        ({"train": {"model": "x"}}, "train.model is not known; did you mean base.model?"),
+        ({"train": {"seed": 1}}, "train.seed is not known; did you mean seed?"),
+        ({"method": {"fron": ""}}, "method.fron is not known; did you mean method.front?"),
+        (
+            {"output": {"zzz": 1}},
+            "output.zzz is not known; output knows library, runs, tensorboard, overwrite",
+        ),
+        ({"zzz": 1}, "zzz is not known; the top level knows name, seed, base, data, method, train, output"),
+        ({1: 2}, "1 is not known; the top level knows name, seed, base, data, method, train, output"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest_known_one(given: dict[str, Any], message: str) -> None:
+    assert faults({"data": DATA, **given}) == [message]
+
+
+@pytest.mark.parametrize("section", ["base", "data", "method", "train", "output"])
+@pytest.mark.parametrize(("value", "seen"), [(5, "5"), ([{}], "[{}]"), ("x", "'x'"), (None, "nothing")])
+def test_a_section_that_is_none_is_refused(section: str, value: Any, seen: str) -> None:
+    assert faults({"data": DATA, section: value}) == [
+        f"{section}: expected a section with the heading [{section}], got {seen}"
+    ]
+
+
+def test_settings_that_are_no_table_are_refused() -> None:
+    assert faults([1]) == ["A configuration is a table of settings, not [1]."]
+
+
+# Overrides ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("assignment", "section", "key", "value"),
+    [
+        ("train.learning_rate=3e-4", "train", "learning_rate", 3e-4),
+        ("train.learning_rate = 1", "train", "learning_rate", 1.0),
+        ("train.schedule=linear", "train", "schedule", "linear"),
+        ('train.schedule="linear"', "train", "schedule", "linear"),
+        ("train.clip=none", "train", "clip", None),
+        ("data.chat=true", "data", "chat", True),
+        ('data.labels=["a", 2]', "data", "labels", ["a", "2"]),
+        ('data.labels={a="x", b="y"}', "data", "labels", {"a": "x", "b": "y"}),
+        ("data.labels=none", "data", "labels", None),
+        ("data.target= {label}", "data", "target", " {label}"),
+        ("data.target='{label} '", "data", "target", "{label} "),
+        ("data.input=a=b # c", "data", "input", "a=b # c"),
+        ("data.input=1\nx = 2", "data", "input", "1\nx = 2"),
+        ("data.input=none", "data", "input", "none"),
+        ("method.front=", "method", "front", ""),
+        ("base.revision=1e5", "base", "revision", "1e5"),
+        ("base.revision=0012345", "base", "revision", "0012345"),
+        ("base.revision=2024-01-01", "base", "revision", "2024-01-01"),
+    ],
+)
+def test_an_override_is_read_as_toml_or_else_as_text(
+    assignment: str, section: str, key: str, value: Any
+) -> None:
+    assert getattr(getattr(parse({"data": DATA}, [assignment]), section), key) == value
+
+
+def test_overrides_reach_single_labels_and_quoted_ones() -> None:
+    data = parse({"data": DATA}, ["data.labels.good=5", 'data.labels."very bad"=no']).data
+    assert data.labels == {"good": "5", "very bad": "no"}
+
+
+def test_a_later_override_wins_over_an_earlier_one_and_the_settings() -> None:
+    config = parse(settings(seed=1), ["seed=2", "seed=3", "name=2024"])
+    assert (config.seed, config.name) == (3, "2024")
+
+
+def test_an_override_is_refused_by_name() -> None:
+    assert faults({"data": DATA}, ("train.learning_rate=fast",)) == [
+        "train.learning_rate: expected a number above 0, got 'fast'"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("train.learning_rat=1", "train.learning_rat is not known; did you mean train.learning_rate?"),
+        ("trian.epochs=1", "trian is not known; did you mean train?"),
+        ("train=5", "train: expected a section with the heading [train], got 5"),
+        ("train.epochs.x=1", "train.epochs.x: train.epochs is a single value and has nothing inside"),
+        ("train.epochs", "--set train.epochs: expected KEY=VALUE, such as train.epochs=3"),
+        ("=3", "--set =3: expected KEY=VALUE, such as train.epochs=3"),
+        ("train..epochs=3", "--set train..epochs=3: expected KEY=VALUE, such as train.epochs=3"),
+    ],
+)
+def test_a_bad_override_path_says_so(assignment: str, message: str) -> None:
+    assert faults(settings(train={"epochs": 1}), (assignment,)) == [message]
+
+
+def test_the_given_settings_are_left_as_they_were() -> None:
+    given = {"data": dict(DATA), "train": {"epochs": 1}}
+    parse(given, ["train.epochs=2", "base.device=cpu"], folder="/somewhere")
+    assert given == {"data": DATA, "train": {"epochs": 1}}
+
+
+def test_sections_may_be_models_and_a_configuration_may_be_parsed_again() -> None:
+    config = parse({"data": DataConfig(**DATA), "method": TextConfig()}, ["train.epochs=1"])
+    assert config.method == TextConfig()
+    again = parse(config, ["train.epochs=2"])
+    assert again.train.epochs == 2
+    assert parse(again, ["train.epochs=1"]) == config
+
+
+# Files -------------------------------------------------------------------------------------------
+
+TASK = """
+name = "bbc-topics"
+[data]
+train = "train.jsonl"
+validation = "../shared/validation.jsonl"
+test = "bundled:bbc/test"
+input = "Headline: {text}"
+target = " {label}"
+labels = ["yes", "no"]
+"""
+
+
+def test_data_paths_start_at_the_folder_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "jobs").mkdir()
+    write(tmp_path / "jobs" / "task.toml", TASK)
+    monkeypatch.chdir(tmp_path)
+    data = load("jobs/task.toml").data
+    assert data.train == str(tmp_path / "jobs" / "train.jsonl")
+    assert Path(data.validation or "").resolve() == (tmp_path / "shared" / "validation.jsonl").resolve()
+    assert data.test == "bundled:bbc/test"
+
+
+def test_data_paths_of_an_override_start_at_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "jobs").mkdir()
+    write(tmp_path / "jobs" / "task.toml", TASK)
+    monkeypatch.chdir(tmp_path)
+    data = load(Path("jobs/task.toml"), ["data.train=mine.jsonl", "data.test=hub:org/name"]).data
+    assert (data.train, data.test) == (str(tmp_path / "mine.jsonl"), "hub:org/name")
+
+
+@pytest.mark.parametrize("source", ["bundled:x/train", "hub:org/name", "https://x.org/a.csv", "/a/b.csv"])
+def test_names_and_absolute_paths_are_left_alone(source: str, tmp_path: Path) -> None:
+    assert parse(settings(data={"train": source}), folder=tmp_path).data.train == source
+
+
+def test_the_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert parse(settings(data={"train": "~/a.csv"}), folder="x").data.train == str(tmp_path / "a.csv")
+
+
+def test_parse_leaves_paths_alone_without_a_folder_and_takes_path_objects() -> None:
+    data = parse(settings(data={"train": "a.csv", "test": Path("b.csv")})).data
+    assert (data.train, data.test) == ("a.csv", "b.csv")
+
+
+def test_windows_files_with_a_byte_order_mark_load(tmp_path: Path) -> None:
+    path = tmp_path / "task.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + TASK.replace("\n", "\r\n").encode())
+    assert load(path).name == "bbc-topics"
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "reason"),
+    [
+        ('name = "a"\n[data]\ninput = abc\n', "line 3", "invalid value at column 9; text needs quotes"),
+        ('name = "a"\n\n[data\n', "line 3", "expected ']'"),
+        ('name = "a"\ninput = "b', "line 2", "unterminated string"),
+        ("seed = 1\nseed = 2\n", "line 2", "cannot overwrite a value"),
+    ],
+)
+def test_malformed_toml_names_file_and_line(tmp_path: Path, text: str, place: str, reason: str) -> None:
+    path = write(tmp_path / "task.toml", text)
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    assert str(caught.value).startswith(f"{path}, {place}: this is not valid TOML, {reason}")
+
+
+def test_a_file_that_is_not_utf8_names_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "task.toml"
+    path.write_bytes(b'name = "a"\n# caf\xe9\n')
+    with pytest.raises(ConfigError, match="line 2: this is not UTF-8 text"):
+        load(path)
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 9000, "a = " + "1" * 9000])
+def test_absurd_toml_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match="too deeply or holds a number that is too long"):
+        load(write(tmp_path / "task.toml", text))
+
+
+def test_a_missing_file_takes_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "none.toml"
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    assert str(caught.value) == f"There is no configuration file at {str(path)!r}; check the path."
+
+
+def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is a folder; name the TOML file in it"):
+        load(tmp_path)
+
+
+def test_a_file_that_cannot_be_read_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(ResourceError, match="cannot be read: Permission denied"):
+        load(tmp_path / "task.toml")
+
+
+# Writing -----------------------------------------------------------------------------------------
+
+
+def test_the_resolved_configuration_is_readable() -> None:
+    text = dump_toml(
+        parse(settings(data={"labels": {"good": "yes", "very bad": "no"}}, train={"clip": "none"}))
+    )
+    assert text.startswith('name = "prompt"\nseed = 0\n\n[base]\nmodel = "smollm2-135m"\n')
+    assert 'input = "Headline: {text}\\nTopic:"\n' in text
+    assert '\n[data.labels]\ngood = "yes"\n"very bad" = "no"\n\n[method]\nkind = "prompt-tuning"\n' in text
+    assert 'init = "labels"\n' in text
+    assert 'clip = "none"\n' in text
+    assert "patience" not in text
+    assert text.endswith("overwrite = false\n")
+
+
+def test_long_lists_take_a_line_for_each_item() -> None:
+    labels = [f"label number {n}" for n in range(20)]
+    config = parse(settings(data={"labels": labels}))
+    assert 'labels = [\n    "label number 0",\n' in dump_toml(config)
+    assert parse(tomllib.loads(dump_toml(config))) == config
+
+
+def test_a_written_file_loads_back(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    config = load(write(tmp_path / "task.toml", TASK))
+    assert load(write(tmp_path / "runs" / "config.toml", dump_toml(config))) == config
+
+
+def random_text(rng: random.Random) -> str:
+    alphabet = "abz019 .=#[]{}\"'\\\n\r\t\b\f\x00\x1f\x7f\x85\u2028éß中🙂\ufeff"
+    return "".join(rng.choice(alphabet) for _ in range(rng.randint(1, 30)))
+
+
+def random_number(rng: random.Random, low: float, high: float) -> float:
+    return rng.choice([rng.uniform(low, high), low + (high - low) * 10 ** rng.uniform(-12, -1)])
+
+
+def random_labels(rng: random.Random) -> Any:
+    words = [f"{n}{random_text(rng)}" for n in range(rng.randint(2, 12))]
+    return rng.choice(["none", words, {word: f"{random_text(rng)}{n}" for n, word in enumerate(words)}])
+
+
+def random_method(rng: random.Random) -> dict[str, Any]:
+    if rng.random() < 0.3:
+        return {"kind": "text", "front": random_text(rng)}
+    init = rng.choice([None, "text", "vocabulary", "random", "artifact"])
+    sources = {"init_text": random_text(rng), "init_artifact": random_text(rng)}
+    kept = {key: text for key, text in sources.items() if rng.random() < 0.5 or key == f"init_{init}"}
+    return {"front": random_text(rng), **({"init": init} if init else {}), **kept}
+
+
+def random_settings(rng: random.Random) -> dict[str, Any]:
+    return {
+        "name": f"n{rng.randint(0, 99)}",
+        "seed": rng.randint(0, 2**32 - 1),
+        "base": {"model": random_text(rng), "revision": rng.choice([None, random_text(rng)])},
+        "data": {
+            "train": rng.choice([None, random_text(rng)]),
+            "input": random_text(rng),
+            "target": random_text(rng),
+            "labels": random_labels(rng),
+            "end_of_text": rng.choice([None, True, False]),
+            "train_rows": rng.choice(["none", None, rng.randint(1, 10**18)]),
+            "validation_fraction": random_number(rng, 1e-9, 1 - 1e-9),
+        },
+        "method": random_method(rng),
+        "train": {
+            "learning_rate": rng.choice([10 ** rng.uniform(-300, 300), rng.randint(1, 9)]),
+            "clip": rng.choice(["none", None, 1, random_number(rng, 1e-9, 1e9)]),
+            "warmup": rng.choice([0, random_number(rng, 0, 1 - 1e-9)]),
+            "patience": rng.choice([None, 1, 2]),
+        },
+    }
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_configurations_survive_the_round_trip(seed: int, tmp_path: Path) -> None:
+    config = parse(random_settings(random.Random(seed)), folder=tmp_path)
+    path = tmp_path / "config.toml"
+    path.write_bytes(dump_toml(config).encode())
+    again = load(path)
+    assert again == config
+    assert parse(tomllib.loads(dump_toml(config))) == config
+    assert dump_toml(again) == dump_toml(config)
+    assert digest(again) == digest(config)
+    assert parse(config) == config
+    assert parse(config.model_dump()) == config
+
+
+def test_equal_settings_have_equal_digests() -> None:
+    plain = parse({"data": DATA})
+    spelled = parse({"train": {"clip": 1, "epochs": 3}, "method": {"init": "vocabulary"}, "data": DATA})
+    assert digest(plain) == digest(spelled)
+    assert len(digest(plain)) == 64
+
+
+@pytest.mark.parametrize("change", ["seed=1", "train.clip=none", "data.chat=true", "method.init=random"])
+def test_other_settings_have_other_digests(change: str) -> None:
+    assert digest(parse({"data": DATA}, [change])) != digest(parse({"data": DATA}))
+
+
+def test_the_order_of_labels_counts_in_the_digest() -> None:
+    first, second = (
+        parse(settings(data={"labels": labels})) for labels in ({"a": "x", "b": "y"}, {"b": "y", "a": "x"})
+    )
+    assert digest(first) != digest(second)

@@ -1,0 +1,208 @@
+"""The loop's promises: it learns, resumes bit for bit, stops before a bad gradient; the base stays frozen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tiny
+from softprompt.base.packing import TokenRow
+from softprompt.config import PromptTuningConfig, TrainConfig
+from softprompt.data.rows import Encoded, Example
+from softprompt.errors import DivergedError, TrainingError
+from softprompt.evaluation.score import Scores, score, target_rows
+from softprompt.methods.build import Material, build_method
+from softprompt.methods.method import Method
+from softprompt.training.loop import Outcome, Report, fit
+
+WORDS = ((10,), (11,), (12,))
+
+
+def examples(count: int, first: int) -> Encoded:
+    """A job a prompt can learn: the label is named by the row's last token."""
+    made = []
+    for i in range(first, first + count):
+        label = i % 3
+        ids = (20 + i % 7, 30 + i % 11, 40 + label)
+        made.append(Example(ids, WORDS[label], label, i))
+    return Encoded(tuple(made), 0, WORDS, False, ())
+
+
+TRAIN, VALIDATION = examples(48, 0), examples(21, 100)
+
+
+def soft_prompt(seed: int = 0, **options: Any) -> Method:
+    config = PromptTuningConfig(front="{soft:5}", init="random", **options)
+    return build_method(config, tiny.base(), Material(lambda k: "", lambda name: torch.empty(0), seed=seed))
+
+
+def run(
+    folder: Path,
+    method: Method,
+    *,
+    rows: list[TokenRow] | None = None,
+    evaluate: Callable[[], Scores] | None = None,
+    resume: bool = False,
+    stop_after: int | None = None,
+    watch: Callable[[Report], None] = lambda report: None,
+    **train: Any,
+) -> tuple[Outcome, list[Report]]:
+    reports: list[Report] = []
+
+    def told(report: Report) -> None:
+        reports.append(report)
+        watch(report)
+
+    settings = {"learning_rate": 0.1, "epochs": 4, "batch_size": 8, "checkpoint_every": 5} | train
+    outcome = fit(
+        method,
+        target_rows(TRAIN.examples) if rows is None else rows,
+        evaluate or (lambda: score(method.base, method.front(), VALIDATION)),
+        TrainConfig().model_copy(update=settings),
+        seed=1,
+        checkpoint=folder / "checkpoint.safetensors",
+        identity="this run",
+        resume=resume,
+        watch=told,
+        stop=lambda: stop_after is not None and reports[-1].step >= stop_after,
+    )
+    return outcome, reports
+
+
+def test_it_learns_and_keeps_the_best_state(tmp_path: Path) -> None:
+    method = soft_prompt()
+    outcome, reports = run(tmp_path, method)
+    scored = [r for r in reports if r.scores is not None]
+    assert outcome.best.accuracy is not None
+    assert outcome.best.accuracy > (scored[0].scores.accuracy or 0) + 0.2  # type: ignore[union-attr]
+    assert score(method.base, method.front(), VALIDATION) == outcome.best
+    assert [r.step for r in scored if r.best][-1] == outcome.best_step
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "reparametrisation"), [("adamw", "none"), ("adafactor", "none"), ("adamw", "residual")]
+)
+def test_a_run_cut_anywhere_resumes_to_the_same_bits(
+    tmp_path: Path, optimizer: str, reparametrisation: str
+) -> None:
+    options: dict[str, Any] = {"reparametrisation": reparametrisation}
+    whole = soft_prompt(**options)
+    expected, _ = run(tmp_path / "whole", whole, optimizer=optimizer)
+    for cut in (1, 7, 23):
+        folder = tmp_path / f"cut-{cut}"
+        run(folder, soft_prompt(**options), optimizer=optimizer, stop_after=cut)
+        again = soft_prompt(seed=99, **options)
+        outcome, reports = run(folder, again, optimizer=optimizer, resume=True)
+        assert reports[0].step == cut + 1
+        assert torch.equal(again.front(), whole.front())  # type: ignore[arg-type]
+        assert (outcome.best, outcome.best_step) == (expected.best, expected.best_step)
+
+
+def test_a_kill_between_checkpoints_repeats_the_lost_steps(tmp_path: Path) -> None:
+    whole = soft_prompt()
+    run(tmp_path / "whole", whole)
+
+    class Killed(BaseException):
+        pass
+
+    killed, evaluations = soft_prompt(), []
+
+    def evaluate() -> Scores:
+        evaluations.append(0)
+        if len(evaluations) == 4:  # the start and two epochs went well; steps 16 to 18 will be lost
+            raise Killed
+        return score(killed.base, killed.front(), VALIDATION)
+
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", killed, evaluate=evaluate)
+    again = soft_prompt(seed=5)
+    _, reports = run(tmp_path / "killed", again, resume=True)
+    assert reports[0].step == 16
+    assert torch.equal(again.front(), whole.front())  # type: ignore[arg-type]
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
+    method = soft_prompt()
+    first, _ = run(tmp_path, method)
+    again = soft_prompt(seed=3)
+    second, reports = run(tmp_path, again, resume=True)
+    assert not reports
+    assert second.best == first.best
+    assert torch.equal(again.front(), method.front())  # type: ignore[arg-type]
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
+    method = soft_prompt()
+    run(tmp_path, method, stop_after=2)
+    with pytest.raises(TrainingError, match="another configuration"):
+        fit(
+            method,
+            target_rows(TRAIN.examples),
+            lambda: score(method.base, method.front(), VALIDATION),
+            TrainConfig(),
+            seed=1,
+            checkpoint=tmp_path / "checkpoint.safetensors",
+            identity="another run",
+            resume=True,
+        )
+
+
+def test_a_cut_off_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
+    run(tmp_path, soft_prompt(), stop_after=2)
+    path = tmp_path / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(TrainingError, match=r"checkpoint\.safetensors"):
+        run(tmp_path, soft_prompt(), resume=True)
+
+
+def test_nan_stops_with_the_last_good_state(tmp_path: Path) -> None:
+    method, whole = soft_prompt(), soft_prompt()
+    run(tmp_path / "whole", whole, epochs=1, schedule="constant", warmup=0.0)
+
+    def evaluate() -> Scores:
+        return score(method.base, method.front(), VALIDATION)
+
+    def watch(report: Report) -> None:
+        if report.step == 8:
+            method.trainable_parameters()[0].data[0, 0] = math.nan
+
+    with pytest.raises(DivergedError, match="at step 9: the loss is nan"):
+        run(tmp_path, method, evaluate=evaluate, watch=watch, schedule="constant", warmup=0.0)
+    assert torch.equal(method.front(), whole.front())  # type: ignore[arg-type]
+
+
+def test_a_loss_that_runs_away_stops_the_run(tmp_path: Path) -> None:
+    method = soft_prompt()
+    uphill = {"learning_rate": -0.3, "epochs": 9, "schedule": "constant", "warmup": 0.0}
+    with pytest.raises(DivergedError, match=r"the loss stayed above .*; lower train\.learning_rate"):
+        run(tmp_path, method, **uphill)
+    assert torch.isfinite(method.state()["soft"]).all()
+
+
+def test_patience_stops_early(tmp_path: Path) -> None:
+    method = soft_prompt()
+    outcome, reports = run(tmp_path, method, evaluate=lambda: Scores(1, 1.0, (0, 0)), patience=2, epochs=9)
+    assert outcome.ended == "early"
+    assert reports[-1].step == 12  # two evaluations of six steps without gain
+    assert outcome.best_step == 0
+
+
+def test_accumulation_gives_the_same_steps(tmp_path: Path) -> None:
+    one, four = soft_prompt(), soft_prompt()
+    run(tmp_path / "one", one, epochs=1)
+    run(tmp_path / "four", four, epochs=1, accumulation=4)
+    torch.testing.assert_close(one.front(), four.front(), rtol=1e-3, atol=1e-4)
+
+
+def test_no_byte_of_the_base_changes(tmp_path: Path) -> None:
+    base = tiny.base()
+    before = {name: p.detach().clone() for name, p in base.model.state_dict().items()}
+    run(tmp_path, soft_prompt(), epochs=1)
+    after = base.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not any(p.requires_grad or p.grad is not None for p in base.model.parameters())
