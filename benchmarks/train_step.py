@@ -88,8 +88,9 @@ def useful_flops(config: Any, weights: Sequence[Tensor], rows: Sequence[TokenRow
     tokens = virtual + sum(lengths)
     linear = 4 * tokens * sum(w.numel() for w in weights)
     pairs = virtual * (virtual + 1) // 2 + sum(t * virtual + t * (t + 1) // 2 for t in lengths)
-    attention = 3 * 4 * pairs * config.head_dim * config.num_attention_heads * config.num_hidden_layers
-    head = 4 * sum(row.scored for row in rows) * config.hidden_size * config.vocab_size
+    heads = config.num_attention_heads * config.num_hidden_layers
+    attention = 3 * 4 * pairs * config.head_dim * heads
+    head: int = 4 * sum(row.scored for row in rows) * config.hidden_size * config.vocab_size
     return linear + attention + head
 
 

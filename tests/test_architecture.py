@@ -23,6 +23,7 @@ LAYERS = [
     {"evaluation"},
     {"library"},
     {"training"},
+    {"recipes", "demo"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

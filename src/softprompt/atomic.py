@@ -44,10 +44,17 @@ def write_bytes(path: Path, content: bytes) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+            Path(name).chmod(0o666 & ~_umask())  # mkstemp makes it private; a library may be shared
             os.replace(name, path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
 
 
 @contextlib.contextmanager
@@ -63,7 +70,7 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
             raise ResourceError(f"{path} exists already; choose another name or allow overwriting.")
         path.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-        staging.chmod(0o755)
+        staging.chmod(0o777 & ~_umask())
         try:
             yield staging
             _swap(staging, path)

@@ -36,15 +36,15 @@ def prefix(base: Base, seed: int = 3) -> Prefix:
     return Prefix(keys, values, None, base.fingerprint)
 
 
-def learnt(base: Base | None = None) -> Learnt:
+def learnt() -> Learnt:
     """A soft prompt for a tiny llama, ready to save."""
-    base = base or tiny.base()
+    base = tiny.base()
     return from_front(soft(base), base)
 
 
-def card_values(base: Base | None = None, **changes: Any) -> dict[str, Any]:
+def card_values(**changes: Any) -> dict[str, Any]:
     """What a card says, as plain values."""
-    base = base or tiny.base()
+    base = tiny.base()
     return {
         "format": 1,
         "name": "topics",
@@ -80,9 +80,9 @@ def card_values(base: Base | None = None, **changes: Any) -> dict[str, Any]:
     }
 
 
-def card(base: Base | None = None, **changes: Any) -> Card:
-    """A card that fits ``learnt(base)``."""
-    return Card.model_validate(card_values(base, **changes))
+def card(**changes: Any) -> Card:
+    """A card that fits ``learnt()``."""
+    return Card.model_validate(card_values(**changes))
 
 
 def peft_model(architecture: str, config: Any) -> Any:

@@ -81,6 +81,8 @@ def test_a_card_cannot_be_changed() -> None:
         ("template/labels", ["a", "b"], "the field template.labels should be a valid dictionary"),
         ("scores/test/accuracy", "1e999", "scores.test.accuracy should be a finite number, got inf"),
         ("name", "half \ud800 a letter", "name holds half a character"),
+        ("settings/seed", 2**64, "settings.seed should be a number of 64 bits"),
+        ("data/train/rows", 10**400, "data.train.rows should be a number of 64 bits"),
         ("settings/a\nb", {"\ud800": 1}, "half a character"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import errno
 import os
 import sys
@@ -70,7 +72,10 @@ def _judge(error: BaseException) -> tuple[int, str]:
     if isinstance(error, click.ClickException):
         return 2, _usage(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return 2, "There is not enough memory; lower train.batch_size, give fewer texts or take a smaller base."
+        return (
+            2,
+            "There is not enough memory; lower train.batch_size, give fewer texts or take a smaller base.",
+        )
     if isinstance(error, OSError) and error.errno is not None:
         return 2, _disk(error)
     said = (str(error) or "no message").splitlines()[0].rstrip(". ")
@@ -81,12 +86,19 @@ def _judge(error: BaseException) -> tuple[int, str]:
 
 
 def _usage(error: click.ClickException) -> str:
-    """Click's words, with where to read on."""
+    """Click's words, with the nearest option or where to read on."""
+    if isinstance(error, click.NoSuchOption):
+        near = difflib.get_close_matches(error.option_name, error.possibilities or (), n=1, cutoff=0)
+        hint = f"did you mean {near[0]}?" if near else f"see {_path(error)} --help."
+        return f"There is no option {error.option_name}; {hint}"
     message = error.format_message()
-    context = error.ctx if isinstance(error, click.UsageError) else None
-    if message.endswith("?") or context is None:
+    if message.endswith("?") or ";" in message or not isinstance(error, click.UsageError):
         return message
-    return f"{message.rstrip('.')}; see {context.command_path} --help."
+    return f"{message.rstrip('.')}; see {_path(error)} --help."
+
+
+def _path(error: click.UsageError) -> str:
+    return error.ctx.command_path if error.ctx is not None else "softprompt"
 
 
 def _disk(error: OSError) -> str:
@@ -102,7 +114,5 @@ def _disk(error: OSError) -> str:
 
 def _close_quietly() -> None:
     """Point stdout nowhere, so that Python's last flush does not complain about a closed pipe."""
-    try:
+    with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):
-        pass

@@ -29,7 +29,7 @@ VERBS = {
     "models": ("softprompt.cli.models", "List the base models that come by name, or fetch one."),
     "demo": ("softprompt.cli.demo", "See it work: teach the bundled base to sort headlines."),
 }
-"""By verb: the module that holds its ``command``, and its line in the help; a module is imported when used."""
+"""By verb: the module that holds its ``command``, imported when it is used, and its line in the help."""
 
 
 class _Verbs(click.Group):
@@ -62,6 +62,7 @@ class _Verbs(click.Group):
 @click.command(
     cls=_Verbs,
     invoke_without_command=True,
+    subcommand_metavar="VERB ...",
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="`softprompt VERB --help` shows what a verb takes.",
 )
@@ -76,7 +77,7 @@ def group(context: click.Context) -> None:
 def run(args: Sequence[str]) -> int:
     """Run one command line and return its exit code; nothing but a code leaves here."""
     try:
-        code = group.main(list(args), prog_name="softprompt", standalone_mode=False)
+        code = group.main(list(args), prog_name="softprompt", standalone_mode=False, obj=list(args))
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except SystemExit as ended:  # how click and rich leave when nobody reads their output any more

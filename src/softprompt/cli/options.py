@@ -13,7 +13,15 @@ if TYPE_CHECKING:
     from softprompt.library.card import Card
     from softprompt.library.prompt import Prompt
 
-__all__ = ["BaseChoice", "base_options", "json_option", "library_option", "open_prompt", "plain_text"]
+__all__ = [
+    "BaseChoice",
+    "base_options",
+    "examples",
+    "json_option",
+    "library_option",
+    "open_prompt",
+    "plain_text",
+]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -87,3 +95,8 @@ def _base_of(card: Card, choice: BaseChoice) -> Base:
 def plain_text(text: str) -> str:
     r"""A template as typed in a shell: ``\n`` and ``\t`` are a line break and a tab."""
     return text.replace("\\n", "\n").replace("\\t", "\t")
+
+
+def examples(lines: str) -> str:
+    """Command lines for the end of a help text, not to be rewrapped."""
+    return f"\b\nExamples:{lines.rstrip()}".replace("\n", "\n  ").replace("  Examples", "Examples")

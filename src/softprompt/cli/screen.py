@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -23,8 +24,8 @@ __all__ = [
     "complain",
     "err",
     "facts",
-    "grid",
     "out",
+    "print_grid",
     "print_json",
     "say",
     "seconds_text",
@@ -79,11 +80,34 @@ def waiting(what: str) -> Iterator[None]:
         yield
 
 
-def grid(heads: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()) -> Table:
-    """A table with a line of heads; the columns numbered in ``right`` hold numbers."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+def print_grid(heads: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
+    """A table with a line of heads, or where the terminal is too narrow for it, a paragraph a row.
+
+    Args:
+        heads: of the columns.
+        rows: their cells.
+        right: columns that hold numbers, which are kept whole.
+    """
+    console = out()
+    table = _table(heads, rows, right)
+    if Measurement.get(console, console.options, table).minimum <= console.width:
+        console.print(table)
+        return
+    for row in rows:
+        console.print(facts(dict(zip(heads, row, strict=True))))
+        console.print()
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int]) -> Table:
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     for number, head in enumerate(heads):
-        table.add_column(head, justify="right" if number in right else "left", overflow="fold")
+        words = [word for row in (heads, *rows) for word in row[number].split()]
+        table.add_column(
+            head,
+            justify="right" if number in right else "left",
+            overflow="fold",
+            min_width=max(map(len, words), default=None) if number in right else min(len(head), 8),
+        )
     for row in rows:
         table.add_row(*(Text(clean(cell)) for cell in row))
     return table

@@ -36,6 +36,7 @@ CARD_FILE = "softprompt.json"
 FORMAT = 1
 _LIMIT = 4 * 2**20
 _DEEPEST = 32
+_LARGEST = 2**63
 
 
 class _Part(BaseModel):
@@ -208,6 +209,8 @@ def _plain(value: Any, path: tuple[str, ...]) -> Any:
         return _text(value, path)
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{_dotted(path)} should be a finite number, got {value}")
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        raise ValueError(f"{_dotted(path)} should be a number of 64 bits, got a larger one")
     if value is None or isinstance(value, bool | int | float | BaseModel):
         return value
     raise ValueError(f"{_dotted(path)} holds a {type(value).__name__}, which JSON cannot")

@@ -6,17 +6,14 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["code_span", "json_block", "python_text", "table", "yaml_text"]
+__all__ = ["code_span", "json_block", "quoted", "table"]
+
+_ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "`": "\\x60"}
 
 
-def yaml_text(text: str) -> str:
-    """A double-quoted YAML scalar, in ASCII."""
-    return '"' + "".join(map(_yaml_letter, text)) + '"'
-
-
-def python_text(text: str) -> str:
-    """A Python string literal, in ASCII, without backticks."""
-    return ascii(text).replace("`", "\\x60")
+def quoted(text: str) -> str:
+    """Text in double quotes, in ASCII and without backticks: the same text to YAML and to Python."""
+    return '"' + "".join(map(_quoted_letter, text)) + '"'
 
 
 def code_span(text: str) -> str:
@@ -43,9 +40,9 @@ def _visible(text: str, keep: str = "") -> str:
     return "".join(c if c.isprintable() or c in keep else json.dumps(c)[1:-1] for c in text)
 
 
-def _yaml_letter(letter: str) -> str:
-    if letter in '"\\':
-        return "\\" + letter
+def _quoted_letter(letter: str) -> str:
+    if letter in _ESCAPES:
+        return _ESCAPES[letter]
     if " " <= letter <= "~":
         return letter
     return f"\\U{ord(letter):08x}"

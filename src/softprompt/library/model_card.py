@@ -12,7 +12,7 @@ from typing import Any
 from softprompt.base import catalog
 from softprompt.data.template import Template
 from softprompt.library.card import Card
-from softprompt.library.markup import code_span, json_block, python_text, table, yaml_text
+from softprompt.library.markup import code_span, json_block, quoted, table
 
 __all__ = ["model_card"]
 
@@ -55,10 +55,10 @@ def model_card(card: Card) -> str:
 def _front_matter(card: Card) -> str:
     lines = ["---"]
     if _from_hub(card.base.name):  # the hub refuses any other value
-        lines.append(f"base_model: {yaml_text(card.base.name)}")
+        lines.append(f"base_model: {quoted(card.base.name)}")
     tags = ["softprompt", card.kind, card.base.model_type]
     lines += ["library_name: peft", "pipeline_tag: text-generation", "tags:"]
-    lines += [f"- {yaml_text(tag)}" for tag in dict.fromkeys(tags) if tag]
+    lines += [f"- {quoted(tag)}" for tag in dict.fromkeys(tags) if tag]
     return "\n".join([*lines, "---"])
 
 
@@ -114,7 +114,7 @@ def _interval(pair: Any) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) and abs(value) < 10**15 else f"{float(value):.4g}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 # Code --------------------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ def _softprompt_code(card: Card) -> str:
 import softprompt
 
 base = softprompt.load_base({_load_arguments(card)})
-prompt = softprompt.load_prompt({python_text("./" + card.name)}, base)
+prompt = softprompt.load_prompt({quoted("./" + card.name)}, base)
 print(prompt.generate({_example_row(card)}))"""
 
 
@@ -134,8 +134,8 @@ def _peft_code(card: Card) -> str:
     return f"""\
 from peft import PeftModel
 {_base_code(card)}
-model = PeftModel.from_pretrained(model, {python_text("./" + card.name)})
-text = {python_text(_example_text(card))}
+model = PeftModel.from_pretrained(model, {quoted("./" + card.name)})
+text = {quoted(_example_text(card))}
 ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").to(model.device)
 answer = model.generate(**ids, max_new_tokens=20, do_sample=False)
 print(tokenizer.decode(answer[0], skip_special_tokens=True))"""
@@ -153,23 +153,23 @@ model, tokenizer = base.model, base.tokenizer"""
     return f"""\
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained({python_text(name)}{_revision(card)})
+tokenizer = AutoTokenizer.from_pretrained({quoted(name)}{_revision(card)})
 model = AutoModelForCausalLM.from_pretrained({_load_arguments(card)})"""
 
 
 def _load_arguments(card: Card) -> str:
     dtype = card.base.dtype.removeprefix("torch.")
     numbers = f', dtype="{dtype}"' if dtype in _DTYPES else ""
-    return python_text(card.base.name) + _revision(card) + numbers
+    return quoted(card.base.name) + _revision(card) + numbers
 
 
 def _revision(card: Card) -> str:
-    return f", revision={python_text(card.base.revision)}" if card.base.revision else ""
+    return f", revision={quoted(card.base.revision)}" if card.base.revision else ""
 
 
 def _example_row(card: Card) -> str:
     fields = _as_template(card).input_fields
-    return "{" + ", ".join(f'{python_text(field)}: "..."' for field in fields) + "}"
+    return "{" + ", ".join(f'{quoted(field)}: "..."' for field in fields) + "}"
 
 
 def _example_text(card: Card) -> str:

@@ -12,9 +12,6 @@ from pathlib import Path
 from typing import Any, overload
 
 import torch
-from softprompt.library.card import Card
-from softprompt.library.folder import Library, check_base
-from softprompt.library.peft_format import from_front, to_front
 
 from softprompt.base.generate import Request, Sampling, generate
 from softprompt.base.model import Base
@@ -23,6 +20,9 @@ from softprompt.data.table import Row, Table
 from softprompt.data.template import Template
 from softprompt.errors import ArtifactError, ConfigError
 from softprompt.evaluation.score import Scores, likelihoods, score
+from softprompt.library.card import Card
+from softprompt.library.folder import Library, check_base
+from softprompt.library.peft_format import from_front, to_front
 from softprompt.prefix import Front, Prefix
 
 __all__ = ["Prompt", "answer_together", "load_prompt"]
@@ -140,7 +140,7 @@ def load_prompt(name: str | Path, base: Base, library: str | Path = "prompts") -
         ArtifactError: there is no such prompt, or it is damaged.
         WrongBaseError: it was learnt on another base.
     """
-    artifact = Library(library).load(str(name))
+    artifact = Library(library).load(name)
     if artifact.card is None:
         raise ArtifactError(f"{name} has no card; bring it in with softprompt import first.")
     check_base(artifact, base)

@@ -36,22 +36,23 @@ class Diary:
         with plain_disk_errors(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
         if self._board is not None:
-            self._chart(report)
-
-    def _chart(self, report: Report) -> None:
-        numbers = {"loss": report.loss, "learning_rate": report.learning_rate}
-        if report.scores is not None:
-            numbers["validation/nll"] = report.scores.nll
-            if report.scores.accuracy is not None:
-                numbers["validation/accuracy"] = report.scores.accuracy
-        for name, value in numbers.items():
-            if not math.isnan(value):
-                self._board.add_scalar(name, value, report.step)
+            _chart(self._board, report)
 
     def close(self) -> None:
         """Finish TensorBoard's file, if there is one."""
         if self._board is not None:
             self._board.close()
+
+
+def _chart(board: Any, report: Report) -> None:
+    numbers = {"loss": report.loss, "learning_rate": report.learning_rate}
+    if report.scores is not None:
+        numbers["validation/nll"] = report.scores.nll
+        if report.scores.accuracy is not None:
+            numbers["validation/accuracy"] = report.scores.accuracy
+    for name, value in numbers.items():
+        if not math.isnan(value):
+            board.add_scalar(name, value, report.step)
 
 
 def _lines_to(path: Path, step: int) -> list[str]:
@@ -76,4 +77,4 @@ def _board(folder: Path) -> Any:
             "output.tensorboard is on, but TensorBoard is not installed; "
             "run pip install 'softprompt[tensorboard]'."
         ) from error
-    return SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(folder))

@@ -1,0 +1,96 @@
+"""The plain flags of ``train`` as settings: knows which flag means which setting, not what settings do."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from softprompt.cli.options import plain_text
+from softprompt.config import Config, load, parse
+
+__all__ = ["label_words", "settings"]
+
+_SETTINGS = {
+    "name": "name",
+    "seed": "seed",
+    "model": "base.model",
+    "data": "data.train",
+    "validation": "data.validation",
+    "test": "data.test",
+    "input": "data.input",
+    "target": "data.target",
+    "labels": "data.labels",
+    "front": "method.front",
+    "learning_rate": "train.learning_rate",
+    "epochs": "train.epochs",
+    "library": "output.library",
+    "overwrite": "output.overwrite",
+}
+_TYPED = ("input", "target", "front")
+_ROWS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+
+
+def settings(file: str | None, flags: Mapping[str, Any], assignments: tuple[str, ...]) -> Config:
+    """The configuration of a file, with flags and then ``--set`` assignments over it.
+
+    Raises:
+        ConfigError: a setting is wrong.
+        ResourceError: the file cannot be read.
+    """
+    if file is None and flags["data"] is None and not assignments:
+        raise click.UsageError(
+            "There is nothing to learn from; give a configuration file, or --data, --input and --target.",
+            click.get_current_context(),
+        )
+    if file is not None and Path(file).suffix.lower() in _ROWS:
+        raise click.UsageError(
+            f"{file} looks like rows, not like a configuration; give it as --data {file}.",
+            click.get_current_context(),
+        )
+    given = {flag: value for flag, value in flags.items() if value not in (None, False)}
+    if file is None and "name" not in given and "data" in given:
+        given["name"] = _name_from(given["data"])
+    wanted = [f"{_SETTINGS[flag]}={_toml(_value(flag, value))}" for flag, value in given.items()]
+    overrides = [*wanted, *assignments]
+    return parse({}, overrides, folder=Path.cwd()) if file is None else load(file, overrides)
+
+
+def label_words(text: str) -> list[str] | dict[str, str]:
+    """Labels as typed: ``a,b,c``, or ``0=no,1=yes`` where the data's labels stand for other words."""
+    parts = [part.strip() for part in text.split(",")]
+    if all("=" in part for part in parts):
+        pairs = (part.split("=", 1) for part in parts)
+        return {label.strip(): word.strip() for label, word in pairs}
+    return parts
+
+
+def _value(flag: str, value: Any) -> Any:
+    if flag == "labels":
+        return label_words(value)
+    return plain_text(value) if flag in _TYPED else value
+
+
+def _name_from(data: str) -> str:
+    """A name for what is learnt from ``data``: a file's stem, or the name of a bundled or hub set."""
+    name = Path(data).stem
+    if data.startswith("bundled:"):
+        name = data.removeprefix("bundled:").split("/")[0]
+    elif data.startswith("hub:"):
+        name = data.removeprefix("hub:").split("/")[1:2][0] if "/" in data else "prompt"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")[:100] or "prompt"
+
+
+def _toml(value: Any) -> str:
+    """A value in TOML, so that a text with quotes or brackets in it arrives as it was typed."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_toml(key)} = {_toml(word)}" for key, word in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, float):
+        return repr(value)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,210 @@
+"""The verb ``generate``: texts in, a prompt's answers or label probabilities out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from softprompt.cli.options import (
+    BaseChoice,
+    base_options,
+    examples,
+    json_option,
+    library_option,
+    open_prompt,
+)
+
+if TYPE_CHECKING:
+    from softprompt.base.generate import Sampling
+    from softprompt.library.prompt import Prompt, Text
+
+__all__ = ["command"]
+
+TOGETHER = 16
+"""Texts answered in one batch; bounds memory."""
+
+
+EXAMPLES = r"""
+softprompt generate topics "Rates cut as growth slows"
+softprompt generate topics --file headlines.txt --classify
+softprompt generate entailment --row premise="It rains." --row hypothesis="It is dry."
+"""
+
+
+@click.command("generate", epilog=examples(EXAMPLES))
+@click.argument("name")
+@click.argument("texts", nargs=-1, metavar="[TEXT]...")
+@click.option("--row", "cells", multiple=True, metavar="COLUMN=VALUE", help="One row, a column at a time.")
+@click.option("--file", metavar="FILE", help="Texts, one a line; - for stdin.")
+@click.option("--max-new-tokens", type=int, metavar="N", help="Longest answer.  [default: 64, or a label]")
+@click.option("--temperature", type=float, metavar="X", help="0 takes the likeliest token.  [default: 0]")
+@click.option("--top-k", type=int, metavar="N", help="Draw among the N likeliest.")
+@click.option("--top-p", type=float, metavar="X", help="Draw among the likeliest that hold this much.")
+@click.option("--seed", type=int, metavar="N", help="Fixes the draws.")
+@click.option("--stop", multiple=True, metavar="TEXT", help="End an answer before this; may repeat.")
+@click.option("--classify", is_flag=True, help="Print the probability of every label.")
+@click.option("--base-only", is_flag=True, help="Leave the prompt out: what the bare base says.")
+@library_option
+@base_options
+@json_option
+def command(
+    name: str,
+    texts: tuple[str, ...],
+    cells: tuple[str, ...],
+    file: str | None,
+    classify: bool,
+    base_only: bool,
+    library: str,
+    model: str | None,
+    dtype: str,
+    device: str,
+    trust_remote_code: bool,
+    as_json: bool,
+    **sampling: Any,
+) -> None:
+    """Answer texts with a saved prompt."""
+    asked = _asked(texts, cells, file)
+    options = _sampling({option: value for option, value in sampling.items() if value not in (None, ())})
+    prompt = open_prompt(name, library, BaseChoice(model, dtype, device, trust_remote_code))
+    if base_only:
+        prompt = replace(prompt, front=prompt.base.embed(prompt.base.start_ids))
+    if classify:
+        _classify(prompt, asked, as_json)
+        return
+    if sampling["max_new_tokens"] is None:
+        options = replace(options, max_new_tokens=_room(prompt, options.max_new_tokens))
+    if len(asked) == 1 and not as_json and not options.stop and sys.stdout.isatty():
+        _stream(prompt, asked[0], options)
+    else:
+        _answer(prompt, asked, options, as_json)
+
+
+def _asked(texts: Sequence[str], cells: Sequence[str], file: str | None) -> list[Text]:
+    """Everything to answer, in the order of arguments, row, file."""
+    asked: list[Text] = list(texts)
+    if cells:
+        asked.append(dict(_cell(cell) for cell in cells))
+    if file is not None:
+        asked += _lines(file)
+    if not asked:
+        raise click.UsageError(
+            "There is nothing to answer; give a TEXT, --row COLUMN=VALUE or --file FILE.",
+            click.get_current_context(),
+        )
+    return asked
+
+
+def _cell(cell: str) -> tuple[str, str]:
+    column, equals, value = cell.partition("=")
+    if not equals or not column:
+        raise click.UsageError(
+            f"--row {cell}: expected COLUMN=VALUE; for plain text leave --row out.",
+            click.get_current_context(),
+        )
+    return column, value
+
+
+def _lines(file: str) -> list[str]:
+    """The texts of a file, one a line; blank lines are left out."""
+    from softprompt.errors import DataError
+
+    try:
+        raw = sys.stdin.buffer.read() if file == "-" else Path(file).expanduser().read_bytes()
+        text = raw.decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise DataError(f"There is no file {file}; check the path.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is not UTF-8 text; save it as UTF-8.") from error
+    lines = [line.rstrip("\r") for line in text.split("\n") if line.strip()]
+    if not lines:
+        raise DataError(f"{'stdin' if file == '-' else file} is empty; give one text a line.")
+    return lines
+
+
+def _sampling(options: dict[str, Any]) -> Sampling:
+    from softprompt.base.generate import Sampling
+
+    return Sampling(**options)
+
+
+def _room(prompt: Prompt, usual: int) -> int:
+    """How long an answer may be when nobody says: with labels, as long as the longest of them."""
+    from softprompt.data.rows import candidate_ids
+
+    labels = candidate_ids(prompt.template, prompt.base.encode)
+    return max(map(len, labels)) if labels else usual
+
+
+def _answer(prompt: Prompt, asked: Sequence[Text], sampling: Sampling, as_json: bool) -> None:
+    from softprompt.cli import screen
+
+    found: list[dict[str, object]] = []
+    for start, batch in _batches(asked):
+        options = vars(sampling) | {"seed": sampling.seed + start // TOGETHER}
+        for text, answer in zip(batch, prompt.generate(batch, **options), strict=True):
+            found.append({"input": text, "answer": answer})
+            if not as_json:
+                print(_one_line(answer) if len(asked) > 1 else _shown(answer.strip()), flush=True)
+    if as_json:
+        screen.print_json({"name": prompt.name, "base": prompt.base.name, "answers": found})
+
+
+def _batches(asked: Sequence[Text]) -> Iterator[tuple[int, Sequence[Text]]]:
+    for start in range(0, len(asked), TOGETHER):
+        yield start, list(asked[start : start + TOGETHER])
+
+
+def _stream(prompt: Prompt, text: Text, sampling: Sampling) -> None:
+    """Print an answer word for word while it is written."""
+    from softprompt.base.generate import generate
+
+    tokens: list[int] = []
+    shown = ""
+
+    def told(row: int, token: int) -> None:
+        nonlocal shown
+        tokens.append(token)
+        so_far = prompt.base.decode(tokens).lstrip()
+        if so_far.startswith(shown) and not so_far.endswith("�"):  # else half of a letter is still to come
+            print(_shown(so_far[len(shown) :]), end="", flush=True)
+            shown = so_far
+
+    whole = generate(prompt.base, [prompt.request(text)], sampling, told)[0].lstrip()
+    print(_shown(whole[len(shown) :]), flush=True)
+
+
+def _classify(prompt: Prompt, asked: Sequence[Text], as_json: bool) -> None:
+    from softprompt.cli import screen
+
+    found = [(text, prompt.classify(text)) for text in asked]
+    if as_json:
+        answers = [{"input": t, "label": next(iter(p)), "probabilities": p} for t, p in found]
+        screen.print_json({"name": prompt.name, "base": prompt.base.name, "answers": answers})
+        return
+    if len(found) == 1:
+        rows = [(label, f"{100 * share:.1f}%") for label, share in found[0][1].items()]
+        screen.print_grid(("label", "probability"), rows, right=[1])
+        return
+    best = [(_words(text), *next(iter(shares.items()))) for text, shares in found]
+    rows3 = [(text, label, f"{100 * share:.1f}%") for text, label, share in best]
+    screen.print_grid(("text", "label", "probability"), rows3, right=[2])
+
+
+def _words(text: Text) -> str:
+    return text if isinstance(text, str) else "  ".join(f"{key}={value}" for key, value in text.items())
+
+
+def _one_line(answer: str) -> str:
+    return _shown(answer.strip().replace("\\", "\\\\").replace("\n", "\\n"))
+
+
+def _shown(text: str) -> str:
+    """The answer itself for a file or a pipe; for a terminal without anything it would obey."""
+    from softprompt.cli.screen import clean
+
+    return clean(text) if sys.stdout.isatty() else text

@@ -1,0 +1,149 @@
+"""The verb ``import``: a folder PEFT wrote in, a prompt of the library, bound to its base, out."""
+
+from __future__ import annotations
+
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+import softprompt
+from softprompt.cli.options import (
+    BaseChoice,
+    base_options,
+    examples,
+    json_option,
+    library_option,
+    plain_text,
+)
+
+if TYPE_CHECKING:
+    from softprompt.base.model import Base
+    from softprompt.library.card import Card, TemplateCard
+    from softprompt.library.folder import Artifact
+    from softprompt.library.peft_format import Learnt
+
+__all__ = ["command"]
+
+_MAX_TOKENS = 512
+
+
+EXAMPLES = r"""
+softprompt import my-peft-folder --name topics --model smollm2-135m --input "{text}\nTopic:"
+"""
+
+
+@click.command("import", epilog=examples(EXAMPLES))
+@click.argument("folder")
+@click.option("--name", required=True, metavar="N", help="Name it gets in the library.")
+@click.option("--input", default="{text}", show_default=True, metavar="TEXT", help="What the model reads.")
+@click.option("--target", default="{target}", show_default=True, metavar="TEXT", help="What it writes.")
+@click.option("--labels", metavar="A,B,C", help="The possible labels; 0=no,1=yes where words differ.")
+@click.option("--overwrite", is_flag=True, help="Replace a prompt of the same name.")
+@library_option
+@base_options
+@json_option
+def command(
+    folder: str,
+    name: str,
+    input: str,
+    target: str,
+    labels: str | None,
+    overwrite: bool,
+    library: str,
+    model: str | None,
+    dtype: str,
+    device: str,
+    trust_remote_code: bool,
+    as_json: bool,
+) -> None:
+    """Bring a PEFT prompt or prefix into the library, bound to its base."""
+    from softprompt.cli import screen
+    from softprompt.library.folder import Library
+
+    artifact = Library(library).load(Path(folder))
+    template = None if artifact.card is not None else _template(artifact.learnt, input, target, labels)
+    if model is None and artifact.card is None:
+        raise click.UsageError(
+            f"{folder} does not say for sure which base it was learnt on; name it with --model.",
+            click.get_current_context(),
+        )
+    base = _base(artifact, BaseChoice(model, dtype, device, trust_remote_code))
+    card = _bound(artifact, base, name, template)
+    path = Library(library).save(name, artifact.learnt, card, overwrite=overwrite)
+    if as_json:
+        screen.print_json({"name": name, "path": str(path), "card": card.model_dump()})
+        return
+    screen.out().print(
+        screen.clean(f"Saved as {path}: {card.kind}, {card.positions} positions, bound to {base.name}."),
+        soft_wrap=True,
+    )
+
+
+def _template(learnt: Learnt, input: str, target: str, labels: str | None) -> TemplateCard:
+    """The template of a folder that brings none; checked before any base is loaded."""
+    from softprompt.cli.flags import label_words
+    from softprompt.data.template import Template
+    from softprompt.library.card import TemplateCard
+
+    words = None if labels is None else label_words(labels)
+    made = Template(plain_text(input), plain_text(target), words)
+    return TemplateCard(
+        front=f"{{soft:{learnt.positions}}}" if learnt.kind == "prompt-tuning" else "",
+        input=made.input,
+        target=made.target,
+        labels=dict(made.labels) if made.labels is not None else None,
+        label_column=made.label_column,
+        end_of_text=made.labels is None,
+        max_tokens=_MAX_TOKENS,
+    )
+
+
+def _base(artifact: Artifact, choice: BaseChoice) -> Base:
+    if choice.model is not None or artifact.card is None:
+        return choice.load(choice.model or "")
+    return choice.load(artifact.card.base.name, artifact.card.base.revision)
+
+
+def _bound(artifact: Artifact, base: Base, name: str, template: TemplateCard | None) -> Card:
+    """The card of what was read, once it was found to fit ``base``."""
+    from softprompt.library.folder import check_base
+    from softprompt.library.peft_format import to_front
+
+    check_base(artifact, base)
+    to_front(artifact.learnt, base)  # says so if the shapes do not fit
+    if artifact.card is not None:
+        return artifact.card.model_copy(update={"name": name})
+    assert template is not None
+    return _new_card(artifact.learnt, base, name, template)
+
+
+def _new_card(learnt: Learnt, base: Base, name: str, template: TemplateCard) -> Card:
+    import torch
+
+    from softprompt.library.card import BaseCard, Card
+
+    return Card(
+        name=name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        kind=learnt.kind,
+        base=BaseCard(
+            name=base.name,
+            fingerprint=base.fingerprint,
+            model_type=base.config.model_type,
+            dtype=str(base.dtype).removeprefix("torch."),
+        ),
+        positions=learnt.positions,
+        trained_parameters=learnt.tensor.numel(),
+        template=template,
+        data={},
+        scores={},
+        settings={},
+        versions={
+            "softprompt": softprompt.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    )

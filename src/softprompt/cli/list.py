@@ -1,0 +1,81 @@
+"""The verb ``list``: a library in, a line for each of its prompts out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from softprompt.cli.options import json_option, library_option
+
+if TYPE_CHECKING:
+    from softprompt.library.folder import Entry
+
+__all__ = ["command"]
+
+_HEADS = ("name", "kind", "base", "positions", "validation", "test", "size", "created (UTC)")
+
+
+@click.command("list")
+@library_option
+@json_option
+def command(library: str, as_json: bool) -> None:
+    """List the saved prompts."""
+    from softprompt.cli import screen
+    from softprompt.library.folder import Library
+
+    entries = Library(library).list()
+    if as_json:
+        screen.print_json({"library": library, "prompts": [_json(entry, Path(library)) for entry in entries]})
+        return
+    console = screen.out()
+    if not entries:
+        console.print(f"There are no prompts in {screen.clean(library)} yet; `softprompt train` makes one.")
+    rows = [_row(entry, Path(library)) for entry in entries if entry.card is not None]
+    if rows:
+        screen.print_grid(_HEADS, rows, right=[3, 4, 5, 6])
+    for entry in entries:
+        if entry.fault is not None:
+            console.print(
+                f"{screen.clean(entry.name)} is broken. {screen.clean(entry.fault)}",
+                style="red",
+                soft_wrap=True,
+            )
+
+
+def _row(entry: Entry, library: Path) -> tuple[str, ...]:
+    from softprompt.cli.scores import headline
+    from softprompt.cli.screen import bytes_text
+
+    card = entry.card
+    assert card is not None
+    return (
+        entry.name,
+        card.kind,
+        card.base.name,
+        str(card.positions),
+        headline(card.scores.get("validation", {})),
+        headline(card.scores.get("test", {})),
+        bytes_text(_size(library / entry.name)),
+        card.created[:16].replace("T", " "),
+    )
+
+
+def _json(entry: Entry, library: Path) -> dict[str, object]:
+    if entry.card is None:
+        return {"name": entry.name, "fault": entry.fault}
+    card = entry.card
+    return {
+        "name": entry.name,
+        "kind": card.kind,
+        "base": card.base.name,
+        "positions": card.positions,
+        "scores": card.scores,
+        "bytes": _size(library / entry.name),
+        "created": card.created,
+    }
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())

@@ -1,0 +1,170 @@
+"""The verb ``train``: flags and a file in, a saved prompt and its scores out."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from softprompt.cli.options import BaseChoice, examples, json_option
+
+if TYPE_CHECKING:
+    from softprompt.config import Config
+    from softprompt.library.prompt import Prompt
+
+__all__ = ["command", "learn", "tell"]
+
+
+EXAMPLES = r"""
+softprompt train --data train.jsonl --input "Q: {question}\nA:" --target " {answer}"
+softprompt train topics.toml --epochs 5 --set train.batch_size=8
+"""
+
+
+@click.command("train", epilog=examples(EXAMPLES))
+@click.argument("config", required=False, metavar="[CONFIG.toml]")
+@click.option(
+    "--data", metavar="FILE", help="Training rows: .jsonl, .csv, ..., bundled:NAME/SPLIT or hub:..."
+)
+@click.option("--validation", metavar="FILE", help="Rows to choose on; else a fifth of the training rows.")
+@click.option("--test", metavar="FILE", help="Rows to score once, at the end.")
+@click.option("--input", metavar="TEXT", help=r'What the model reads, such as "Headline: {text}\nTopic:".')
+@click.option("--target", metavar="TEXT", help='What it should write, such as " {label}".')
+@click.option("--labels", metavar="A,B,C", help="The possible labels; 0=no,1=yes where words differ.")
+@click.option("--name", metavar="N", help="Name of the prompt.  [default: the data's name]")
+@click.option("--model", metavar="M", help="The base: a bundled name, hub id, folder or .gguf file.")
+@click.option("--front", metavar="F", help='What is learnt in front, such as "{soft:20}".')
+@click.option("--learning-rate", type=float, metavar="X", help="Highest learning rate.")
+@click.option("--epochs", type=int, metavar="N", help="How often every row is seen.")
+@click.option("--seed", type=int, metavar="N", help="Fixes every random choice.")
+@click.option("--set", "assignments", multiple=True, metavar="A.B=C", help="Any other setting; may repeat.")
+@click.option("--resume", is_flag=True, help="Go on where a stopped or killed run left off.")
+@click.option("--overwrite", is_flag=True, help="Replace a prompt of the same name.")
+@click.option("--library", metavar="DIR", help="The folder of saved prompts.  [default: prompts]")
+@json_option
+@click.pass_context
+def command(
+    context: click.Context,
+    /,
+    config: str | None,
+    assignments: tuple[str, ...],
+    resume: bool,
+    as_json: bool,
+    **flags: Any,
+) -> int:
+    """Teach a base one job and keep the prompt.
+
+    Either a configuration file, or flags alone; flags win over the file, --set over both.
+    """
+    from softprompt.cli.flags import settings
+
+    wanted = settings(config, flags, assignments)
+    prompt = learn(wanted, resume=resume, typed=context.obj or ["train"])
+    tell(prompt, wanted, as_json=as_json)
+    about = prompt.card.training
+    return 130 if about is not None and about.ended == "interrupted" else 0
+
+
+def learn(config: Config, *, resume: bool = False, typed: Sequence[str] = ()) -> Prompt:
+    """Train with progress on stderr; the first Ctrl-C ends well, the second at once.
+
+    Args:
+        config: what to learn.
+        resume: go on from the checkpoint, if there is one.
+        typed: the arguments the user gave, to say how to go on.
+    """
+    from softprompt.cli.interrupt import Interrupts
+    from softprompt.cli.screen import say
+    from softprompt.cli.watch import watcher
+    from softprompt.data.task import load_task
+    from softprompt.training.job import train
+
+    load_task(config.data, config.seed)  # a fault in the data should not wait for a base to be loaded
+    base = _load(config)
+    try:
+        with watcher() as watch, Interrupts() as interrupts:
+            prompt = train(
+                base, config, resume=resume, watch=watch.report, stop=interrupts.asked, notify=watch.note
+            )
+    except KeyboardInterrupt:
+        say(_stopped_at_once(config, typed))
+        raise
+    about = prompt.card.training
+    if about is not None and about.ended == "interrupted":
+        say(
+            f"Stopped after step {about.steps}; the best so far, of step {about.best_step}, is saved. "
+            f"To go on from here:\n  {_again(typed, '--resume', '--overwrite')}"
+        )
+    return prompt
+
+
+def tell(prompt: Prompt, config: Config, *, as_json: bool = False) -> None:
+    """Print what came of a run."""
+    from softprompt.cli import screen
+    from softprompt.cli.scores import print_scores
+
+    folder = Path(config.output.library) / prompt.name
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    if as_json:
+        screen.print_json(
+            {"name": prompt.name, "path": str(folder), "bytes": size, "card": prompt.card.model_dump()}
+        )
+        return
+    console = screen.out()
+    print_scores(prompt.card.scores)
+    console.print()
+    console.print(screen.facts(_facts(prompt, folder, size)))
+    console.print("\nWhat one would type next:")
+    for line in _next(prompt, config):
+        console.print(f"  {line}", soft_wrap=True)
+
+
+def _load(config: Config) -> Any:
+    about = config.base
+    choice = BaseChoice(about.model, about.dtype, about.device, about.trust_remote_code)
+    return choice.load(about.model, about.revision)
+
+
+def _facts(prompt: Prompt, folder: Path, size: int) -> dict[str, str]:
+    from softprompt.cli.screen import bytes_text, seconds_text
+
+    card = prompt.card
+    found = {
+        "trained parameters": f"{card.trained_parameters:,}",
+        "saved in": f"{folder} ({bytes_text(size)})",
+    }
+    if card.training is not None:
+        about = card.training
+        found["best step"] = f"{about.best_step} of {about.steps}"
+        found["time"] = seconds_text(about.seconds)
+        if about.peak_memory_bytes is not None:
+            found["peak memory"] = bytes_text(about.peak_memory_bytes)
+    return found
+
+
+def _next(prompt: Prompt, config: Config) -> list[str]:
+    fields = prompt.template.input_fields
+    example = '"..."' if len(fields) == 1 else " ".join(f'--row {shlex.quote(f)}="..."' for f in fields)
+    where = config.output.library
+    library = "" if where == "prompts" else f" --library {shlex.quote(where)}"
+    return [
+        f"softprompt generate {prompt.name} {example}{library}",
+        f"softprompt show {prompt.name}{library}",
+    ]
+
+
+def _stopped_at_once(config: Config, typed: Sequence[str]) -> str:
+    checkpoint = Path(config.output.runs) / config.name / "checkpoint.safetensors"
+    if not checkpoint.exists():
+        return "Stopped at once; no checkpoint had been written yet, so nothing is kept."
+    return (
+        f"Stopped at once; the last checkpoint is in {checkpoint.parent}. "
+        f"To go on from it:\n  {_again(typed, '--resume')}"
+    )
+
+
+def _again(typed: Sequence[str], *extra: str) -> str:
+    return shlex.join(["softprompt", *typed, *(flag for flag in extra if flag not in typed)])
