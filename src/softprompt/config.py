@@ -36,6 +36,7 @@ from softprompt.config_io import (
 from softprompt.errors import ConfigError
 
 __all__ = [
+    "NAME_RULE",
     "BaseConfig",
     "Config",
     "DataConfig",
@@ -51,7 +52,7 @@ __all__ = [
 ]
 
 _SOURCES = ("train", "validation", "test")
-_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
+NAME_RULE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 _NO_PATH = ("bundled:", "hub:")
 
 
@@ -271,7 +272,7 @@ class Config(_Section):
     @field_validator("name")
     @classmethod
     def _name_is_a_folder_name(cls, name: str) -> str:
-        if not _NAME.fullmatch(name):
+        if not NAME_RULE.fullmatch(name):
             rule = "1 to 100 of the letters a-z and A-Z, digits, '.', '_' and '-', not starting with '.'"
             raise BrokenRuleError(f"expected {rule}, got {shown(name)}")
         return name

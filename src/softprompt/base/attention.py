@@ -39,7 +39,7 @@ def attend(
     """Query [N, H, W, D], key and value [N, K, C, D], mask broadcast to [N, 1, W, C] -> [N, W, H, D]."""
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if _wants_recomputation(query, attention_mask):
-        out = _Recomputed.apply(query, key, value, attention_mask, scale)
+        out = _Recomputed.apply(query, key, value, attention_mask, scale)  # type: ignore[no-untyped-call]
     else:
         out = functional.scaled_dot_product_attention(
             query,

@@ -33,7 +33,7 @@ class Head:
         """Negative log-likelihood of ``targets`` [M] given hidden [M, E], in nats, fp32 [M]."""
         if len(targets) <= CHUNK or any(p.requires_grad for p in self._projection.parameters()):
             return functional.cross_entropy(self.logits(hidden), targets, reduction="none")
-        losses: Tensor = _ChunkedNLL.apply(hidden, targets, self)
+        losses: Tensor = _ChunkedNLL.apply(hidden, targets, self)  # type: ignore[no-untyped-call]
         return losses
 
 

@@ -38,8 +38,8 @@ softprompt import my-peft-folder --name topics --model smollm2-135m --input "{te
 @click.command("import", epilog=examples(EXAMPLES))
 @click.argument("folder")
 @click.option("--name", required=True, metavar="N", help="Name it gets in the library.")
-@click.option("--input", default="{text}", show_default=True, metavar="TEXT", help="What the model reads.")
-@click.option("--target", default="{target}", show_default=True, metavar="TEXT", help="What it writes.")
+@click.option("--input", metavar="TEXT", help="What the model reads.  [default: {text}]")
+@click.option("--target", metavar="TEXT", help="What it should write.  [default: {target}]")
 @click.option("--labels", metavar="A,B,C", help="The possible labels; 0=no,1=yes where words differ.")
 @click.option("--overwrite", is_flag=True, help="Replace a prompt of the same name.")
 @library_option
@@ -48,8 +48,8 @@ softprompt import my-peft-folder --name topics --model smollm2-135m --input "{te
 def command(
     folder: str,
     name: str,
-    input: str,
-    target: str,
+    input: str | None,
+    target: str | None,
     labels: str | None,
     overwrite: bool,
     library: str,
@@ -64,12 +64,10 @@ def command(
     from softprompt.library.folder import Library
 
     artifact = Library(library).load(Path(folder))
-    template = None if artifact.card is not None else _template(artifact.learnt, input, target, labels)
-    if model is None and artifact.card is None:
-        raise click.UsageError(
-            f"{folder} does not say for sure which base it was learnt on; name it with --model.",
-            click.get_current_context(),
-        )
+    template = None
+    if artifact.card is None:
+        template = _template(artifact.learnt, input or "{text}", target or "{target}", labels)
+    _check(folder, artifact, model, told=(input, target, labels))
     base = _base(artifact, BaseChoice(model, dtype, device, trust_remote_code))
     card = _bound(artifact, base, name, template)
     path = Library(library).save(name, artifact.learnt, card, overwrite=overwrite)
@@ -80,6 +78,17 @@ def command(
         screen.clean(f"Saved as {path}: {card.kind}, {card.positions} positions, bound to {base.name}."),
         soft_wrap=True,
     )
+
+
+def _check(folder: str, artifact: Artifact, model: str | None, told: tuple[str | None, ...]) -> None:
+    """Refuse flags that a folder needs and were not given, or that it has no use for."""
+    fault = None
+    if artifact.card is None and model is None:
+        fault = f"{folder} does not say for sure which base it was learnt on; name it with --model."
+    if artifact.card is not None and any(value is not None for value in told):
+        fault = f"{folder} brings its own template; leave --input, --target and --labels out."
+    if fault is not None:
+        raise click.UsageError(fault, click.get_current_context())
 
 
 def _template(learnt: Learnt, input: str, target: str, labels: str | None) -> TemplateCard:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-_HEADS = ("name", "kind", "base", "positions", "validation", "test", "size", "created (UTC)")
+_HEADS = ("name", "kind", "base", "positions", "valid.", "test", "size", "created")
 
 
 @click.command("list")
@@ -52,13 +52,13 @@ def _row(entry: Entry, library: Path) -> tuple[str, ...]:
     assert card is not None
     return (
         entry.name,
-        card.kind,
+        card.kind.replace("-", " "),
         card.base.name,
         str(card.positions),
         headline(card.scores.get("validation", {})),
         headline(card.scores.get("test", {})),
         bytes_text(_size(library / entry.name)),
-        card.created[:16].replace("T", " "),
+        card.created[:10],
     )
 
 

@@ -35,6 +35,9 @@ __all__ = [
 _UNREAD_WIDTH = 120
 """Columns of a table that goes to a file or a pipe."""
 
+_WORD = 24
+"""Letters of a word that a table keeps together."""
+
 
 def out() -> Console:
     """Where results go."""
@@ -90,7 +93,8 @@ def print_grid(heads: Sequence[str], rows: Sequence[Sequence[str]], *, right: Se
     """
     console = out()
     table = _table(heads, rows, right)
-    if Measurement.get(console, console.options, table).minimum <= console.width:
+    unbounded = console.options.update(max_width=10_000)  # else it is never found to be wider
+    if Measurement.get(console, unbounded, table).minimum <= console.width:
         console.print(table)
         return
     for row in rows:
@@ -99,14 +103,17 @@ def print_grid(heads: Sequence[str], rows: Sequence[Sequence[str]], *, right: Se
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int]) -> Table:
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    table = Table(
+        box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True, header_style="bold"
+    )
     for number, head in enumerate(heads):
         words = [word for row in (heads, *rows) for word in row[number].split()]
+        longest = max(map(len, words), default=1)
         table.add_column(
             head,
             justify="right" if number in right else "left",
             overflow="fold",
-            min_width=max(map(len, words), default=None) if number in right else min(len(head), 8),
+            min_width=longest if number in right else min(longest, _WORD),
         )
     for row in rows:
         table.add_row(*(Text(clean(cell)) for cell in row))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from softprompt.atomic import new_folder, plain_disk_errors, write_bytes
 from softprompt.base.model import Base
-from softprompt.config import _NAME as NAME_RULE
+from softprompt.config import NAME_RULE
 from softprompt.config_io import nearest, shown
 from softprompt.errors import ArtifactError, ResourceError, SoftpromptError, WrongBaseError
 from softprompt.library import peft_format

@@ -107,11 +107,15 @@ class Prompt:
 
     def request(self, text: Text) -> Request:
         """One text as the engine takes it: its tokens, by the seam rule, behind this prompt."""
-        reserve = max(map(len, self._candidates), default=0) if self._candidates else 0
-        ids = encode_input(
-            self.template, text, self.base.encode, self.card.template.max_tokens, reserve=reserve
+        if isinstance(text, str) and not self.template.input_fields:
+            # Nothing in the input varies, so the text can only be how the answer begins.
+            ids = (*self.base.encode(self.template.input_text({})), *self.base.encode(text))
+            return Request(ids, self.prefix)
+        reserve = max(map(len, self._candidates or ((),)))
+        limit = self.card.template.max_tokens
+        return Request(
+            encode_input(self.template, text, self.base.encode, limit, reserve=reserve), self.prefix
         )
-        return Request(ids, self.prefix)
 
     def save(self, library: str | Path | Library = "prompts", *, overwrite: bool = False) -> Path:
         """Write the artifact, whole or not at all, as ``library/NAME``; its path."""

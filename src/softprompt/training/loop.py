@@ -28,7 +28,10 @@ from softprompt.training.schedule import Steps, rate
 __all__ = ["Outcome", "Report", "fit"]
 
 RUNAWAY_STEPS = 10
-"""So many losses in a row, each worse than the first and than a blind guess among V words, are a divergence."""
+"""So many losses in a row, each worse than the first and than a blind guess among V words: divergence."""
+
+
+_COUNTS = ("step", "best_step", "stale", "runaway")
 
 
 @dataclass(frozen=True)
@@ -221,11 +224,8 @@ def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _save(run: _Run) -> None:
-    numbers = {
-        "identity": run.identity,
-        "scores": run.scores.to_json(),
-        **{name: getattr(run, name) for name in ("step", "best_step", "stale", "runaway", "limit", "seconds")},
-    }
+    numbers = {name: getattr(run, name) for name in (*_COUNTS, "limit", "seconds", "identity")}
+    numbers["scores"] = run.scores.to_json()
     tensors = {"now": run.method.state(), "best": run.best, "optimizer": optimizer_state(run.optimizer)}
     Checkpoint(numbers, tensors).save(run.checkpoint)
 
@@ -240,7 +240,7 @@ def _restored(method: Method, optimizer: Optimizer, path: Path, identity: str) -
         )
     method.load_state(saved.tensors["now"])
     restore_optimizer(optimizer, saved.tensors["optimizer"])
-    counts: dict[str, int] = {name: int(numbers[name]) for name in ("step", "best_step", "stale", "runaway")}
+    counts: dict[str, int] = {name: int(numbers[name]) for name in _COUNTS}
     return _Run(
         method,
         optimizer,

@@ -1,0 +1,51 @@
+"""The command as a whole: its help is there at once, and every verb is where the table says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import click
+import pytest
+
+import softprompt
+from conftest import Shell
+from softprompt.cli.main import VERBS, group
+
+RUN = "import sys; from softprompt.cli.main import run; code = run({args}); "
+HEAVY = "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'pydantic', 'rich')))"
+
+
+@pytest.mark.parametrize("args", [["--help"], [], ["--version"], ["train", "--help"]], ids=str)
+def test_help_imports_nothing_heavy(args: list[str]) -> None:
+    code = RUN.format(args=args) + HEAVY
+    assert (
+        subprocess.run([sys.executable, "-c", code], check=False, stdout=subprocess.DEVNULL).returncode == 0
+    )
+
+
+@pytest.mark.parametrize("verb", [verb for verb, (home, _) in VERBS.items() if find_spec(home)])
+def test_every_verb_has_help(shell: Shell, verb: str) -> None:
+    done = shell(verb, "--help")
+    assert done.code == 0
+    assert f"softprompt {verb}" in done.out
+    assert "--json" in done.out
+
+
+@pytest.mark.parametrize("verb", [verb for verb, (home, _) in VERBS.items() if find_spec(home)])
+def test_every_option_has_help(verb: str) -> None:
+    command = group.get_command(click.Context(group), verb)
+    assert command is not None
+    for parameter in command.params:
+        assert not isinstance(parameter, click.Option) or parameter.help, parameter.name
+
+
+def test_without_a_verb_the_help_is_shown(shell: Shell) -> None:
+    done = shell()
+    assert done.code == 0
+    assert all(verb in done.out for verb in VERBS)
+
+
+def test_the_version_is_told(shell: Shell) -> None:
+    assert softprompt.__version__ in shell("--version").out

@@ -1,0 +1,214 @@
+"""Every verb on a tiny base, from training to a folder that PEFT loads."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from conftest import Shell
+
+FILES = ["README.md", "adapter_config.json", "adapter_model.safetensors"]
+
+
+def test_train_says_what_came_of_it_and_what_to_type_next(shell: Shell) -> None:
+    done = shell.train("--test", "test.jsonl", "--epochs", "1", "--set", "train.batch_size=8")
+    assert done.code == 0
+    for word in ("validation (8)", "test (12)", "untuned base", "trained parameters", "640", "peak memory"):
+        assert word in done.out
+    assert 'softprompt generate moods "..."' in done.out
+    assert "step 0/4  validation" in done.err
+    assert "step 4/4  validation" in done.err
+    assert (shell.folder / "prompts" / "moods" / "softprompt.json").exists()
+
+
+def test_train_prints_one_json_object(shell: Shell) -> None:
+    done = shell.train("--epochs", "1", "--name", "other-name", "--library", "shelf", "--json")
+    assert done.code == 0
+    assert done.json["name"] == "other-name"
+    assert done.json["path"] == str(Path("shelf", "other-name"))
+    assert done.json["bytes"] > 640 * 4
+    assert done.json["card"]["scores"]["validation"]["rows"] == 8
+
+
+def test_train_takes_a_file_and_flags_win_over_it(shell: Shell) -> None:
+    shell.folder.joinpath("job.toml").write_text(
+        'name = "from-file"\n[base]\nmodel = "base"\n[data]\ntrain = "moods.jsonl"\n'
+        'input = "{text}\\nMood:"\ntarget = " {label}"\nlabels = ["pos", "neg"]\n'
+        "[train]\nepochs = 1\nmax_steps = 1\n",
+        encoding="utf-8",
+    )
+    done = shell("train", "job.toml", "--name", "from-flag", "--seed", "3", "--json")
+    assert done.code == 0
+    assert done.json["name"] == "from-flag"
+    assert done.json["card"]["settings"]["seed"] == 3
+    assert done.json["card"]["training"]["steps"] == 1
+
+
+def test_train_learns_free_text_with_flags_alone(shell: Shell) -> None:
+    done = shell("train", "--data", "moods.jsonl", "--model", "base", "--epochs", "1",
+                 "--input", "{label}:", "--target", " {text}")  # fmt: skip
+    assert done.code == 0
+    assert "loss per token" in done.out
+    assert "accuracy" not in done.out
+    shown = shell("show", "moods")
+    assert '" {text}" and end of text' in shown.out
+
+
+def test_list_shows_sound_prompts_and_names_broken_ones(taught: Shell) -> None:
+    broken = taught.folder / "prompts" / "torn"
+    broken.mkdir()
+    broken.joinpath("softprompt.json").write_text("{", encoding="utf-8")
+    done = taught("list")
+    assert done.code == 0
+    assert "moods" in done.out
+    assert "torn is broken." in done.out
+    listed = {prompt["name"]: prompt for prompt in taught("list", "--json").json["prompts"]}
+    assert "fault" in listed["torn"]
+    assert listed["moods"]["positions"] == 20
+
+
+def test_list_of_nothing_says_so(shell: Shell) -> None:
+    assert "no prompts in prompts yet" in shell("list").out
+    assert shell("list", "--json").json == {"library": "prompts", "prompts": []}
+
+
+def test_show_tells_the_card(taught: Shell) -> None:
+    done = taught("show", "moods")
+    assert done.code == 0
+    for word in (r'"{text}\nMood:"', '" {label}"', "pos, neg", "sha256:", "640 learnt", "test (12)"):
+        assert word in done.out
+    assert taught("show", "moods", "--json").json["card"]["name"] == "moods"
+
+
+def test_generate_answers_texts_rows_and_files(taught: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    taught.folder.joinpath("texts.txt").write_text("one\r\n\ntwo\n", encoding="utf-8")
+    done = taught("generate", "moods", "zero", "--row", "text=row", "--file", "texts.txt", "--json")
+    assert done.code == 0
+    inputs = [answer["input"] for answer in done.json["answers"]]
+    assert inputs == ["zero", {"text": "row"}, "one", "two"]
+    plain = taught("generate", "moods", "zero", "one", "two")
+    assert len(plain.out.splitlines()) == 3
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"one\ntwo\n")))
+    assert len(taught("generate", "moods", "--file", "-").out.splitlines()) == 2
+
+
+def test_an_answer_with_labels_is_as_long_as_a_label_unless_told(taught: Shell) -> None:
+    def answer(*more: str) -> str:
+        return str(taught("generate", "moods", "text", "--json", *more).json["answers"][0]["answer"])
+
+    assert len(answer()) <= len(" pos")  # the tiny tokenizer's tokens are letters
+    assert len(answer("--max-new-tokens", "9")) > len(" pos")
+    assert answer("--max-new-tokens", "9", "--base-only") != answer("--max-new-tokens", "9")
+    drawn = ("--max-new-tokens", "9", "--temperature", "2", "--top-k", "50", "--top-p", "0.9")
+    assert answer(*drawn, "--seed", "1") == answer(*drawn, "--seed", "1")
+    assert answer(*drawn, "--seed", "1") != answer(*drawn, "--seed", "2")
+
+
+def test_more_texts_than_fit_one_batch_are_answered_in_order(taught: Shell) -> None:
+    texts = [f"text {i}" for i in range(20)]
+    answers = taught("generate", "moods", *texts, "--json").json["answers"]
+    assert [answer["input"] for answer in answers] == texts
+    alone = taught("generate", "moods", texts[-1], "--json").json["answers"][0]
+    assert answers[-1]["answer"] == alone["answer"]
+
+
+def test_a_terminal_sees_the_same_answer_as_a_pipe(taught: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    args = ("generate", "moods", "text", "--max-new-tokens", "12")
+    piped = taught(*args).out.strip()
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert taught(*args).out.strip() == piped
+
+
+def test_classify_gives_every_label_its_probability(taught: Shell) -> None:
+    shares = taught("generate", "moods", "fine", "--classify", "--json").json["answers"][0]
+    assert set(shares["probabilities"]) == {"pos", "neg"}
+    assert sum(shares["probabilities"].values()) == pytest.approx(1)
+    assert shares["label"] == next(iter(shares["probabilities"]))
+    assert "probability" in taught("generate", "moods", "fine", "--classify").out
+    assert "two" in taught("generate", "moods", "one", "two", "--classify").out
+
+
+def test_eval_gives_the_scores_of_the_card_again(taught: Shell) -> None:
+    done = taught("eval", "moods", "test.jsonl", "--json", "--untuned", "--dtype", "float32")
+    card = taught("show", "moods", "--json").json["card"]["scores"]
+    assert done.code == 0
+    assert done.json["scores"]["learnt"]["nll"] == pytest.approx(card["test"]["nll"])
+    assert done.json["scores"]["untuned"]["nll"] == pytest.approx(card["test, untuned"]["nll"])
+    plain = taught("eval", "moods", "test.jsonl", "--rows", "5")
+    assert "test.jsonl (5)" in plain.out
+    assert "untuned" not in plain.out
+
+
+def test_export_gives_a_folder_that_peft_loads_and_import_takes_it_back(taught: Shell) -> None:
+    import transformers
+    from peft import PeftModel
+
+    done = taught("export", "moods", "out")
+    assert done.code == 0
+    assert sorted(file.name for file in Path("out").iterdir()) == FILES
+    model = transformers.AutoModelForCausalLM.from_pretrained("base")
+    loaded = PeftModel.from_pretrained(model, "out")
+    mine = load_file("out/adapter_model.safetensors")["prompt_embeddings"]
+    torch.testing.assert_close(loaded.get_prompt_embedding_to_save("default"), mine)
+
+    back = taught("import", "out", "--name", "back", "--model", "base", "--dtype", "float32",
+                  "--input", r"{text}\nMood:", "--target", " {label}", "--labels", "pos,neg")  # fmt: skip
+    assert back.code == 0
+    again = load_file("prompts/back/adapter_model.safetensors")["prompt_embeddings"]
+    assert torch.equal(again, mine)
+    scores = [taught("eval", name, "test.jsonl", "--json").json["scores"] for name in ("moods", "back")]
+    assert scores[0] == scores[1]
+
+
+def test_import_takes_what_peft_wrote(shell: Shell) -> None:
+    import peft
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained("base")
+    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    peft.get_peft_model(model, config).save_pretrained("theirs")
+    done = shell("import", "theirs", "--name", "mine", "--model", "base", "--json")
+    assert done.code == 0
+    assert done.json["card"]["template"]["input"] == "{text}"
+    assert done.json["card"]["template"]["target"] == "{target}"
+    assert done.json["card"]["positions"] == 3
+    assert shell("generate", "mine", "hello", "--max-new-tokens", "3").code == 0
+
+
+def test_import_keeps_the_card_of_an_artifact(taught: Shell) -> None:
+    done = taught("import", "prompts/moods", "--name", "copy", "--json")
+    assert done.code == 0
+    assert done.json["card"]["name"] == "copy"
+    assert done.json["card"]["template"]["labels"] == {"pos": "pos", "neg": "neg"}
+    assert taught("import", "prompts/moods", "--name", "copy2", "--input", "{x}").code == 2
+
+
+def test_export_replaces_an_earlier_export_only_when_told(taught: Shell) -> None:
+    assert taught("export", "moods", "out").code == 0
+    assert taught("export", "moods", "out").code == 2
+    assert taught("export", "moods", "out", "--overwrite", "--json").json["files"] == FILES
+    Path("out", "thesis.txt").write_text("mine", encoding="utf-8")
+    assert taught("export", "moods", "out", "--overwrite").code == 2
+    assert Path("out", "thesis.txt").read_text(encoding="utf-8") == "mine"
+
+
+def test_models_lists_what_comes_by_name(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SOFTPROMPT_CACHE", str(tmp_path / "cache"))
+    assert "smollm2-135m" in shell("models").out
+    assert shell("models", "--json").json["models"][0]["fetched"] is False
+
+
+def test_models_fetches(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("softprompt.base.catalog.bundled", lambda name, notify: Path("cache", name))
+    done = shell("models", "--fetch", "smollm2-135m", "--json")
+    assert done.code == 0
+    assert "smollm2-135m is in" in done.err
+    json.loads(done.out)
