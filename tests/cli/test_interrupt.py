@@ -1,4 +1,4 @@
-"""A run that is stopped or killed: what was learnt is saved, and a resumed run ends as if nothing had been."""
+"""A stopped or killed run: what was learnt is kept, and a resumed run ends as if nothing had been."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from conftest import SETTINGS, TEMPLATE, Shell
+from cli.shell import SETTINGS, TEMPLATE, Shell
 from softprompt.cli.interrupt import Interrupts
 
 RUN = "import sys; from softprompt.cli.main import main; main()"

@@ -10,7 +10,7 @@ import click
 import pytest
 
 import softprompt
-from conftest import Shell
+from cli.shell import Shell
 from softprompt.cli.main import VERBS, group
 
 RUN = "import sys; from softprompt.cli.main import run; code = run({args}); "

@@ -56,10 +56,11 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """One row to answer: its tokens and the prefix in front of them."""
+    """One row to answer: its tokens, the prefix in front of them, and how long its answer may be at most."""
 
     ids: tuple[int, ...]
     prefix: Prefix
+    limit: int | None = None
 
 
 @dataclass
@@ -67,6 +68,7 @@ class _Row:
     """The state of one answer while it is being written."""
 
     generator: torch.Generator
+    limit: int
     tokens: list[int] = field(default_factory=list)
     text: str | None = None
 
@@ -93,15 +95,20 @@ def generate(
         return []
     sampling = sampling or Sampling()
     _check_lengths(base, requests, sampling)
-    rows = [_Row(torch.Generator().manual_seed(_row_seed(sampling.seed, i))) for i in range(len(requests))]
+    longest = sampling.max_new_tokens
+    rows = [
+        _Row(
+            torch.Generator().manual_seed(_row_seed(sampling.seed, i)), min(longest, request.limit or longest)
+        )
+        for i, request in enumerate(requests)
+    ]
     with torch.no_grad():
-        decoder, hidden = Decoder.after(base, requests, sampling.max_new_tokens)
-        for step in range(sampling.max_new_tokens):
+        decoder, hidden = Decoder.after(base, requests, longest)
+        while True:
             chosen = _advance(base, base.head.logits(hidden), rows, sampling, on_token)
-            if step + 1 == sampling.max_new_tokens or all(row.text is not None for row in rows):
-                break
+            if all(row.text is not None for row in rows):
+                return [row.text or "" for row in rows]
             hidden = decoder.step(chosen)
-    return [row.text if row.text is not None else base.decode(row.tokens) for row in rows]
 
 
 def _check_lengths(base: Base, requests: Iterable[Request], sampling: Sampling) -> None:
@@ -201,6 +208,8 @@ def _advance(
         if on_token is not None:
             on_token(number, token)
         row.text = _stopped(base, row.tokens, sampling.stop)
+        if row.text is None and len(row.tokens) == row.limit:
+            row.text = base.decode(row.tokens)
     return torch.tensor(chosen, dtype=torch.long, device=base.device)
 
 

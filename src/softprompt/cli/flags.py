@@ -52,7 +52,7 @@ def settings(file: str | None, flags: Mapping[str, Any], assignments: tuple[str,
             f"{file} looks like rows, not like a configuration; give it as --data {file}.",
             click.get_current_context(),
         )
-    given = {flag: value for flag, value in flags.items() if value not in (None, False)}
+    given = {flag: value for flag, value in flags.items() if value is not None and value is not False}
     if file is None and "name" not in given and "data" in given:
         given["name"] = _name_from(given["data"])
     wanted = [f"{_SETTINGS[flag]}={_toml(_value(flag, value))}" for flag, value in given.items()]

@@ -82,7 +82,9 @@ def learn(config: Config, *, resume: bool = False, typed: Sequence[str] = ()) ->
     from softprompt.data.task import load_task
     from softprompt.training.job import train
 
-    load_task(config.data, config.seed)  # a fault in the data should not wait for a base to be loaded
+    # These faults should not wait for a base to be loaded, perhaps from the hub.
+    _refuse_overwriting(config)
+    load_task(config.data, config.seed)
     base = _load(config)
     try:
         with watcher() as watch, Interrupts() as interrupts:
@@ -120,6 +122,16 @@ def tell(prompt: Prompt, config: Config, *, as_json: bool = False) -> None:
     console.print("\nWhat one would type next:")
     for line in _next(prompt, config):
         console.print(f"  {line}", soft_wrap=True)
+
+
+def _refuse_overwriting(config: Config) -> None:
+    from softprompt.errors import ConfigError
+
+    if Path(config.output.library, config.name).exists() and not config.output.overwrite:
+        raise ConfigError(
+            f"There is a prompt {config.name!r} in {config.output.library} already; choose another name with "
+            "--name, or replace it with --overwrite."
+        )
 
 
 def _load(config: Config) -> Any:

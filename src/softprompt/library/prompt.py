@@ -106,16 +106,18 @@ class Prompt:
         return encode(table, self.template, self.base.encode, max_tokens=about.max_tokens, end=self._end)
 
     def request(self, text: Text) -> Request:
-        """One text as the engine takes it: its tokens, by the seam rule, behind this prompt."""
+        """One text as the engine takes it: its tokens, by the seam rule, behind this prompt.
+
+        The answer of a job with labels is at most as long as the longest label.
+        """
         if isinstance(text, str) and not self.template.input_fields:
             # Nothing in the input varies, so the text can only be how the answer begins.
             ids = (*self.base.encode(self.template.input_text({})), *self.base.encode(text))
             return Request(ids, self.prefix)
-        reserve = max(map(len, self._candidates or ((),)))
-        limit = self.card.template.max_tokens
-        return Request(
-            encode_input(self.template, text, self.base.encode, limit, reserve=reserve), self.prefix
-        )
+        longest = max(map(len, self._candidates or ((),)))
+        room = self.card.template.max_tokens
+        ids = encode_input(self.template, text, self.base.encode, room, reserve=longest)
+        return Request(ids, self.prefix, limit=longest or None)
 
     def save(self, library: str | Path | Library = "prompts", *, overwrite: bool = False) -> Path:
         """Write the artifact, whole or not at all, as ``library/NAME``; its path."""

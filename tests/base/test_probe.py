@@ -1,0 +1,58 @@
+"""How a model can be read is found by trying; one that cannot be is refused by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+import tiny
+from softprompt.base.freeze import freeze
+from softprompt.base.layout import PACKED, PADDED
+from softprompt.base.probe import settle
+from softprompt.errors import BaseModelError
+
+
+def test_a_recurrent_model_is_refused_by_name() -> None:
+    config = transformers.MambaConfig(vocab_size=97, hidden_size=16, num_hidden_layers=2, state_size=4)
+    with pytest.raises(BaseModelError, match="mamba"):
+        freeze(transformers.AutoModelForCausalLM.from_config(config), tiny.tokenizer(), "tiny-mamba")
+
+
+class Deaf:
+    """A model that does not heed the positions it is told."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def __call__(self, **inputs: Any) -> Any:
+        return self._model(**inputs)
+
+    @property
+    def model(self) -> Any:
+        def backbone(**inputs: Any) -> Any:
+            return self._model.model(**{k: v for k, v in inputs.items() if k != "position_ids"})
+
+        return backbone
+
+
+def test_a_model_that_ignores_positions_is_not_packed() -> None:
+    base = tiny.base("llama")
+    assert settle(base).layout is PACKED
+    try:
+        layout = settle(dataclasses.replace(base, model=Deaf(base.model))).layout
+    except BaseModelError:
+        return
+    assert layout is PADDED
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_layout_does_not_depend_on_the_dtype(dtype: torch.dtype) -> None:
+    assert tiny.base("llama", dtype=dtype).layout is PACKED
+    assert tiny.base("bloom", dtype=dtype).layout is PADDED
