@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from cli.shell import TEMPLATE, Shell
+from softprompt.errors import DivergedError
 
 ROWS = ("train", "--model", "base", "--data", "moods.jsonl", "--name", "fresh")
 
@@ -148,10 +149,14 @@ def test_a_full_disk_outside_the_library_is_a_sentence(
     assert "no space left" in done.err
 
 
-def test_a_run_away_loss_is_a_sentence(shell: Shell) -> None:
-    done = shell.train("--learning-rate", "3e37", "--set", "train.schedule=constant", "--epochs", "9")
+def test_a_run_away_loss_is_a_sentence(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverge(*args: Any, **options: Any) -> None:
+        raise DivergedError("Training diverged at step 3; lower train.learning_rate.")
+
+    monkeypatch.setattr("softprompt.training.job.fit", diverge)
+    done = shell.train()
     assert done.code == 2
-    assert "lower train.learning_rate" in done.err
+    assert "Error: Training diverged at step 3; lower train.learning_rate." in done.err
     assert "Traceback" not in done.err
 
 

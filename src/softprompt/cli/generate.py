@@ -41,7 +41,9 @@ softprompt generate entailment --row premise="It rains." --row hypothesis="It is
 @click.argument("texts", nargs=-1, metavar="[TEXT]...")
 @click.option("--row", "cells", multiple=True, metavar="COLUMN=VALUE", help="One row, a column at a time.")
 @click.option("--file", metavar="FILE", help="Texts, one a line; - for stdin.")
-@click.option("--max-new-tokens", type=int, metavar="N", help="Longest answer.  [default: 64, or a label]")
+@click.option(
+    "--max-new-tokens", type=int, metavar="N", help="Longest answer, a label at most.  [default: 64]"
+)
 @click.option("--temperature", type=float, metavar="X", help="0 takes the likeliest token.  [default: 0]")
 @click.option("--top-k", type=int, metavar="N", help="Draw among the N likeliest.")
 @click.option("--top-p", type=float, metavar="X", help="Draw among the likeliest that hold this much.")
@@ -76,8 +78,6 @@ def command(
     if classify:
         _classify(prompt, asked, as_json)
         return
-    if sampling["max_new_tokens"] is None:
-        options = replace(options, max_new_tokens=_room(prompt, options.max_new_tokens))
     if len(asked) == 1 and not as_json and not options.stop and sys.stdout.isatty():
         _stream(prompt, asked[0], options)
     else:
@@ -130,14 +130,6 @@ def _sampling(options: dict[str, Any]) -> Sampling:
     from softprompt.base.generate import Sampling
 
     return Sampling(**options)
-
-
-def _room(prompt: Prompt, usual: int) -> int:
-    """How long an answer may be when nobody says: with labels, as long as the longest of them."""
-    from softprompt.data.rows import candidate_ids
-
-    labels = candidate_ids(prompt.template, prompt.base.encode)
-    return max(map(len, labels)) if labels else usual
 
 
 def _answer(prompt: Prompt, asked: Sequence[Text], sampling: Sampling, as_json: bool) -> None:

@@ -79,12 +79,10 @@ def learn(config: Config, *, resume: bool = False, typed: Sequence[str] = ()) ->
     from softprompt.cli.interrupt import Interrupts
     from softprompt.cli.screen import say
     from softprompt.cli.watch import watcher
-    from softprompt.data.task import load_task
     from softprompt.training.job import train
 
-    # These faults should not wait for a base to be loaded, perhaps from the hub.
     _refuse_overwriting(config)
-    load_task(config.data, config.seed)
+    _check_rows(config)
     base = _load(config)
     try:
         with watcher() as watch, Interrupts() as interrupts:
@@ -132,6 +130,16 @@ def _refuse_overwriting(config: Config) -> None:
             f"There is a prompt {config.name!r} in {config.output.library} already; choose another name with "
             "--name, or replace it with --overwrite."
         )
+
+
+def _check_rows(config: Config) -> None:
+    """Find the faults of the data now, which should not wait for a base to come from the hub."""
+    from softprompt.data.rows import collect_faults
+    from softprompt.data.task import load_task
+
+    task = load_task(config.data, config.seed)
+    for table in task.tables.values():
+        collect_faults(table, lambda _, row: (task.template.input_text(row), task.template.target_text(row)))
 
 
 def _load(config: Config) -> Any:

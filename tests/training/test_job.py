@@ -1,0 +1,210 @@
+"""From a configuration to a saved prompt and back: what is learnt, kept, refused and killed."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+
+import softprompt
+import tiny
+from softprompt.base.generate import Request, Sampling, generate
+from softprompt.base.packing import TokenRow
+from softprompt.config import Config, parse
+from softprompt.data.sources import read
+from softprompt.errors import ConfigError, DataError, WrongBaseError
+from softprompt.training.loop import Report
+
+
+def write_rows(folder: Path, count: int = 40) -> dict[str, str]:
+    """A job that can be learnt: the label is the text's last letter."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, first in (("train", 0), ("validation", 1000), ("test", 2000)):
+        rows = [{"text": f"{i} {'xyz'[i % 3]}", "label": "xyz"[i % 3]} for i in range(first, first + count)]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {split: str(folder / f"{split}.jsonl") for split in ("train", "validation", "test")}
+
+
+def config(folder: Path, **sections: dict[str, Any]) -> Config:
+    settings: dict[str, Any] = {
+        "name": "letters",
+        "data": {"input": "{text}", "target": ":{label}", "labels": {"x": "a", "y": "b", "z": "c"}},
+        "method": {"front": "Say: {soft:4}", "init": "random"},
+        "train": {"epochs": 2, "learning_rate": 0.1, "batch_size": 8, "checkpoint_every": 2},
+        "output": {"library": str(folder / "prompts"), "runs": str(folder / "runs")},
+    }
+    settings["data"] |= write_rows(folder)
+    for name, values in sections.items():
+        settings[name] |= values
+    return parse(settings)
+
+
+def test_a_job_becomes_a_prompt_that_loads_with_the_same_answers(tmp_path: Path) -> None:
+    base = tiny.base()
+    notes: list[str] = []
+    prompt = softprompt.train(base, config(tmp_path), notify=notes.append)
+    card = prompt.card
+    assert set(card.scores) == {"validation", "validation, untuned", "test", "test, untuned"}
+    assert card.scores["test"]["nll"] < card.scores["test, untuned"]["nll"]
+    assert (card.positions, card.trained_parameters) == (5 + 4, 4 * base.width)
+    assert any("whole" in note for note in notes)  # every target starts with ":", so whole words are scored
+    again = softprompt.load_prompt("letters", base, tmp_path / "prompts")
+    assert again.prefix.digest == prompt.prefix.digest
+    assert again.generate(["1 x", "2 y"]) == prompt.generate(["1 x", "2 y"])
+    assert sum(again.classify("1 x").values()) == pytest.approx(1)
+    scores = again.evaluate(read(str(tmp_path / "test.jsonl"))).summary()
+    expected = card.scores["test"]
+    assert scores["accuracy"] == expected["accuracy"]
+    assert scores["nll"] == pytest.approx(expected["nll"], rel=1e-5)
+
+
+def test_the_artifact_gives_pefts_logits(tmp_path: Path) -> None:
+    prompt = softprompt.train(tiny.base(), config(tmp_path))
+    loaded: Any = peft.PeftModel.from_pretrained(tiny.model("llama"), tmp_path / "prompts" / "letters")
+    request = prompt.request("17 y")
+    ids = torch.tensor([request.ids])
+    with torch.no_grad():
+        expected = loaded(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, -1]
+        found = prompt.base.next_logits([TokenRow(request.ids)], prompt.prefix)[0]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_training_scoring_and_serving_see_the_same_tokens(tmp_path: Path) -> None:
+    prompt = softprompt.train(tiny.base(), config(tmp_path))
+    table = read(str(tmp_path / "test.jsonl"))
+    encoded = prompt.encode(table)
+    for example, row in zip(encoded.examples, table.rows, strict=True):
+        assert prompt.request(row).ids == example.input_ids
+        assert prompt.request(str(row["text"])).ids == example.input_ids
+
+
+def test_rows_of_prompts_and_of_the_bare_base_share_a_batch(tmp_path: Path) -> None:
+    base = tiny.base()
+    one = softprompt.train(base, config(tmp_path / "one"))
+    two = softprompt.train(base, config(tmp_path / "two", method={"front": "{soft:7}"}))
+    wanted = [(one, "1 x"), (two, "1 x"), (None, "1 x"), (one, "a longer text y"), (None, "z")]
+    together = softprompt.answer_together(wanted, base, max_new_tokens=5)
+    alone = [softprompt.answer_together([pair], base, max_new_tokens=5)[0] for pair in wanted]
+    assert together == alone
+    bare = generate(
+        base, [Request(tuple(base.encode("1 x")), base.prefill_text(""))], Sampling(max_new_tokens=5)
+    )
+    assert together[2] == bare[0]
+
+
+def test_another_base_is_refused_by_name(tmp_path: Path) -> None:
+    softprompt.train(tiny.base(), config(tmp_path))
+    with pytest.raises(WrongBaseError, match="tiny-llama-1"):
+        softprompt.load_prompt("letters", tiny.base("llama", seed=1), tmp_path / "prompts")
+
+
+def test_a_name_that_is_taken_is_refused_before_training(tmp_path: Path) -> None:
+    softprompt.train(tiny.base(), config(tmp_path))
+    before = (tmp_path / "prompts/letters/adapter_model.safetensors").read_bytes()
+    with pytest.raises(ConfigError, match="already"):
+        softprompt.train(tiny.base(), config(tmp_path), watch=lambda report: pytest.fail("it trained"))
+    assert (tmp_path / "prompts/letters/adapter_model.safetensors").read_bytes() == before
+
+
+def test_the_log_and_the_settings_of_a_run_can_be_read(tmp_path: Path) -> None:
+    wanted = config(tmp_path, output={"tensorboard": True})
+    reports: list[Report] = []
+    softprompt.train(tiny.base(), wanted, watch=reports.append)
+    folder = tmp_path / "runs" / "letters"
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [r.step for r in reports] == list(range(11))
+    assert [line["step"] for line in lines if "scores" in line] == [0, 5, 10]
+    assert softprompt.load_config(folder / "config.toml") == wanted
+    assert list((folder / "tensorboard").iterdir())
+
+
+def test_ending_early_keeps_the_best_and_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    base = tiny.base()
+    whole = softprompt.train(base, config(tmp_path / "whole"))
+    cut = config(tmp_path / "cut")
+    reports: list[Report] = []
+    stopped = softprompt.train(base, cut, watch=reports.append, stop=lambda: reports[-1].step >= 7)
+    assert stopped.card.training is not None
+    assert stopped.card.training.ended == "interrupted"
+    assert "test" not in stopped.card.scores
+    resumed = softprompt.train(base, parse(cut, ["output.overwrite=true"]), resume=True)
+    assert resumed.prefix.digest == whole.prefix.digest
+    lines = (tmp_path / "cut/runs/letters/log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(11))
+
+
+KILLED = """
+import sys, time, torch
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+import softprompt, tiny
+from training_job import config
+torch.set_num_threads(1)
+folder = Path(sys.argv[2])
+slow = lambda report: (print(report.step, flush=True), time.sleep(0.05))
+softprompt.train(tiny.base(), config(folder), resume=sys.argv[3] == "resume", watch=slow)
+"""
+
+
+def test_sigkill_at_any_moment_resumes_to_the_same_bits_and_leaves_no_half_artifact(tmp_path: Path) -> None:
+    (tmp_path / "training_job.py").write_text(Path(__file__).read_text())
+    expected = softprompt.train(tiny.base(), config(tmp_path / "whole")).prefix.digest
+    folder = tmp_path / "killed"
+
+    def start(mode: str) -> subprocess.Popen[str]:
+        path = f"{Path(tiny.__file__).parent}"
+        code = KILLED.replace("sys.argv[1])", f"sys.argv[1]); sys.path.insert(0, {str(tmp_path)!r})")
+        command = [sys.executable, "-c", code, path, str(folder), mode]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    for mode, kill_after in (("new", 3), ("resume", 6)):
+        process = start(mode)
+        assert process.stdout is not None
+        for line in process.stdout:
+            if int(line) >= kill_after:
+                break
+        time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        assert not (folder / "prompts" / "letters").exists()
+    process = start("resume")
+    output, _ = process.communicate()
+    assert process.returncode == 0
+    assert int(output.split()[0]) > 3  # it did not begin again
+    prompt = softprompt.load_prompt("letters", tiny.base(), folder / "prompts")
+    assert prompt.prefix.digest == expected
+
+
+def test_a_front_of_chat_marks_is_kept_in_the_card(tmp_path: Path) -> None:
+    tokenizer = copy.deepcopy(tiny.tokenizer())
+    tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }};{% endfor %}<assistant>"
+    base = dataclasses.replace(tiny.base(), tokenizer=tokenizer)
+    prompt = softprompt.train(base, config(tmp_path, data={"chat": True}))
+    assert prompt.card.template.front == "<system>Say: {soft:4};<user>"
+    assert prompt.card.template.input == "{text};<assistant>"
+    assert base.decode(prompt.request("1 x").ids) == "1 x;<assistant>"
+
+
+def test_unknown_sampling_options_are_refused(tmp_path: Path) -> None:
+    prompt = softprompt.train(tiny.base(), config(tmp_path, train={"epochs": 0}))
+    with pytest.raises(ConfigError, match="max_tokens"):
+        prompt.generate("a", max_tokens=3)
+
+
+def test_data_faults_show_before_training(tmp_path: Path) -> None:
+    wanted = config(tmp_path)
+    (tmp_path / "test.jsonl").write_text('{"text": "1 x", "label": "other"}\n')
+    with pytest.raises(DataError, match="other"):
+        softprompt.train(tiny.base(), wanted, watch=lambda report: pytest.fail("it trained"))
+    assert not (tmp_path / "runs").exists()
