@@ -107,13 +107,15 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[
         box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True, header_style="bold"
     )
     for number, head in enumerate(heads):
-        words = [word for row in (heads, *rows) for word in row[number].split()]
-        longest = max(map(len, words), default=1)
+        cells = [row[number] for row in rows]
+        longest = max((len(word) for cell in (head, *cells) for word in cell.split()), default=1)
+        whole = number in right or longest <= _WORD
         table.add_column(
             head,
             justify="right" if number in right else "left",
             overflow="fold",
-            min_width=longest if number in right else min(longest, _WORD),
+            min_width=longest if whole else _WORD,
+            no_wrap=whole and not any(" " in cell for cell in (head, *cells)),
         )
     for row in rows:
         table.add_row(*(Text(clean(cell)) for cell in row))
