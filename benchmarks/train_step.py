@@ -91,8 +91,8 @@ def useful_flops(config: Any, weights: Sequence[Tensor], rows: Sequence[TokenRow
     pairs = virtual * (virtual + 1) // 2 + sum(t * virtual + t * (t + 1) // 2 for t in lengths)
     heads = config.num_attention_heads * config.num_hidden_layers
     attention = 3 * 4 * pairs * config.head_dim * heads
-    head: int = 4 * sum(row.scored for row in rows) * config.hidden_size * config.vocab_size
-    return linear + attention + head
+    head = 4 * sum(row.scored for row in rows) * config.hidden_size * config.vocab_size
+    return int(linear + attention + head)
 
 
 def measure(base: Any, plain: Any, dtype: str, virtual: int, repeats: int) -> Result:
@@ -205,8 +205,8 @@ def main() -> None:
         )
     for dtype in dtypes:
         base = load_base(MODEL, dtype=dtype, device=asked.device)
+        plain = peft_model(dtype, base.device)
         for virtual in lengths:
-            plain = peft_model(dtype, base.device)
             result = measure(base, plain, dtype, virtual, asked.repeats)
             print(json.dumps({**asdict(result), **machine}) if asked.json else show(result), flush=True)
 

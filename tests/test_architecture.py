@@ -29,7 +29,7 @@ LAYERS = [
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 HOMES = {
-    "transformers": {"base", "training/job.py"},
+    "transformers": {"base", "training/finish.py"},
     "peft": set(),
     "gguf": {"base/convert.py"},
     "datasets": {"data/sources.py"},

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from softprompt.library.folder import Library
     from softprompt.library.prompt import Prompt, answer_together, load_prompt
     from softprompt.prefix import Prefix
-    from softprompt.training.job import train
+    from softprompt.training.run import train
 
 __version__ = "0.1.0"
 
@@ -62,7 +62,7 @@ _HOMES = {
     "load_config": ("softprompt.config", "load"),
     "load_prompt": ("softprompt.library.prompt", "load_prompt"),
     "parse_config": ("softprompt.config", "parse"),
-    "train": ("softprompt.training.job", "train"),
+    "train": ("softprompt.training.run", "train"),
 }
 
 

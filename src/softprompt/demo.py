@@ -17,8 +17,9 @@ from softprompt.base.model import Base
 from softprompt.config import Config, TextConfig, parse
 from softprompt.evaluation.score import Scores
 from softprompt.library.prompt import Prompt, answer_together
-from softprompt.training.job import Job, train
+from softprompt.training.job import Job
 from softprompt.training.loop import Report
+from softprompt.training.run import train
 
 __all__ = ["Answer", "Demo", "JobResult", "Stage", "run_demo"]
 
@@ -33,11 +34,19 @@ DEMONSTRATIONS = 5
 ANSWER = {"max_new_tokens": 40}
 
 
+class Watch(Protocol):
+    """Told of every step, and of (split, rows done, rows) while a split is scored."""
+
+    def report(self, report: Report) -> None: ...
+
+    def progress(self, split: str, done: int, total: int) -> None: ...
+
+
 class Stage(Protocol):
     """Where the demo says what it is doing."""
 
-    def training(self, title: str) -> AbstractContextManager[Callable[[Report], None]]:
-        """A stage with steps; the callable is told of each."""
+    def training(self, title: str) -> AbstractContextManager[Watch]:
+        """A stage with steps and, between them, rows that are scored."""
         ...
 
     def counting(self, title: str) -> AbstractContextManager[Callable[[int, int], None]]:
@@ -118,7 +127,7 @@ def _run_job(
 ) -> JobResult:
     config = parse({**tomllib.loads(recipes.text(recipe)), "output": output})
     with stage.training(f"{recipe}: training {config.method.front}") as watch:
-        prompt = train(base, config, watch=watch)
+        prompt = train(base, config, watch=watch.report, progress=watch.progress)
     scores = {"untuned": Scores.from_json(prompt.card.scores["test, untuned"])}
     if with_demonstrations:
         title = f"{DEMONSTRATIONS} demonstrations"

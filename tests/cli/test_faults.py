@@ -153,7 +153,7 @@ def test_a_run_away_loss_is_a_sentence(shell: Shell, monkeypatch: pytest.MonkeyP
     def diverge(*args: Any, **options: Any) -> None:
         raise DivergedError("Training diverged at step 3; lower train.learning_rate.")
 
-    monkeypatch.setattr("softprompt.training.job.fit", diverge)
+    monkeypatch.setattr("softprompt.training.run.fit", diverge)
     done = shell.train()
     assert done.code == 2
     assert "Error: Training diverged at step 3; lower train.learning_rate." in done.err

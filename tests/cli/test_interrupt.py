@@ -87,7 +87,7 @@ def test_ctrl_c_twice_says_what_is_left(
     if has_checkpoint:
         Path("runs", "moods").mkdir(parents=True)
         Path("runs", "moods", "checkpoint.safetensors").touch()
-    monkeypatch.setattr("softprompt.training.job.train", stopped)
+    monkeypatch.setattr("softprompt.training.run.train", stopped)
     done = shell(*JOB, "--name", "moods")
     assert done.code == 130
     assert ("--name moods --resume" in done.err) is has_checkpoint

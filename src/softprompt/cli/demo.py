@@ -11,8 +11,7 @@ import click
 from softprompt.cli.options import BaseChoice, json_option
 
 if TYPE_CHECKING:
-    from softprompt.demo import Answer, Demo, JobResult
-    from softprompt.training.loop import Report
+    from softprompt.demo import Answer, Demo, JobResult, Watch
 
 __all__ = ["command"]
 
@@ -40,13 +39,13 @@ class _Stage:
     """Shows what the demo is doing on stderr."""
 
     @contextmanager
-    def training(self, title: str) -> Iterator[Callable[[Report], None]]:
+    def training(self, title: str) -> Iterator[Watch]:
         from softprompt.cli import screen
         from softprompt.cli.watch import watcher
 
         screen.say(title)
         with watcher() as watch:
-            yield watch.report
+            yield watch
 
     @contextmanager
     def counting(self, title: str) -> Iterator[Callable[[int, int], None]]:

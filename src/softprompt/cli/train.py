@@ -79,7 +79,7 @@ def learn(config: Config, *, resume: bool = False, typed: Sequence[str] = ()) ->
     from softprompt.cli.interrupt import Interrupts
     from softprompt.cli.screen import say
     from softprompt.cli.watch import watcher
-    from softprompt.training.job import train
+    from softprompt.training.run import train
 
     _refuse_overwriting(config)
     _check_rows(config)
@@ -87,7 +87,13 @@ def learn(config: Config, *, resume: bool = False, typed: Sequence[str] = ()) ->
     try:
         with watcher() as watch, Interrupts() as interrupts:
             prompt = train(
-                base, config, resume=resume, watch=watch.report, stop=interrupts.asked, notify=watch.note
+                base,
+                config,
+                resume=resume,
+                watch=watch.report,
+                progress=watch.progress,
+                stop=interrupts.asked,
+                notify=watch.note,
             )
     except KeyboardInterrupt:
         say(_stopped_at_once(config, typed))
@@ -96,7 +102,7 @@ def learn(config: Config, *, resume: bool = False, typed: Sequence[str] = ()) ->
     if about is not None and about.ended == "interrupted":
         say(
             f"Stopped after step {about.steps}; the best so far, of step {about.best_step}, is saved. "
-            f"To go on from here:\n  {_again(typed, '--resume', '--overwrite')}"
+            f"To go on from here:\n  {_again(typed, '--resume')}"
         )
     return prompt
 

@@ -71,6 +71,9 @@ class _Watcher:
         """Show a sentence of the library's."""
         screen.say(sentence)
 
+    def progress(self, split: str, done: int, total: int) -> None:
+        """Show how far the scoring of a split is."""
+
     def _show(self, report: Report) -> None:
         raise NotImplementedError
 
@@ -122,6 +125,13 @@ class Bar(_Watcher):
 
     def note(self, sentence: str) -> None:
         self._progress.console.print(screen.clean(sentence), soft_wrap=True)
+
+    def progress(self, split: str, done: int, total: int) -> None:
+        about = f"{done}/{total} {split} rows"
+        if done == total and self.last is not None and self.last.step < self.last.total:
+            self._show(self.last)
+            return
+        self._progress.update(self._task, description="Scoring", completed=done, total=total, about=about)
 
     def _show(self, report: Report) -> None:
         if report.step >= report.total:  # what is left is to score the test rows and the bare base

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from softprompt.base.packing import TokenRow
 from softprompt.config import TrainConfig
-from softprompt.errors import DivergedError, TrainingError
+from softprompt.errors import TrainingError
 from softprompt.evaluation.score import Scores
 from softprompt.methods.method import Method
 from softprompt.training.checkpoint import Checkpoint
@@ -68,8 +68,9 @@ class Outcome:
         steps: steps taken.
         best_step: the step whose state was kept; 0 is the start.
         best: the validation scores of that state.
-        ended: ``"done"``, ``"early"`` (no gain for long) or ``"interrupted"``.
+        ended: ``"done"``, ``"early"`` (no gain for long), ``"interrupted"`` or ``"diverged"``.
         seconds: spent training and validating, earlier parts of a resumed run included.
+        trouble: what went wrong, in a sentence, if it diverged.
     """
 
     steps: int
@@ -77,6 +78,7 @@ class Outcome:
     best: Scores
     ended: str
     seconds: float
+    trouble: str = ""
 
 
 @dataclass
@@ -130,7 +132,6 @@ def fit(
         stop: asked after every step whether to end now, keeping the best so far.
 
     Raises:
-        DivergedError: the loss became NaN or ran away; the method is back in its best state.
         TrainingError: the checkpoint is damaged or belongs to another run.
     """
     steps = Steps(len(rows), config.batch_size, config.epochs, seed, config.max_steps)
@@ -139,11 +140,16 @@ def fit(
     if run is None:
         run = _Run(method, optimizer, checkpoint, identity, evaluate(), _copy(method.state()))
         watch(Report(0, steps.total, seconds=run.seconds, scores=run.scores, best=True))
-    ended = "done"
+    ended, trouble = "done", ""
     while run.step < steps.total:
         batch = [rows[i] for i in steps.batch(run.step)]
+        loss, norm = _gradient(run, batch, config)
+        trouble = _trouble(run, loss, norm)
+        if trouble:
+            ended = "diverged"
+            break
         lr = config.learning_rate * rate(config.schedule, run.step, steps.total, config.warmup)
-        loss, norm = _update(run, batch, lr, config)
+        _apply(run.optimizer, lr)
         run.step += 1
         scores = evaluate() if _due(run.step, steps, config) else None
         best = scores is not None and _judge(run, scores, config.select)
@@ -159,12 +165,11 @@ def fit(
             _save(run)
     _save(run)
     method.load_state(run.best)
-    return Outcome(run.step, run.best_step, run.scores, ended, run.seconds)
+    return Outcome(run.step, run.best_step, run.scores, ended, run.seconds, trouble)
 
 
-def _update(run: _Run, batch: Sequence[TokenRow], lr: float, config: TrainConfig) -> tuple[float, float]:
-    """One optimizer step on a batch, read in micro-batches; its loss and gradient norm."""
-    parameters = run.method.trainable_parameters()
+def _gradient(run: _Run, batch: Sequence[TokenRow], config: TrainConfig) -> tuple[float, float]:
+    """The clipped gradient of a batch, read in micro-batches; its loss, and its norm before clipping."""
     run.optimizer.zero_grad()
     scored = sum(row.scored for row in batch)
     loss = 0.0
@@ -174,28 +179,28 @@ def _update(run: _Run, batch: Sequence[TokenRow], lr: float, config: TrainConfig
             share = run.method.base.nll(rows, run.method.front()).nll.sum() / scored
             share.backward()
             loss += share.item()
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.clip or math.inf))
-    _guard(run, loss, norm)
-    for group in run.optimizer.param_groups:
-        group["lr"] = lr
-    run.optimizer.step()
-    return loss, norm
+    parameters = run.method.trainable_parameters()
+    return loss, float(torch.nn.utils.clip_grad_norm_(parameters, config.clip or math.inf))
 
 
-def _guard(run: _Run, loss: float, norm: float) -> None:
-    """Stop before a bad gradient touches the parameters."""
+def _trouble(run: _Run, loss: float, norm: float) -> str:
+    """What is wrong, if anything, before a bad gradient touches the parameters."""
     if run.step == 0:
         run.limit = max(loss, math.log(run.method.base.embedding.weight.shape[0]))
     run.runaway = run.runaway + 1 if loss > run.limit else 0
-    finite = math.isfinite(loss) and math.isfinite(norm)
-    if finite and run.runaway < RUNAWAY_STEPS:
-        return
-    run.method.load_state(run.best)
-    what = f"the loss stayed above {run.limit:.1f}" if finite else f"the loss is {loss}, its gradient {norm}"
-    raise DivergedError(
-        f"Training diverged at step {run.step + 1}: {what}; lower train.learning_rate. "
-        f"The best state, of step {run.best_step}, was kept."
-    )
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        what = f"the loss is {loss} and its gradient {norm}"
+    elif run.runaway == RUNAWAY_STEPS:
+        what = f"the loss stayed above {run.limit:.1f}"
+    else:
+        return ""
+    return f"Training diverged at step {run.step + 1}: {what}; lower train.learning_rate."
+
+
+def _apply(optimizer: Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.step()
 
 
 def _due(step: int, steps: Steps, config: TrainConfig) -> bool:

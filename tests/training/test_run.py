@@ -22,7 +22,8 @@ from softprompt.base.generate import Request, Sampling, generate
 from softprompt.base.packing import TokenRow
 from softprompt.config import Config, parse
 from softprompt.data.sources import read
-from softprompt.errors import ConfigError, DataError, WrongBaseError
+from softprompt.errors import ConfigError, DataError, DivergedError, WrongBaseError
+from softprompt.training.job import Job
 from softprompt.training.loop import Report
 
 
@@ -137,10 +138,38 @@ def test_ending_early_keeps_the_best_and_resumes_to_the_same_bits(tmp_path: Path
     assert stopped.card.training is not None
     assert stopped.card.training.ended == "interrupted"
     assert "test" not in stopped.card.scores
-    resumed = softprompt.train(base, parse(cut, ["output.overwrite=true"]), resume=True)
+    resumed = softprompt.train(base, cut, resume=True)
     assert resumed.prefix.digest == whole.prefix.digest
     lines = (tmp_path / "cut/runs/letters/log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(11))
+
+
+def test_divergence_saves_the_best_state_and_says_where(tmp_path: Path) -> None:
+    base = tiny.base()
+    wanted = config(tmp_path, train={"warmup": 0.0, "select": "nll"})
+    poisoned: list[torch.nn.Parameter] = []
+
+    def watch(report: Report) -> None:
+        if report.step == 7:
+            for parameter in poisoned:
+                parameter.data.fill_(float("nan"))
+
+    original = Job.prepare
+
+    def prepare(base: Any, config: Any) -> Job:
+        job = original(base, config)
+        poisoned.extend(job.method.trainable_parameters())
+        return job
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Job, "prepare", prepare)
+        with pytest.raises(DivergedError, match=r"step 8.*best state, of step 5, is saved in"):
+            softprompt.train(base, wanted, watch=watch)
+    prompt = softprompt.load_prompt("letters", base, tmp_path / "prompts")
+    assert prompt.card.training is not None
+    assert (prompt.card.training.ended, prompt.card.training.best_step) == ("diverged", 5)
+    assert isinstance(prompt.front, torch.Tensor)
+    assert torch.isfinite(prompt.front).all()
 
 
 KILLED = """
