@@ -100,7 +100,7 @@ def test_defaults_are_the_documented_ones() -> None:
         reparametrisation_width=64,
     )
     assert config.train == TrainConfig(
-        learning_rate=0.01,
+        learning_rate=0.02,
         epochs=3,
         max_steps=None,
         batch_size=16,

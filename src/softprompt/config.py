@@ -193,7 +193,7 @@ MethodConfig = Annotated[PromptTuningConfig | TextConfig, Field(discriminator="k
 class TrainConfig(_Section):
     """How the method is trained."""
 
-    learning_rate: float = Field(default=0.02, gt=0, le=1000)
+    learning_rate: float = Field(default=0.02, gt=0)
     """The highest learning rate of the schedule."""
     epochs: int = Field(default=3, ge=0)
     """How many times every training row is seen."""
@@ -296,10 +296,7 @@ class Config(_Section):
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a TOML file. Its data paths start at its folder, those in ``overrides`` at the current one.
-
-    A file that gives no name gives its own.
-    """
+    """Read a TOML file, whose paths start at its folder; one that gives no name gives its own."""
     path = Path(path)
     named = {"name": path.stem} if NAME_RULE.fullmatch(path.stem) else {}
     return parse(named | _rooted(read_toml(path), path.parent), overrides, folder=Path.cwd())

@@ -60,7 +60,7 @@ def test_set_wins_over_flags_and_flags_over_the_file(tmp_path: Path) -> None:
     assert settings(str(file), plain | {"seed": 2}, ("seed=3",)).seed == 3
     assert settings(str(file), plain, ()).data.train == str(tmp_path / "t.jsonl")
     assert settings(str(file), plain | {"data": "u.jsonl"}, ()).data.train == str(Path.cwd() / "u.jsonl")
-    assert settings(str(file), plain, ()).name == "prompt"
+    assert settings(str(file), plain, ()).name == "job"
 
 
 def test_zero_is_a_value() -> None:
