@@ -39,39 +39,54 @@ def _lines(name: str) -> list[dict[str, Any]]:
 
 def _steps() -> str:
     """The training step beside PEFT's."""
+    heads = (
+        "dtype",
+        "virtual tokens",
+        "PEFT",
+        "softprompt",
+        "ratio",
+        "memory",
+        "of GEMM rate",
+        "gradients differ",
+    )
     rows = [
-        f"| {r['dtype']} | {r['virtual_tokens']} | {r['peft_seconds']:.2f} s | {r['softprompt_seconds']:.2f} s "
-        f"| {r['speedup']:.1f}x | {r['memory_ratio']:.0%} | {r['gemm_fraction']:.0%} | {r['gradient_error']:.0e} |"
+        (
+            r["dtype"],
+            str(r["virtual_tokens"]),
+            f"{r['peft_seconds']:.2f} s",
+            f"{r['softprompt_seconds']:.2f} s",
+            f"{r['speedup']:.1f}x",
+            f"{r['memory_ratio']:.0%}",
+            f"{r['gemm_fraction']:.0%}",
+            f"{r['gradient_error']:.0e}",
+        )
         for r in _lines("train_step.jsonl")
     ]
-    return "\n".join(
-        [
-            "One training step of SmolLM2-135M, 16 rows of 8 to 60 tokens, PEFT and softprompt in one run on two CPU cores"
-            " (memory: beyond the base; GEMM: useful work as a share of what the machine's matrix products reach):",
-            "",
-            "| dtype | virtual tokens | PEFT | softprompt | ratio | memory | of GEMM rate | gradient differs by |",
-            "|---|---|---|---|---|---|---|---|",
-            *rows,
-        ]
+    said = (
+        "One training step of SmolLM2-135M, 16 rows of 8 to 60 tokens, PEFT and softprompt in one run on "
+        "two CPU cores. Memory is what a step needs beyond the base, softprompt's share of PEFT's; the GEMM "
+        "rate is what the machine's bare matrix products reach."
     )
+    return "\n".join([said, "", *(f"| {' | '.join(row)} |" for row in (heads, ("---",) * 8, *rows))])
 
 
 def _cookbook() -> str:
     whole = _lines("cookbook.jsonl")[-1]
     return (
-        "The tutorials' own job (bloomz-560m's shape, 4 virtual tokens, 50 + 25 rows, 6 epochs, two prompts on one base): "
-        f"PEFT's usual loop {whole['peft_seconds']:.0f} s, softprompt {whole['softprompt_seconds']:.0f} s, "
-        f"{whole['speedup']:.1f}x."
+        "The tutorials' own job (bloomz-560m's shape, 4 virtual tokens, 50 + 25 rows, 6 epochs, two prompts "
+        f"on one base): PEFT's usual loop {whole['peft_seconds']:.0f} s, softprompt "
+        f"{whole['softprompt_seconds']:.0f} s, {whole['speedup']:.1f}x."
     )
 
 
 def _sst2() -> str:
     found = json.loads((RESULTS / "sst2.json").read_text(encoding="utf-8"))
-    rows = found["runs"][0]["rows"]
-    each = ", ".join(f"{run['scores']['test']['accuracy']:.3f}" for run in found["runs"])
+    rows, runs = found["runs"][0]["rows"], found["runs"]
+    each = ", ".join(f"{run['scores']['test']['accuracy']:.3f}" for run in runs)
     return (
-        f"SST-2, {rows['train']} training rows, 20 virtual tokens, {rows['test']} test rows, {len(found['runs'])} seeds: "
-        f"accuracy {found['mean_accuracy']:.3f} on average ({each}); the untuned base {found['mean_untuned']:.3f}."
+        f"SST-2, {rows['train']} training rows, 20 virtual tokens, {rows['test']} test rows, {len(runs)} "
+        f"seeds: accuracy {found['mean_accuracy']:.3f} on average ({each}); the untuned base "
+        f"{found['mean_untuned']:.3f}."
     )
 
 
