@@ -18,11 +18,11 @@ def rows(count: int, seed: int, longest: int = 60) -> list[TokenRow]:
 
 
 @pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize("bin_tokens", [0, 40, 144])
-def test_every_row_is_there_whole_and_alone(seed: int, bin_tokens: int) -> None:
+@pytest.mark.parametrize("slot_cost", [0, 50, 1152])
+def test_every_row_is_there_whole_and_alone(seed: int, slot_cost: int) -> None:
     batch = rows(1 + seed, seed)
-    lead = 0 if bin_tokens == 0 else seed % 7
-    packed = pack(batch, lead=lead, bin_tokens=bin_tokens)
+    lead = 0 if slot_cost == 0 else seed % 7
+    packed = pack(batch, lead=lead, slot_cost=slot_cost)
     flat_ids, flat_owners = packed.ids.flatten(), packed.owners.flatten()
     for number, row in enumerate(batch):
         place = slice(packed.starts[number], packed.starts[number] + len(row.ids))
@@ -48,6 +48,13 @@ def test_one_long_row_does_not_make_all_bins_long_for_nothing() -> None:
     batch = [TokenRow((1,) * 500), *[TokenRow((1,) * 20)] * 25]
     packed = pack(batch)
     assert packed.ids.shape == (2, 500)
+
+
+def test_bins_are_as_wide_as_is_cheapest() -> None:
+    batch = [TokenRow((1,) * 30)] * 40
+    widths = [pack(batch, slot_cost=cost).ids.shape[1] for cost in (10, 1000, 10**9)]
+    assert widths[0] < 100 <= widths[1] + 40
+    assert pack(batch, slot_cost=10**9).ids.numel() == 1200
 
 
 def test_batches_bound_the_tokens_and_lose_no_row() -> None:

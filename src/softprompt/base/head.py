@@ -31,31 +31,38 @@ class Head:
 
     def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Negative log-likelihood of ``targets`` [M] given hidden [M, E], in nats, fp32 [M]."""
-        if len(targets) <= CHUNK or any(p.requires_grad for p in self._projection.parameters()):
-            return functional.cross_entropy(self.logits(hidden), targets, reduction="none")
-        losses: Tensor = _ChunkedNLL.apply(hidden, targets, self)  # type: ignore[no-untyped-call]
+        weight = self._projection.weight
+        if self._softcap is not None or weight.requires_grad or not hidden.requires_grad:
+            parts = zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True)
+            return torch.cat(
+                [functional.cross_entropy(self.logits(h), t, reduction="none") for h, t in parts]
+            )
+        losses: Tensor = _FrozenNLL.apply(hidden, targets, self, weight)  # type: ignore[no-untyped-call]
         return losses
 
 
-class _ChunkedNLL(torch.autograd.Function):
-    """Long targets in chunks: each chunk's gradient is taken at once, so its logits can be let go."""
+class _FrozenNLL(torch.autograd.Function):
+    """The loss of a frozen head and its gradient in one go, chunk by chunk, in place of the logits.
+
+    With z = exp(logits - max), the gradient is (z / sum(z) - onehot) @ weight: no second array of
+    M x V numbers is ever made, and none is kept.
+    """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
-        losses, gradients = [], []
-        wanted = hidden.requires_grad
-        for h, t in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True):
-            with torch.set_grad_enabled(wanted):
-                h = h.detach().requires_grad_(wanted)
-                loss = functional.cross_entropy(head.logits(h), t, reduction="none")
-                losses.append(loss.detach())
-                if wanted:
-                    gradients.append(torch.autograd.grad(loss.sum(), h)[0])
-        if wanted:
-            ctx.save_for_backward(torch.cat(gradients))
+    def forward(ctx: Any, hidden: Tensor, targets: Tensor, head: Head, weight: Tensor) -> Tensor:
+        losses, gradient = [], torch.empty_like(hidden)
+        for h, t, g in zip(hidden.split(CHUNK), targets.split(CHUNK), gradient.split(CHUNK), strict=True):
+            z = head.logits(h)  # [M, V]
+            z.sub_(z.amax(1, keepdim=True))
+            wanted = z.gather(1, t[:, None])  # [M, 1]
+            total = z.exp_().sum(1, keepdim=True)  # [M, 1]
+            losses.append((total.log() - wanted)[:, 0])
+            z.scatter_add_(1, t[:, None], -total)
+            g.copy_((z.to(weight.dtype) @ weight) / total)
+        ctx.save_for_backward(gradient)
         return torch.cat(losses)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * grads[0][:, None].to(gradient.dtype), None, None
+        return gradient * grads[0][:, None].to(gradient.dtype), None, None, None

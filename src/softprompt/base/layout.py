@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softprompt.base.packing import BIN_TOKENS, Pack
+from softprompt.base.packing import Pack
 
 __all__ = ["PACKED", "PADDED", "Layout", "Windows"]
 
@@ -49,12 +49,10 @@ class Layout:
 
     Attributes:
         name: ``"packed"`` or ``"padded"``.
-        bin_tokens: what to ask of ``pack``: 0 gives every row its own bin.
-        inline: whether a front can be read in the same pass as the rows behind it.
+        inline: whether rows share bins, and a front can be read in the same pass as the rows.
     """
 
     name: str
-    bin_tokens: int
     inline: bool
 
     def reading(self, pack: Pack, prefix: int, windows: Windows, dtype: torch.dtype) -> dict[str, Any]:
@@ -87,8 +85,8 @@ class Layout:
         return {"position_ids": at[:, None], "attention_mask": masks}
 
 
-PACKED = Layout("packed", BIN_TOKENS, inline=True)
-PADDED = Layout("padded", 0, inline=False)
+PACKED = Layout("packed", inline=True)
+PADDED = Layout("padded", inline=False)
 
 
 def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:

@@ -206,7 +206,7 @@ class Base:
 
     def read(self, rows: Sequence[TokenRow], prefix: Prefix) -> tuple[Tensor, RowPairs]:
         """Read rows to go on from them: last hidden states ``[B, E]`` and the pairs they added."""
-        packed = self._pack(rows)
+        packed = self._pack(rows, prefix.length)
         cache = BehindPrefix(self.accept(prefix), record=True)
         hidden = self._run_pack(packed, packed.ids, cache, prefix.length)
         wanted = [(number, len(row.ids) - 1) for number, row in enumerate(rows)]
@@ -215,18 +215,19 @@ class Base:
     def _hidden(self, rows: Sequence[TokenRow], front: Front, wanted: list[tuple[int, int]]) -> Tensor:
         """Hidden states ``[M, E]`` at (row, token); token -1 is the end of the front."""
         if not isinstance(front, Prefix) and len(front) and self.layout.inline:
-            packed = self._pack(rows, lead=len(front))
+            packed = self._pack(rows, len(front), lead=len(front))
             embedded = self._embed_pack(packed, front)
             hidden = self._run_pack(packed, embedded, InlineFront(len(front)), len(front))
             return _gather(hidden, packed, wanted, hidden[0, len(front) - 1])
         prefix = self.prefill(front)
-        packed = self._pack(rows)
+        packed = self._pack(rows, prefix.length)
         hidden = self._run_pack(packed, packed.ids, BehindPrefix(prefix), prefix.length)
         return _gather(hidden, packed, wanted, prefix.hidden)
 
-    def _pack(self, rows: Sequence[TokenRow], lead: int = 0) -> Pack:
-        packed = pack(rows, lead=lead, bin_tokens=self.layout.bin_tokens)
-        return packed.to(self.device)
+    def _pack(self, rows: Sequence[TokenRow], prefix: int, lead: int = 0) -> Pack:
+        # A slot's linear layers cost about as much as 2 x E keys of its attention, as measured on a CPU.
+        slot_cost = 2 * self.width if self.layout.inline else 0
+        return pack(rows, lead=lead, prefix=prefix, slot_cost=slot_cost).to(self.device)
 
     def _embed_pack(self, packed: Pack, front: Tensor) -> Tensor:
         """[N, W, E]: the front in the slots kept for it, the rows' tokens in theirs."""

@@ -14,8 +14,8 @@ from torch import Tensor
 
 __all__ = ["Pack", "TokenRow", "batches", "pack"]
 
-BIN_TOKENS = 144
-"""Aimed-at bin width. Wider bins lose time to the dense mask, narrower ones to padding (docs/log.md)."""
+WIDTHS = (48, 64, 80, 96, 112, 128, 144, 160, 192, 256, 384, 512)
+"""Bin widths that are considered; a row longer than its bin widens all of them."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,21 @@ class Pack:
         return Pack(ids, positions, owners, self.starts, self.lead)
 
 
-def pack(rows: Sequence[TokenRow], *, lead: int = 0, bin_tokens: int = BIN_TOKENS) -> Pack:
-    """Fill equally loaded bins, longest row first; ``bin_tokens=0`` gives every row its own bin."""
+def pack(rows: Sequence[TokenRow], *, lead: int = 0, prefix: int = 0, slot_cost: int = 1024) -> Pack:
+    """Fill equally loaded bins, longest row first, as many as make the pass cheapest.
+
+    A slot costs its share of the linear layers and one unit for every key it is held against, seen
+    or masked: N x W x (slot_cost + prefix + W) in all. Few wide bins waste keys, many narrow ones
+    slots.
+
+    Args:
+        rows: what to lay out.
+        lead: slots kept free at the head of bin 0.
+        prefix: keys that stand before every bin.
+        slot_cost: linear layers of one slot, in keys; 0 gives every row its own bin.
+    """
     lengths = [len(row.ids) for row in rows]
-    places, count, width = _assign(lengths, lead, bin_tokens)
+    places, count, width = _cheapest(lengths, lead, prefix, slot_cost)
     ids = torch.zeros(count * width, dtype=torch.long)
     positions = torch.zeros(count * width, dtype=torch.long)
     owners = torch.full((count * width,), -1, dtype=torch.long)
@@ -72,13 +83,21 @@ def pack(rows: Sequence[TokenRow], *, lead: int = 0, bin_tokens: int = BIN_TOKEN
     return Pack(ids.view(shape), positions.view(shape), owners.view(shape), starts, lead)
 
 
-def _assign(lengths: Sequence[int], lead: int, bin_tokens: int) -> tuple[list[tuple[int, int]], int, int]:
-    """For each row its (bin, offset); then the number of bins and their width."""
-    if bin_tokens == 0:
+_Bins = tuple[list[tuple[int, int]], int, int]
+"""For each row its (bin, offset); the number of bins; their width."""
+
+
+def _cheapest(lengths: Sequence[int], lead: int, prefix: int, slot_cost: int) -> _Bins:
+    if slot_cost == 0:
         return [(i, 0) for i in range(len(lengths))], len(lengths), max(1, *lengths)
     total = lead + sum(lengths)
-    longest = max(lead, 1, *lengths)
-    count = max(1, min(len(lengths), round(total / max(bin_tokens, longest))))
+    counts = {max(1, min(len(lengths), round(total / width))) for width in WIDTHS}
+    fillings = [_fill(lengths, lead, count) for count in sorted(counts)]
+    return min(fillings, key=lambda f: f[1] * f[2] * (slot_cost + prefix + f[2]))
+
+
+def _fill(lengths: Sequence[int], lead: int, count: int) -> _Bins:
+    """Longest row first, each into the bin that holds least."""
     loads = [(lead if number == 0 else 0, number) for number in range(count)]
     heapq.heapify(loads)
     places = [(0, 0)] * len(lengths)
