@@ -38,7 +38,7 @@ def test_loss_and_gradient_equal_pefts_on_the_real_base(base: Base) -> None:
     soft = base.embed(base.encode(" one two three four five")).float().clone().requires_grad_()
     rows = [TokenRow((*base.encode(text), *base.encode(" sports")), len(base.encode(text))) for text in TEXTS]
     loss = base.nll(rows, soft).nll.mean()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=len(soft))
     wrapped: Any = peft.get_peft_model(plain(), config).eval()
     weight = wrapped.prompt_encoder["default"].embedding.weight
