@@ -231,6 +231,12 @@ def test_unknown_sampling_options_are_refused(tmp_path: Path) -> None:
         prompt.generate("a", max_tokens=3)
 
 
+def test_rows_that_do_not_fit_the_model_are_refused(tmp_path: Path) -> None:
+    wanted = config(tmp_path, method={"front": "{soft:508}"})
+    with pytest.raises(DataError, match=r"508 positions .* holds 512; lower data\.max_tokens"):
+        softprompt.train(tiny.base(), wanted)
+
+
 def test_data_faults_show_before_training(tmp_path: Path) -> None:
     wanted = config(tmp_path)
     (tmp_path / "test.jsonl").write_text('{"text": "1 x", "label": "other"}\n')

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from softprompt.base.model import Base
@@ -14,7 +15,7 @@ from softprompt.config import Config
 from softprompt.data.chat import in_chat
 from softprompt.data.rows import Encoded
 from softprompt.data.task import Task, load_task
-from softprompt.errors import ArtifactError
+from softprompt.errors import ArtifactError, DataError
 from softprompt.evaluation.score import Scores, score
 from softprompt.library.folder import Library, check_base
 from softprompt.library.peft_format import to_front
@@ -64,6 +65,7 @@ class Job:
             seed=config.seed,
         )
         method = build_method(config.method.model_copy(update={"front": front}), base, material)
+        _check_room(base, method, encoded)
         return cls(config, base, task, encoded, method, front)
 
     @property
@@ -86,6 +88,20 @@ class Job:
     def score_untuned(self, split: str, progress: Callable[[int, int], None] | None = None) -> Scores:
         """Scores of the bare base behind the same template."""
         return score(self.base, self.base.embed(self.base.start_ids), self.encoded[split], progress)
+
+
+def _check_room(base: Base, method: Method, encoded: Mapping[str, Encoded]) -> None:
+    """Front and longest row must fit the positions the model was built for."""
+    with torch.no_grad():
+        front = method.front()
+    positions = front.length if isinstance(front, Prefix) else len(front)
+    longest = max(len(e.input_ids) + len(e.target_ids) for split in encoded.values() for e in split.examples)
+    room = base.max_positions
+    if room is not None and positions + longest > room:
+        raise DataError(
+            f"The front takes {positions} positions and the longest row {longest}, but {base.name} holds "
+            f"{room}; lower data.max_tokens to {max(8, room - positions)} or less."
+        )
 
 
 def _saved_vectors(name: str, base: Base, library: str) -> Tensor:
