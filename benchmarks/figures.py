@@ -77,7 +77,8 @@ def _cookbook() -> str:
     parts = f"{roles['speedup']:.1f}x on the long rows, {quotes['speedup']:.1f}x on the short ones"
     return (
         "The tutorials' own job (bloomz-560m's shape, 4 virtual tokens, 50 + 25 rows, loss on the whole "
-        f"text, two prompts on one base), {epochs} of its 6 epochs: {seconds}, {both['speedup']:.1f}x ({parts})."
+        f"text, two prompts on one base), {epochs} of its 6 epochs: {seconds}, {both['speedup']:.1f}x "
+        f"({parts})."
     )
 
 

@@ -80,8 +80,11 @@ def test_the_artifact_gives_pefts_logits(tmp_path: Path) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_training_scoring_and_serving_see_the_same_tokens(tmp_path: Path) -> None:
-    prompt = softprompt.train(tiny.base(), config(tmp_path))
+@pytest.mark.parametrize(
+    "data", [{}, {"max_tokens": 8, "labels": {"x": "aaa", "y": "b", "z": "c"}}], ids=["whole", "cut"]
+)
+def test_training_scoring_and_serving_see_the_same_tokens(tmp_path: Path, data: dict[str, Any]) -> None:
+    prompt = softprompt.train(tiny.base(), config(tmp_path, data=data, train={"epochs": 0}))
     table = read(str(tmp_path / "test.jsonl"))
     encoded = prompt.encode(table)
     for example, row in zip(encoded.examples, table.rows, strict=True):
