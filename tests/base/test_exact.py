@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import random
-from typing import Any
 
-import peft
 import pytest
 import torch
 from torch import Tensor
 
 import tiny
+from reference import peft_loss_and_gradient
 from softprompt.base.generate import Request, Sampling, generate
 from softprompt.base.model import Base
 from softprompt.base.packing import TokenRow
@@ -33,25 +32,6 @@ def front(base: Base, seed: int = 3) -> Tensor:
     return torch.randn(P, base.width, generator=generator).mul_(0.3).requires_grad_()
 
 
-def peft_loss_and_gradient(architecture: str, soft: Tensor, batch: list[TokenRow]) -> tuple[Tensor, Tensor]:
-    """The usual way: the prompt repeated into every right-padded row, the head at every position."""
-    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=P, token_dim=soft.shape[1])
-    wrapped: Any = peft.get_peft_model(tiny.model(architecture), config).eval()
-    weight = wrapped.prompt_encoder["default"].embedding.weight
-    weight.data.copy_(soft.detach())
-    width = max(len(row.ids) for row in batch)
-    ids = torch.zeros(len(batch), width, dtype=torch.long)
-    mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
-    for i, row in enumerate(batch):
-        length = len(row.ids)
-        ids[i, :length] = torch.tensor(row.ids)
-        mask[i, :length] = 1
-        labels[i, row.scored_from : length] = torch.tensor(row.ids[row.scored_from :])
-    loss = wrapped(input_ids=ids, attention_mask=mask, labels=labels).loss
-    loss.backward()
-    return loss.detach(), weight.grad
-
-
 @pytest.mark.parametrize("scored", [2, None], ids=["target", "whole-text"])
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
 def test_loss_and_gradient_equal_pefts(architecture: str, scored: int | None) -> None:
@@ -60,7 +40,7 @@ def test_loss_and_gradient_equal_pefts(architecture: str, scored: int | None) ->
     soft = front(base)
     loss = base.nll(batch, soft).nll.mean()
     (gradient,) = torch.autograd.grad(loss, soft)
-    expected_loss, expected_gradient = peft_loss_and_gradient(architecture, soft, batch)
+    expected_loss, expected_gradient = peft_loss_and_gradient(tiny.model(architecture), soft, batch)
     torch.testing.assert_close(loss.detach(), expected_loss, rtol=1e-4, atol=0)
     error = (gradient - expected_gradient).norm() / expected_gradient.norm()
     assert error < 1e-4

@@ -1,0 +1,33 @@
+"""What others compute, for ours to be held against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import peft
+import torch
+from torch import Tensor
+
+from softprompt.base.packing import TokenRow
+
+
+def peft_loss_and_gradient(model: Any, soft: Tensor, rows: Sequence[TokenRow]) -> tuple[Tensor, Tensor]:
+    """PEFT's usual way: the prompt repeated into every right-padded row, the head at every position."""
+    config = peft.PromptTuningConfig(
+        task_type="CAUSAL_LM", num_virtual_tokens=len(soft), token_dim=soft.shape[1]
+    )
+    wrapped: Any = peft.get_peft_model(model, config).eval()
+    weight = wrapped.prompt_encoder["default"].embedding.weight
+    weight.data.copy_(soft.detach())
+    width = max(len(row.ids) for row in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
+    for i, row in enumerate(rows):
+        length = len(row.ids)
+        ids[i, :length] = torch.tensor(row.ids)
+        mask[i, :length] = 1
+        labels[i, row.scored_from : length] = torch.tensor(row.ids[row.scored_from :])
+    loss = wrapped(input_ids=ids, attention_mask=mask, labels=labels).loss
+    loss.backward()
+    return loss.detach(), weight.grad
