@@ -23,6 +23,7 @@ LAYERS = [
     {"evaluation"},
     {"library"},
     {"training"},
+    {"comparison", "harness", "planning"},
     {"recipes", "demo"},
     {"cli"},
 ]
@@ -30,7 +31,14 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 HOMES = {
     "transformers": {"base", "training/finish.py"},
-    "peft": set(),
+    "peft": {"methods/lora.py", "library/lora_format.py"},
+    "bitsandbytes": {"base"},
+    "rouge_score": {"evaluation/text_metrics.py"},
+    "sacrebleu": {"evaluation/text_metrics.py"},
+    "scipy": {"evaluation/paired.py"},
+    "matplotlib": {"comparison/plots.py"},
+    "jinja2": {"comparison/page.py"},
+    "lm_eval": {"harness"},
     "gguf": {"base/convert.py"},
     "datasets": {"data/sources.py"},
     "pyarrow": {"data/sources.py"},

@@ -1,0 +1,26 @@
+"""The settings of one run: their names, defaults and rules; knows nothing of models, data or training.
+
+``load`` and ``parse`` are the doors: they report every fault at once, in plain words. A setting that may
+be off, such as ``train.clip``, is turned off by the word ``"none"``, for TOML has no null.
+"""
+
+from softprompt.config.data import DataConfig
+from softprompt.config.job import NAME_RULE, Config, digest, dump_toml, load, parse
+from softprompt.config.method import MethodConfig, PromptTuningConfig, TextConfig
+from softprompt.config.train import BaseConfig, OutputConfig, TrainConfig
+
+__all__ = [
+    "NAME_RULE",
+    "BaseConfig",
+    "Config",
+    "DataConfig",
+    "MethodConfig",
+    "OutputConfig",
+    "PromptTuningConfig",
+    "TextConfig",
+    "TrainConfig",
+    "digest",
+    "dump_toml",
+    "load",
+    "parse",
+]

@@ -1,0 +1,92 @@
+"""The settings of ``[data]``: where rows come from and how a row becomes text."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from softprompt.config.section import Section, as_unicode
+from softprompt.config_io import BrokenRuleError, shown
+
+__all__ = ["SOURCES", "DataConfig"]
+
+SOURCES = ("train", "validation", "test")
+
+
+class DataConfig(Section):
+    """The rows to learn from, and how a row becomes text."""
+
+    train: str | None = Field(default=None, min_length=1)
+    """The training rows: a path, bundled:NAME/SPLIT or hub:..."""
+    validation: str | None = Field(default=None, min_length=1)
+    """The rows that choices are made on: a path, bundled:NAME/SPLIT or hub:..."""
+    test: str | None = Field(default=None, min_length=1)
+    """The rows read once, at the end: a path, bundled:NAME/SPLIT or hub:..."""
+    input: str
+    """The template of what the model reads, such as "Headline: {text}"."""
+    target: str = Field(min_length=1)
+    """The template of what the model should write, such as " {label}"."""
+    labels: list[str] | dict[str, str] | None = None
+    """The possible labels, or a table from each label in the data to its word."""
+    label_column: str | None = Field(default=None, min_length=1)
+    """The column that holds the label."""
+    loss_on: Literal["target", "text"] = "target"
+    """Whether the loss is over the target only or over the input too."""
+    end_of_text: bool | None = None
+    """Whether the target closes with the end-of-text token; none means yes unless there are labels."""
+    max_tokens: int = Field(default=512, ge=8)
+    """The longest row, in tokens."""
+    train_rows: int | None = Field(default=None, ge=1)
+    """How many training rows to use; none means all."""
+    validation_rows: int | None = Field(default=None, ge=1)
+    """How many validation rows to use; none means all."""
+    test_rows: int | None = Field(default=None, ge=1)
+    """How many test rows to use; none means all."""
+    validation_fraction: float = Field(default=0.2, gt=0, lt=1)
+    """The share of training rows held back when there is no validation source."""
+    chat: bool = False
+    """Whether front, input and target stand at their places in the base's chat template."""
+
+    @property
+    def ends(self) -> bool:
+        """Whether the target closes with the end-of-text token."""
+        return self.labels is None if self.end_of_text is None else self.end_of_text
+
+    @field_validator(*SOURCES, mode="before")
+    @classmethod
+    def _paths_are_text(cls, source: Any) -> Any:
+        return os.fspath(source) if isinstance(source, os.PathLike) else source
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _labels_are_text(cls, labels: Any) -> Any:
+        if labels is None:
+            return None
+        if isinstance(labels, Mapping):
+            return dict(zip(_words(labels, "label"), _words(labels.values(), "word"), strict=True))
+        if isinstance(labels, list | tuple):
+            return _words(labels, "label")
+        raise BrokenRuleError(f'expected a list of labels or a table of label = "word", got {shown(labels)}')
+
+
+def _label(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, str) and value:
+        return as_unicode(value)
+    raise BrokenRuleError(f"expected labels that are text, whole numbers, true or false, got {shown(value)}")
+
+
+def _words(values: Iterable[Any], what: str) -> list[str]:
+    words = [_label(value) for value in values]
+    for place, word in enumerate(words):
+        if word in words[:place]:
+            raise BrokenRuleError(f"the {what} {shown(word)} stands there twice")
+    if len(words) < 2:
+        raise BrokenRuleError(f"expected at least two labels, got {len(words)}")
+    return words

@@ -1,0 +1,45 @@
+"""What every section of a configuration shares: strictness, ``"none"`` for off, text that is Unicode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+
+from softprompt.config_io import NONE, BrokenRuleError, may_be_none
+
+__all__ = ["Section", "as_unicode"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        validate_default=True,
+        use_attribute_docstrings=True,
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_none(cls, settings: Any) -> Any:
+        if not isinstance(settings, Mapping):
+            return settings
+        off = {name for name, field in cls.model_fields.items() if may_be_none(field)}
+        return {key: None if key in off and value == NONE else value for key, value in settings.items()}
+
+    @field_validator("*")
+    @classmethod
+    def _text_isas_unicode(cls, value: Any) -> Any:
+        return as_unicode(value) if isinstance(value, str) else value
+
+
+def as_unicode(text: str) -> str:
+    """Refuse the half characters that undecodable bytes of a command line turn into."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BrokenRuleError(f"expected text that can be written as UTF-8, got {text!a}") from error
+    return text

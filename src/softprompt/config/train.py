@@ -1,0 +1,83 @@
+"""The settings of ``[base]``, ``[train]`` and ``[output]``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from softprompt.config.section import Section
+from softprompt.config_io import BrokenRuleError
+
+__all__ = ["BaseConfig", "OutputConfig", "TrainConfig"]
+
+
+class BaseConfig(Section):
+    """The frozen model."""
+
+    model: str = Field(default="smollm2-135m", min_length=1)
+    """A bundled name, a hub id, a folder or a .gguf file."""
+    revision: str | None = Field(default=None, min_length=1)
+    """The branch, tag or commit of a hub id."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """The number format of the weights."""
+    device: str = Field(default="auto", min_length=1)
+    """Where the model runs, such as cpu or cuda:0."""
+    trust_remote_code: bool = False
+    """Whether Python code that comes with a hub model may run."""
+
+
+class TrainConfig(Section):
+    """How the method is trained."""
+
+    learning_rate: float = Field(default=0.02, gt=0)
+    """The highest learning rate of the schedule."""
+    epochs: int = Field(default=3, ge=0)
+    """How many times every training row is seen."""
+    max_steps: int | None = Field(default=None, ge=0)
+    """The most steps to take, whatever the epochs."""
+    batch_size: int = Field(default=16, ge=1)
+    """How many rows make one step."""
+    accumulation: int = Field(default=1, ge=1)
+    """How many micro-batches a batch is split into, to save memory."""
+    optimizer: Literal["adamw", "adafactor"] = "adamw"
+    """The optimizer."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """How strongly the optimizer pulls towards zero."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls after the warmup."""
+    warmup: float = Field(default=0.06, ge=0, lt=1)
+    """The share of all steps in which the learning rate rises."""
+    clip: float | None = Field(default=1.0, gt=0)
+    """The largest norm of a gradient; none means no limit."""
+    evaluate_every: int | None = Field(default=None, ge=1)
+    """Steps between evaluations; none means once an epoch."""
+    patience: int | None = Field(default=None, ge=1)
+    """Evaluations without gain before stopping early; none means never."""
+    checkpoint_every: int = Field(default=50, ge=1)
+    """Steps between checkpoints."""
+    select: Literal["auto", "accuracy", "nll"] = "auto"
+    """The validation score that picks the best state."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads; none leaves the choice to torch."""
+
+    @field_validator("accumulation")
+    @classmethod
+    def _micro_batches_have_rows(cls, accumulation: int, info: ValidationInfo) -> int:
+        rows = info.data.get("batch_size", accumulation)
+        if accumulation > rows:
+            raise BrokenRuleError(f"expected at most train.batch_size, which is {rows}, got {accumulation}")
+        return accumulation
+
+
+class OutputConfig(Section):
+    """Where results go."""
+
+    library: str = Field(default="prompts", min_length=1)
+    """The folder of artifacts."""
+    runs: str = Field(default="runs", min_length=1)
+    """The folder of logs and checkpoints."""
+    tensorboard: bool = False
+    """Whether to log for TensorBoard too."""
+    overwrite: bool = False
+    """Whether an artifact of the same name may be replaced."""
