@@ -21,6 +21,7 @@ def load_base(
     revision: str | None = None,
     dtype: str = "auto",
     device: str = "auto",
+    quantisation: str = "none",
     trust_remote_code: bool = False,
     notify: Callable[[str], None] = lambda message: None,
 ) -> Base:
@@ -31,6 +32,7 @@ def load_base(
         revision: branch, tag or commit of a hub id.
         dtype: ``auto`` (bfloat16 where the hardware has it), ``float32``, ``bfloat16``, ``float16``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        quantisation: ``none``, ``nf4`` (4 bits, double quantisation) or ``int8``, through bitsandbytes.
         trust_remote_code: run code that comes with the model; off unless you know its author.
         notify: told in a sentence when something takes a while.
 
@@ -44,6 +46,7 @@ def load_base(
         revision=revision,
         dtype=dtype,
         device=device,
+        quantisation=quantisation,
         trust_remote_code=trust_remote_code,
         notify=notify,
     )

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from softprompt.base import catalog, hub
 from softprompt.base.convert import converted, quiet
 from softprompt.base.placement import choose_device, choose_dtype
+from softprompt.base.quantise import keep_differentiable, quantised
 from softprompt.errors import BaseModelError, ResourceError
 
 __all__ = ["Loaded", "open_model"]
@@ -61,6 +62,7 @@ def open_model(
     revision: str | None = None,
     dtype: str = "auto",
     device: str = "auto",
+    quantisation: str = "none",
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
     notify: Callable[[str], None] = lambda message: None,
@@ -73,6 +75,7 @@ def open_model(
         dtype: auto, float32 (fp32), bfloat16 (bf16) or float16 (fp16); "auto" is bfloat16 where the device
             computes it in hardware, else float32.
         device: auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:N or mps.
+        quantisation: none, nf4 or int8: how the linear layers' weights are stored.
         attn_implementation: passed to transformers; its own choice if None.
         trust_remote_code: run the Python code that a hub repository brings. Only for repositories you trust.
         notify: called with one short sentence before each slow step.
@@ -94,8 +97,10 @@ def open_model(
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
+    options |= quantised(quantisation, number_format, where)
     with quiet():
         model = _model(place, config, number_format, options)
+    keep_differentiable(model)
     model = _move(place, model, where)
     return Loaded(model, tokenizer, source, place.folder.name if place.remote else None, where, number_format)
 
@@ -260,7 +265,7 @@ def _why_incomplete(place: _Place, said: str) -> str:
 
 def _move(place: _Place, model: Any, device: torch.device) -> Any:
     try:
-        return model.to(device)
+        return model if getattr(model, "is_quantized", False) else model.to(device)
     except torch.OutOfMemoryError as error:
         _raise_no_memory(place, error)
 

@@ -39,6 +39,7 @@ class BaseChoice:
     dtype: str = "auto"
     device: str = "auto"
     trust_remote_code: bool = False
+    quantisation: str = "none"
 
     def load(self, model: str, revision: str | None = None) -> Base:
         """Load ``model`` while a spinner turns."""
@@ -51,6 +52,7 @@ class BaseChoice:
                 revision=revision,
                 dtype=self.dtype,
                 device=self.device,
+                quantisation=self.quantisation,
                 trust_remote_code=self.trust_remote_code,
                 notify=screen.say,
             )

@@ -150,7 +150,9 @@ def _check_rows(config: Config) -> None:
 
 def _load(config: Config) -> Any:
     about = config.base
-    choice = BaseChoice(about.model, about.dtype, about.device, about.trust_remote_code)
+    choice = BaseChoice(
+        about.model, about.dtype, about.device, about.trust_remote_code, about.quantisation
+    )
     return choice.load(about.model, about.revision)
 
 

@@ -6,7 +6,14 @@ be off, such as ``train.clip``, is turned off by the word ``"none"``, for TOML h
 
 from softprompt.config.data import DataConfig
 from softprompt.config.job import NAME_RULE, Config, digest, dump_toml, load, parse
-from softprompt.config.method import MethodConfig, PromptTuningConfig, TextConfig
+from softprompt.config.method import (
+    FullConfig,
+    LoraConfig,
+    MethodConfig,
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    TextConfig,
+)
 from softprompt.config.train import BaseConfig, OutputConfig, TrainConfig
 
 __all__ = [
@@ -14,8 +21,11 @@ __all__ = [
     "BaseConfig",
     "Config",
     "DataConfig",
+    "FullConfig",
+    "LoraConfig",
     "MethodConfig",
     "OutputConfig",
+    "PrefixTuningConfig",
     "PromptTuningConfig",
     "TextConfig",
     "TrainConfig",

@@ -72,6 +72,14 @@ class Config(Section):
             raise BrokenRuleError('"labels" needs data.labels, which is missing', at="init")
         return method
 
+    @field_validator("train")
+    @classmethod
+    def _resolve_rate(cls, train: TrainConfig, info: ValidationInfo) -> TrainConfig:
+        method = info.data.get("method")
+        if method is None or "learning_rate" in train.model_fields_set:
+            return train
+        return train.model_copy(update={"learning_rate": method.rate})
+
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a TOML file, whose paths start at its folder; one that gives no name gives its own."""

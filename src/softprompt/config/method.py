@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from softprompt.config.section import Section
 from softprompt.config_io import BrokenRuleError
 
-__all__ = ["MethodConfig", "PromptTuningConfig", "TextConfig"]
+__all__ = [
+    "FullConfig",
+    "LoraConfig",
+    "MethodConfig",
+    "PrefixTuningConfig",
+    "PromptTuningConfig",
+    "TextConfig",
+]
 
 
 class PromptTuningConfig(Section):
     """A soft prompt: vectors in front of the text, learnt while the model stays as it is."""
 
+    rate: ClassVar[float] = 0.02
     kind: Literal["prompt-tuning"] = "prompt-tuning"
     """The method."""
     front: str = "{soft:20}"
@@ -25,8 +33,8 @@ class PromptTuningConfig(Section):
     """The text to start from."""
     init_artifact: str | None = Field(default=None, min_length=1)
     """The saved prompt to start from."""
-    reparametrisation: Literal["none", "residual"] = "none"
-    """Whether the vectors pass through a small network while they are learnt."""
+    reparametrisation: Literal["none", "residual", "mlp"] = "none"
+    """What the vectors pass through while they are learnt: nothing, a network beside them, a network."""
     reparametrisation_width: int = Field(default=64, ge=1)
     """The width of that network."""
 
@@ -38,14 +46,73 @@ class PromptTuningConfig(Section):
         return source
 
 
-class TextConfig(Section):
-    """Text only: an instruction or nothing; no training."""
+class PrefixTuningConfig(Section):
+    """A KV prefix: the keys and values of every layer for P positions, learnt directly."""
 
+    rate: ClassVar[float] = 0.01
+    kind: Literal["prefix-tuning"] = "prefix-tuning"
+    """The method."""
+    front: str = "{demos:4}"
+    """The text whose keys and values are the start; {demos:N} stands for N solved training rows."""
+    positions: int | None = Field(default=None, ge=2)
+    """P; a shorter text is repeated and of a longer one the end is kept. None means the whole text."""
+    init: Literal["text", "random"] = "text"
+    """Whether keys and values start from the text or from random ones behind a small network."""
+    projection_width: int = Field(default=128, ge=1)
+    """The width of that network."""
+    freeze_first: bool = True
+    """Whether the first position stays as it is: models lean on it as an attention sink."""
+
+    @field_validator("init")
+    @classmethod
+    def _random_has_a_length(cls, init: str, info: ValidationInfo) -> str:
+        if init == "random" and info.data.get("positions", 2) is None:
+            raise BrokenRuleError('"random" needs method.positions, which is missing')
+        return init
+
+
+class TextConfig(Section):
+    """Text only: an instruction, demonstrations or nothing; no training."""
+
+    rate: ClassVar[float] = 0.02
     kind: Literal["text"] = "text"
+    """The method."""
+    front: str = ""
+    """The text that stands in front of every row; {demos:N} stands for N solved training rows."""
+
+
+class LoraConfig(Section):
+    """Low-rank adapters in the model's linear layers; on a quantised base this is QLoRA."""
+
+    rate: ClassVar[float] = 0.001
+    kind: Literal["lora"] = "lora"
+    """The method."""
+    front: str = ""
+    """The text that stands in front of every row."""
+    rank: int = Field(default=8, ge=1)
+    """The inner width of an adapter."""
+    alpha: float = Field(default=16.0, gt=0)
+    """The adapter's output is scaled by alpha / rank."""
+    targets: Literal["all-linear"] | list[str] = "all-linear"
+    """The layers that get an adapter, by the end of their names."""
+    rslora: bool = False
+    """Whether the scale is alpha / sqrt(rank) (rsLoRA)."""
+    dora: bool = False
+    """Whether direction and magnitude are learnt apart (DoRA)."""
+
+
+class FullConfig(Section):
+    """Full fine-tuning: every weight of a copy of the model is learnt."""
+
+    rate: ClassVar[float] = 3e-5
+    kind: Literal["full"] = "full"
     """The method."""
     front: str = ""
     """The text that stands in front of every row."""
 
 
-# A new method is a new class here with a `kind` of its own.
-MethodConfig = Annotated[PromptTuningConfig | TextConfig, Field(discriminator="kind")]
+# A new method is a new class here with a `kind` of its own, and a builder in methods/build.py.
+MethodConfig = Annotated[
+    PromptTuningConfig | PrefixTuningConfig | TextConfig | LoraConfig | FullConfig,
+    Field(discriminator="kind"),
+]

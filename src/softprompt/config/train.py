@@ -21,6 +21,8 @@ class BaseConfig(Section):
     """The branch, tag or commit of a hub id."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """The number format of the weights."""
+    quantisation: Literal["none", "nf4", "int8"] = "none"
+    """How the linear layers are stored: as they are, in 4 bits (NF4, double quantisation) or in 8."""
     device: str = Field(default="auto", min_length=1)
     """Where the model runs, such as cpu or cuda:0."""
     trust_remote_code: bool = False
@@ -31,7 +33,7 @@ class TrainConfig(Section):
     """How the method is trained."""
 
     learning_rate: float = Field(default=0.02, gt=0)
-    """The highest learning rate of the schedule."""
+    """The highest learning rate of the schedule; when not given, one that suits the method."""
     epochs: int = Field(default=3, ge=0)
     """How many times every training row is seen."""
     max_steps: int | None = Field(default=None, ge=0)

@@ -9,16 +9,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from softprompt.base.model import Base
-from softprompt.config import PromptTuningConfig, TextConfig
+from softprompt.config import FullConfig, LoraConfig, PrefixTuningConfig, PromptTuningConfig, TextConfig
 from softprompt.errors import ConfigError
 from softprompt.methods.front import Soft, Words, parse_front, with_demonstrations
+from softprompt.methods.full import Full
 from softprompt.methods.init import from_labels, from_random, from_text, from_vocabulary
+from softprompt.methods.lora import Lora
 from softprompt.methods.method import Method
-from softprompt.methods.prompt_tuning import PromptTuning, Residual
-from softprompt.methods.text import TextFront
+from softprompt.methods.prefix_tuning import PrefixTuning, Projection
+from softprompt.methods.prompt_tuning import Encoder, PromptTuning, Residual
+from softprompt.methods.text import TextFront, word_ids
 
 __all__ = ["Material", "build_method"]
 
@@ -52,14 +56,46 @@ def _prompt_tuning(
 ) -> Method:
     count = sum(part.count for part in parts if isinstance(part, Soft))
     start = _STARTS[config.init](config, base, count, material)
-    residual = None
-    if config.reparametrisation == "residual":
-        residual = Residual(base.width, config.reparametrisation_width, material.seed).to(base.device)
-    return PromptTuning(base, parts, start, residual)
+    network = _NETWORKS[config.reparametrisation](start, config.reparametrisation_width, material.seed)
+    return PromptTuning(base, parts, start, network and network.to(base.device))
+
+
+def _prefix_tuning(
+    config: PrefixTuningConfig, base: Base, parts: tuple[Words | Soft, ...], material: Material
+) -> Method:
+    if config.init == "random":
+        assert config.positions is not None
+        words = base.prefill(from_vocabulary(base, config.positions, material.seed))
+        network = Projection(words, config.positions, config.projection_width, material.seed)
+        return PrefixTuning(base, words, frozen=0, projection=network)
+    with torch.no_grad():
+        start = base.prefill(base.embed(_fitted(base, word_ids(base, parts), config.positions)))
+    return PrefixTuning(base, start, frozen=int(config.freeze_first))
+
+
+def _fitted(base: Base, ids: list[int], positions: int | None) -> list[int]:
+    """Ids brought to a number of positions: the start token, then the end of the text, repeated if short."""
+    start = list(base.start_ids)
+    text = ids[len(start) :]
+    if not text:
+        raise ConfigError("method.front has no words whose keys and values could be the start; give it some.")
+    if positions is None or len(ids) == positions:
+        return ids
+    wanted = max(1, positions - len(start))
+    return start + (text * (wanted // len(text) + 1))[-wanted:]
 
 
 def _text(config: TextConfig, base: Base, parts: tuple[Words | Soft, ...], material: Material) -> Method:
     return TextFront(base, parts)
+
+
+def _lora(config: LoraConfig, base: Base, parts: tuple[Words | Soft, ...], material: Material) -> Method:
+    front = base.embed(word_ids(base, parts)).float()
+    return Lora(base, front, config.model_dump(exclude={"kind", "front"}), material.seed)
+
+
+def _full(config: FullConfig, base: Base, parts: tuple[Words | Soft, ...], material: Material) -> Method:
+    return Full(base, base.embed(word_ids(base, parts)).float())
 
 
 def _from_artifact(config: PromptTuningConfig, base: Base, count: int, material: Material) -> Tensor:
@@ -80,4 +116,16 @@ _STARTS: dict[str, Callable[[PromptTuningConfig, Base, int, Material], Tensor]] 
     "artifact": _from_artifact,
 }
 
-_BUILDERS: dict[type, Callable[..., Method]] = {PromptTuningConfig: _prompt_tuning, TextConfig: _text}
+_NETWORKS: dict[str, Callable[[Tensor, int, int], Residual | Encoder | None]] = {
+    "none": lambda start, width, seed: None,
+    "residual": lambda start, width, seed: Residual(start.shape[1], width, seed),
+    "mlp": lambda start, width, seed: Encoder(start.cpu(), width, seed),
+}
+
+_BUILDERS: dict[type, Callable[..., Method]] = {
+    PromptTuningConfig: _prompt_tuning,
+    PrefixTuningConfig: _prefix_tuning,
+    TextConfig: _text,
+    LoraConfig: _lora,
+    FullConfig: _full,
+}

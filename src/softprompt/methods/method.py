@@ -6,6 +6,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from softprompt.base.copies import Change
 from softprompt.base.model import Base
 from softprompt.prefix import Front
 
@@ -26,6 +27,10 @@ class Method(Protocol):
 
     def front(self) -> Front:
         """What stands in front of every row: embeddings ``[P, E]`` or a prefix."""
+        ...
+
+    def change(self) -> Change | None:
+        """What turns the frozen base into the model the rows are read with; None if that is the base."""
         ...
 
     def trainable_parameters(self) -> list[nn.Parameter]:

@@ -15,7 +15,7 @@ from softprompt.base.model import Base
 from softprompt.errors import ConfigError
 from softprompt.methods.front import Soft, Words
 
-__all__ = ["PromptTuning", "Residual"]
+__all__ = ["Encoder", "PromptTuning", "Residual"]
 
 
 class PromptTuning:
@@ -33,7 +33,7 @@ class PromptTuning:
         base: Base,
         parts: Sequence[Words | Soft],
         start: Tensor,
-        reparametrisation: Residual | None = None,
+        reparametrisation: Residual | Encoder | None = None,
     ) -> None:
         counts = [part.count for part in parts if isinstance(part, Soft)]
         if not counts:
@@ -64,6 +64,9 @@ class PromptTuning:
         soft = self._soft if self._residual is None else self._residual(self._soft)
         return self._fixed.index_copy(0, self._places, soft)
 
+    def change(self) -> None:
+        return None
+
     def trainable_parameters(self) -> list[nn.Parameter]:
         return [self._soft, *(self._residual.parameters() if self._residual else ())]
 
@@ -77,6 +80,32 @@ class PromptTuning:
         if self._residual:
             found = {k.removeprefix("residual."): v for k, v in state.items() if k != "soft"}
             self._residual.load_state_dict(found)
+
+
+class Encoder(nn.Module):
+    """``MLP(P)``, the prompt encoder of P-tuning (Liu et al. 2021), folded away after training.
+
+    The network's output is brought to the mean and spread of the vectors it starts from, so that training
+    begins among real embeddings.
+    """
+
+    def __init__(self, start: Tensor, hidden: int, seed: int) -> None:
+        """start: [n, E]; hidden: width of the two hidden layers."""
+        super().__init__()
+        width = start.shape[1]
+        generator = torch.Generator().manual_seed(seed)
+        sizes = ((hidden, width), (hidden, hidden), (width, hidden))
+        layers = [torch.randn(*size, generator=generator) * (2 / size[1]) ** 0.5 for size in sizes]
+        self.layers = nn.ParameterList(layers)
+        self.mean = nn.Parameter(start.detach().mean(0))
+        self.register_buffer("spread", start.detach().std(), persistent=False)
+
+    def forward(self, soft: Tensor) -> Tensor:
+        """soft: [n, E] -> [n, E]."""
+        found = functional.layer_norm(soft, soft.shape[-1:])
+        for layer in self.layers[:-1]:
+            found = functional.relu(functional.linear(found, layer))
+        return self.mean + self.spread * functional.linear(found, self.layers[-1])  # type: ignore[operator]
 
 
 class Residual(nn.Module):

@@ -10,23 +10,28 @@ from softprompt.base.model import Base
 from softprompt.errors import ConfigError
 from softprompt.methods.front import Soft, Words
 
-__all__ = ["TextFront"]
+__all__ = ["TextFront", "word_ids"]
+
+
+def word_ids(base: Base, parts: Sequence[Words | Soft]) -> list[int]:
+    """Token ids of a front of words only, behind what the tokenizer sets first."""
+    text = []
+    for part in parts:
+        if isinstance(part, Soft):
+            raise ConfigError(
+                'method.front has "{soft:N}", and only prompt tuning learns soft tokens; '
+                'take it out, or use method.kind = "prompt-tuning".'
+            )
+        text.append(part.text)
+    return [*base.start_ids, *base.encode("".join(text))]
 
 
 class TextFront:
     """A front of plain words, behind what the tokenizer sets first."""
 
     def __init__(self, base: Base, parts: Sequence[Words | Soft]) -> None:
-        text = []
-        for part in parts:
-            if isinstance(part, Soft):
-                raise ConfigError(
-                    'method.kind is "text", which learns nothing, but method.front has "{soft:N}"; '
-                    'use method.kind = "prompt-tuning".'
-                )
-            text.append(part.text)
         self._base = base
-        self._front = base.embed([*base.start_ids, *base.encode("".join(text))]).float()  # [P, E]
+        self._front = base.embed(word_ids(base, parts)).float()  # [P, E]
 
     @property
     def base(self) -> Base:
@@ -35,6 +40,9 @@ class TextFront:
     def front(self) -> Tensor:
         """The front as embeddings, fp32 ``[P, E]``."""
         return self._front
+
+    def change(self) -> None:
+        return None
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         return []

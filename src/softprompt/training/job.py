@@ -83,7 +83,7 @@ class Job:
 
     def score(self, split: str, progress: Callable[[int, int], None] | None = None) -> Scores:
         """Scores of the method as it stands."""
-        return score(self.base, self.method.front(), self.encoded[split], progress)
+        return score(self.method.base, self.method.front(), self.encoded[split], progress)
 
     def score_untuned(self, split: str, progress: Callable[[int, int], None] | None = None) -> Scores:
         """Scores of the bare base behind the same template."""

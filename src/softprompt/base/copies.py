@@ -1,0 +1,47 @@
+"""A second model over the same weights, for methods that change the model without touching the base.
+
+Modules are new, tensors are shared: changing a module of the copy leaves the base as it was, and the copy
+costs no memory until something is added to it.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from softprompt.base.model import Base
+
+__all__ = ["Change", "shared_copy"]
+
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """What turns a frozen base into a changed model: enough to make the change again.
+
+    Attributes:
+        kind: the format it is kept in, such as ``"lora"``.
+        settings: JSON values: rank, targets and the like.
+        tensors: its learnt tensors by name, as they stand now.
+    """
+
+    kind: str
+    settings: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+
+def shared_copy(base: Base) -> Base:
+    """A base with modules of its own over the tensors of ``base``.
+
+    Its fingerprint names it apart from the original, so a prefix made by one is refused by the other.
+    """
+    model = base.model
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    twin = copy.deepcopy(model, {id(t): t for t in tensors})
+    return replace(base, model=twin, fingerprint=f"{base.fingerprint}+{next(_numbers)}")

@@ -1,0 +1,74 @@
+"""Weights of linear layers in 4 or 8 bits, through bitsandbytes: which options load a model so.
+
+NF4 with double quantisation is the storage of QLoRA (Dettmers et al. 2023); products are computed in the
+number format of the base. It knows options, not models.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import warnings
+from typing import Any
+
+import torch
+
+from softprompt.errors import ConfigError, ResourceError
+
+__all__ = ["keep_differentiable", "quantised", "quiet_bitsandbytes"]
+
+
+def quantised(kind: str, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """Options of transformers' ``from_pretrained`` for a kind of storage: none, nf4 or int8.
+
+    Raises:
+        ConfigError: there is no such kind, or the device cannot compute with it.
+        ResourceError: a package is missing.
+    """
+    if kind == "none":
+        return {}
+    if kind not in _KINDS:
+        raise ConfigError(f"base.quantisation is none, nf4 or int8, not {kind!r}.")
+    if device.type == "mps":
+        raise ConfigError(f"{kind} weights cannot be computed with on {device}; use cpu or cuda, or none.")
+    for package in ("bitsandbytes", "accelerate"):
+        if importlib.util.find_spec(package) is None:
+            raise ResourceError(
+                f"base.quantisation = {kind!r} needs the package {package}, which is not installed; "
+                "run pip install 'softprompt[quantised]'."
+            )
+    quiet_bitsandbytes()
+    from transformers import BitsAndBytesConfig
+
+    return {
+        "quantization_config": BitsAndBytesConfig(**_KINDS[kind](dtype)),
+        "device_map": {"": str(device)},
+    }
+
+
+_KINDS: dict[str, Any] = {
+    "nf4": lambda dtype: {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": dtype,
+    },
+    "int8": lambda dtype: {"load_in_8bit": True},
+}
+
+
+def keep_differentiable(model: Any) -> None:
+    """Stop bitsandbytes from repacking 4-bit weights on CPUs the first time they are read.
+
+    The repacked form has no gradient with respect to its input (it silently gives none), and repacking
+    changes the base's bytes.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def quiet_bitsandbytes() -> None:
+    """Keep bitsandbytes from announcing kernels it could download, and that it rounds inputs to float16."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="MatMul8bitLt: inputs will be cast")

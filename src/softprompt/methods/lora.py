@@ -1,0 +1,151 @@
+"""LoRA (Hu et al. 2021) through PEFT: low-rank adapters in a copy of the model over the same weights.
+
+The one place that calls PEFT. It knows which layers get an adapter; it does not know rows, losses or
+files. On a quantised base the same adapters are QLoRA (Dettmers et al. 2023).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from softprompt.base.copies import Change, shared_copy
+from softprompt.base.model import Base
+from softprompt.base.quantise import quiet_bitsandbytes
+from softprompt.errors import BaseModelError, ConfigError, ResourceError
+
+__all__ = ["Lora", "adapted"]
+
+
+class Lora:
+    """Adapters in a copy of the base, behind a front of words.
+
+    Args:
+        base: the frozen model; not a module of it changes.
+        front: ``[P, E]`` the embeddings of the words in front, often none.
+        settings: rank, alpha, targets, rslora, dora.
+        seed: draws the adapters' first halves; their second halves start at zero.
+    """
+
+    def __init__(self, base: Base, front: Tensor, settings: Mapping[str, Any], seed: int) -> None:
+        self._front = front
+        self._settings = dict(settings)
+        self._base, self._tensors = _with_adapters(base, settings, seed)
+
+    @property
+    def base(self) -> Base:
+        """The copy with the adapters in it."""
+        return self._base
+
+    def front(self) -> Tensor:
+        return self._front
+
+    def change(self) -> Change:
+        return Change("lora", self._settings, self.state())
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        return list(self._tensors.values())
+
+    def state(self) -> dict[str, Tensor]:
+        return {name: tensor.detach() for name, tensor in self._tensors.items()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, tensor in self._tensors.items():
+                tensor.copy_(state[name])
+
+
+def adapted(base: Base, change: Change) -> Base:
+    """A copy of ``base`` with saved adapters in it, frozen.
+
+    Raises:
+        BaseModelError: the adapters are for another model's layers.
+    """
+    changed, tensors = _with_adapters(base, change.settings, seed=0)
+    shapes = {name: tuple(t.shape) for name, t in tensors.items()}
+    if shapes != {name: tuple(t.shape) for name, t in change.tensors.items()}:
+        odd = sorted(shapes.keys() ^ change.tensors.keys()) or sorted(shapes)
+        raise BaseModelError(
+            f"The adapter does not fit {base.name}: they differ in {odd[0]}; load the base it was learnt on."
+        )
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            tensor.copy_(change.tensors[name]).requires_grad_(False)
+    return changed
+
+
+def _with_adapters(
+    base: Base, settings: Mapping[str, Any], seed: int
+) -> tuple[Base, dict[str, nn.Parameter]]:
+    """A copy with fresh fp32 adapters, and these by name, in the model's order."""
+    peft = _peft()
+    changed = shared_copy(base)
+    wanted = peft.LoraConfig(
+        r=settings["rank"],
+        lora_alpha=settings["alpha"],
+        target_modules=_targets(base, settings["targets"]),
+        use_rslora=settings["rslora"],
+        use_dora=settings["dora"],
+        lora_dropout=0.0,
+        bias="none",
+    )
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # Convolution-shaped linears (GPT-2) are stored transposed; PEFT says that it takes note of it.
+        warnings.filterwarnings("ignore", message="fan_in_fan_out")
+        torch.manual_seed(seed)
+        try:
+            peft.inject_adapter_in_model(wanted, changed.model)
+        except ValueError as error:
+            raise ConfigError(
+                f"{base.name} cannot take these adapters ({str(error).splitlines()[0][:200]}); "
+                "change method.targets."
+            ) from error
+    changed.model.eval().requires_grad_(False)
+    tensors = {}
+    for name, parameter in changed.model.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.float()
+            tensors[name] = parameter.requires_grad_()
+    return changed, tensors
+
+
+def _targets(base: Base, targets: str | list[str]) -> list[str]:
+    """Full names of the layers to adapt: the listed ones, or every linear layer but the head."""
+    head = base.model.get_output_embeddings()
+    linear = (nn.Linear, *_transposed_linear())
+    layers = [n for n, m in base.model.named_modules() if isinstance(m, linear) and m is not head]
+    if targets == "all-linear":
+        return layers
+    for target in targets:
+        if not any(_ends(name, target) for name in layers):
+            kinds = sorted({name.rsplit(".", 1)[-1] for name in layers})
+            raise ConfigError(
+                f"method.targets names {target!r}, but {base.name} has no such linear layer; "
+                f"it has {', '.join(kinds)}."
+            )
+    return [name for name in layers if any(_ends(name, target) for target in targets)]
+
+
+def _ends(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")
+
+
+def _transposed_linear() -> tuple[type, ...]:
+    from transformers.pytorch_utils import Conv1D
+
+    return (Conv1D,)
+
+
+def _peft() -> Any:
+    quiet_bitsandbytes()  # peft imports it where it is installed
+    try:
+        import peft
+    except ImportError as error:
+        raise ResourceError(
+            "LoRA needs the package peft, which is not installed; run pip install 'softprompt[lora]'."
+        ) from error
+    return peft

@@ -1,0 +1,112 @@
+"""Prefix tuning (Li and Liang 2021): the keys and values of P positions, learnt in every layer.
+
+It knows where they start and which of them train; it does not know rows, losses or optimizers. Started
+from the prefill of real text, step 0 is the prompted model itself, and training leads far higher than
+from random numbers (Eyuboglu et al. 2025, "Cartridges").
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from softprompt.base.model import Base
+from softprompt.errors import ConfigError
+from softprompt.prefix import Prefix
+
+__all__ = ["PrefixTuning", "Projection"]
+
+
+class PrefixTuning:
+    """A KV prefix with fp32 master values.
+
+    Args:
+        base: the frozen model.
+        start: the prefix to start from, of P positions.
+        frozen: how many positions at its head stay as they are; the first one serves models as an
+            attention sink and is best left alone.
+        projection: makes all keys and values while they are learnt; ``start`` then only says their scale.
+    """
+
+    def __init__(
+        self, base: Base, start: Prefix, *, frozen: int = 1, projection: Projection | None = None
+    ) -> None:
+        if projection is None and start.length <= frozen:
+            raise ConfigError(
+                f"The prefix has {start.length} positions, of which the first {frozen} stay as they are, so "
+                "there is nothing to learn; lengthen method.front or set method.positions."
+            )
+        self._base = base
+        self._projection = projection
+        sides = [t.detach().float() for t in (*start.keys, *start.values)]  # 2L x [K, P, D]
+        self._fixed = [t[:, :frozen] for t in sides]
+        self._learnt = [nn.Parameter(t[:, frozen:].clone()) for t in sides] if projection is None else []
+
+    @property
+    def base(self) -> Base:
+        return self._base
+
+    def front(self) -> Prefix:
+        """The prefix as it stands, fp32, ``[K, P, D]`` a layer."""
+        if self._projection is not None:
+            sides = self._projection()
+        else:
+            pairs = zip(self._fixed, self._learnt, strict=True)
+            sides = [torch.cat(pair, dim=1) for pair in pairs]
+        half = len(sides) // 2
+        return Prefix(tuple(sides[:half]), tuple(sides[half:]), None, self._base.fingerprint)
+
+    def change(self) -> None:
+        return None
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        return [*self._learnt, *(self._projection.parameters() if self._projection else ())]
+
+    def state(self) -> dict[str, Tensor]:
+        named = {f"side.{number}": t.detach() for number, t in enumerate(self._learnt)}
+        return named | (dict(self._projection.state_dict()) if self._projection else {})
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        if self._projection:
+            self._projection.load_state_dict(state)
+            return
+        with torch.no_grad():
+            for number, parameter in enumerate(self._learnt):
+                parameter.copy_(state[f"side.{number}"])
+
+
+class Projection(nn.Module):
+    """P short random vectors and one network that makes all their keys and values (Li and Liang 2021).
+
+    What comes out has, layer by layer, the mean and spread of ``like``, so that a random start lies where
+    the model's own keys and values do. Only its output is ever saved.
+    """
+
+    def __init__(self, like: Prefix, positions: int, width: int, seed: int) -> None:
+        """like: any prefix of the model; positions: P; width: of the vectors and the hidden layer."""
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        sides = [t.detach().float() for t in (*like.keys, *like.values)]
+        self._shapes = [(t.shape[0], t.shape[2]) for t in sides]
+        sizes = [heads * depth for heads, depth in self._shapes]
+        device = sides[0].device
+
+        def drawn(*shape: int) -> nn.Parameter:
+            return nn.Parameter((torch.randn(*shape, generator=generator) / shape[-1] ** 0.5).to(device))
+
+        self.vectors = nn.Parameter(torch.randn(positions, width, generator=generator).to(device))
+        self.inner, self.outer = drawn(width, width), drawn(sum(sizes), width)
+        mean = torch.cat([t.mean(1).flatten() for t in sides])  # [2L*K*D]
+        spread = torch.cat([t.std((1, 2)).repeat_interleave(t.shape[2]) for t in sides])
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("spread", spread, persistent=False)
+
+    def forward(self) -> list[Tensor]:
+        """All keys, then all values: 2L x [K, P, D]."""
+        flat = torch.tanh(self.vectors @ self.inner.T) @ self.outer.T  # [P, 2L*K*D]
+        flat = self.mean + self.spread * flat  # type: ignore[operator]
+        parts = flat.split([heads * depth for heads, depth in self._shapes], dim=1)
+        return [
+            part.view(len(part), heads, depth).transpose(0, 1)
+            for part, (heads, depth) in zip(parts, self._shapes, strict=True)
+        ]
