@@ -20,6 +20,13 @@ def peft_loss_and_gradient(model: Any, soft: Tensor, rows: Sequence[TokenRow]) -
     wrapped: Any = peft.get_peft_model(model, config).eval()
     weight = wrapped.prompt_encoder["default"].embedding.weight
     weight.data.copy_(soft.detach())
+    loss = padded_loss(wrapped, rows)
+    loss.backward()
+    return loss.detach(), weight.grad
+
+
+def padded_loss(model: Any, rows: Sequence[TokenRow]) -> Tensor:
+    """The loss of right-padded rows as transformers computes it."""
     width = max(len(row.ids) for row in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
@@ -28,6 +35,5 @@ def peft_loss_and_gradient(model: Any, soft: Tensor, rows: Sequence[TokenRow]) -
         ids[i, :length] = torch.tensor(row.ids)
         mask[i, :length] = 1
         labels[i, row.scored_from : length] = torch.tensor(row.ids[row.scored_from :])
-    loss = wrapped(input_ids=ids, attention_mask=mask, labels=labels).loss
-    loss.backward()
-    return loss.detach(), weight.grad
+    loss: Tensor = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+    return loss

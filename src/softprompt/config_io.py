@@ -242,6 +242,8 @@ def _locate(schema: Schema, parts: Sequence[int | str]) -> tuple[list[str], Sche
         sections = _sections(field) if field else []
         if not field or not sections:
             break
+        if _is_list(field) and (number := next(rest, None)) is not None:
+            names[-1] += f"[{number}]"
         tag = next(rest, None) if field.discriminator else None
         owner = _tags(field).get(str(tag), sections[0])
     return names, owner, field
@@ -334,7 +336,13 @@ def _choices(field: FieldInfo) -> list[str]:
 
 
 def _sections(field: FieldInfo) -> list[Schema]:
-    return [arm for arm in _options(field) if isinstance(arm, type) and issubclass(arm, BaseModel)]
+    arms = [a for arm in _options(field) for a in (get_args(arm) if get_origin(arm) is list else (arm,))]
+    return [arm for arm in arms if isinstance(arm, type) and issubclass(arm, BaseModel)]
+
+
+def _is_list(field: FieldInfo) -> bool:
+    """Whether a field holds a list of sections."""
+    return any(get_origin(arm) is list for arm in _options(field)) and bool(_sections(field))
 
 
 def _tags(field: FieldInfo) -> dict[str, Schema]:

@@ -134,5 +134,5 @@ def test_text_is_its_words_and_trains_nothing() -> None:
     method = build_method(TextConfig(front="Do: {demos:2}"), base, material)
     assert torch.equal(front(method), base.embed(base.encode("Do: demo 2\n")))
     assert method.trainable_parameters() == []
-    with pytest.raises(ConfigError, match="learns nothing"):
+    with pytest.raises(ConfigError, match="only prompt tuning learns"):
         build_method(TextConfig(front="{soft:2}"), base, material)

@@ -22,6 +22,8 @@ __all__ = ["settle"]
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6, torch.bfloat16: 0.1, torch.float16: 0.03}
 """Largest relative difference (of norms) that rounding explains in each dtype."""
 
+ROUGH = 0.1
+
 
 def settle(base: Base) -> Base:
     """The base with the fastest layout it is exact in.
@@ -37,13 +39,19 @@ def settle(base: Base) -> Base:
         except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError) as failure:
             reasons.append(f"{layout.name}: {type(failure).__name__}: {str(failure).splitlines()[0][:120]}")
             continue
-        if error <= TOLERANCE.get(base.dtype, 0.1):
+        if error <= _tolerance(base):
             return candidate
         reasons.append(f"{layout.name}: logits differ by {error:.2g}")
     raise BaseModelError(
         f"{base.name} is a {base.config.model_type} model, which softprompt cannot read behind a prefix "
         f"({'; '.join(reasons)}); use a decoder-only transformer with a key/value cache."
     )
+
+
+def _tolerance(base: Base) -> float:
+    # In 8 bits what is read is rounded too, in a way that depends on what is read with it.
+    rounds_inputs = getattr(base.model, "is_loaded_in_8bit", False)
+    return ROUGH if rounds_inputs else TOLERANCE.get(base.dtype, ROUGH)
 
 
 def _disagreement(base: Base) -> float:

@@ -6,10 +6,11 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from softprompt.config.presets import TASKS, preset
 from softprompt.config.section import Section, as_unicode
-from softprompt.config_io import BrokenRuleError, shown
+from softprompt.config_io import BrokenRuleError, nearest, shown
 
 __all__ = ["SOURCES", "DataConfig"]
 
@@ -19,24 +20,32 @@ SOURCES = ("train", "validation", "test")
 class DataConfig(Section):
     """The rows to learn from, and how a row becomes text."""
 
+    task: str | None = None
+    """A known task, such as superglue:cb, whose settings stand for those that are not given here."""
     train: str | None = Field(default=None, min_length=1)
-    """The training rows: a path, bundled:NAME/SPLIT or hub:..."""
+    """The training rows: a path, bundled:NAME/SPLIT, superglue:TASK/SPLIT or hub:..."""
     validation: str | None = Field(default=None, min_length=1)
-    """The rows that choices are made on: a path, bundled:NAME/SPLIT or hub:..."""
+    """The rows that choices are made on: a path, bundled:NAME/SPLIT, superglue:TASK/SPLIT or hub:..."""
     test: str | None = Field(default=None, min_length=1)
-    """The rows read once, at the end: a path, bundled:NAME/SPLIT or hub:..."""
+    """The rows read once, at the end: a path, bundled:NAME/SPLIT, superglue:TASK/SPLIT or hub:..."""
     input: str
     """The template of what the model reads, such as "Headline: {text}"."""
     target: str = Field(min_length=1)
     """The template of what the model should write, such as " {label}"."""
     labels: list[str] | dict[str, str] | None = None
     """The possible labels, or a table from each label in the data to its word."""
+    choices: str | list[str] | None = None
+    """The answers each row offers: the column that holds their list, or a template for each."""
     label_column: str | None = Field(default=None, min_length=1)
-    """The column that holds the label."""
+    """The column that holds the label, or the right choice: its text or its number from 0."""
+    normalise: Literal["none", "length"] = "none"
+    """Whether answers are compared by their whole likelihood or by that per token."""
+    calibrate: bool = False
+    """Whether the likelihood that an answer has behind an empty input is taken off before comparing."""
     loss_on: Literal["target", "text"] = "target"
     """Whether the loss is over the target only or over the input too."""
     end_of_text: bool | None = None
-    """Whether the target closes with the end-of-text token; none means yes unless there are labels."""
+    """Whether the target closes with the end-of-text token; none means yes for free text only."""
     max_tokens: int = Field(default=512, ge=8)
     """The longest row, in tokens."""
     train_rows: int | None = Field(default=None, ge=1)
@@ -47,18 +56,55 @@ class DataConfig(Section):
     """How many test rows to use; none means all."""
     validation_fraction: float = Field(default=0.2, gt=0, lt=1)
     """The share of training rows held back when there is no validation source."""
+    group: str | None = Field(default=None, min_length=1)
+    """A column whose equal values stay together when rows are held back or a part of them is drawn."""
+    retrieve: int | None = Field(default=None, ge=1)
+    """How many of the most similar training rows stand solved before each input; for comparisons only."""
+    draw: int | None = Field(default=None, ge=0)
+    """The seed that draws rows, where it is not to be that of the run."""
     chat: bool = False
     """Whether front, input and target stand at their places in the base's chat template."""
 
     @property
     def ends(self) -> bool:
         """Whether the target closes with the end-of-text token."""
-        return self.labels is None if self.end_of_text is None else self.end_of_text
+        compares = self.labels is not None or self.choices is not None
+        return not compares if self.end_of_text is None else self.end_of_text
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_the_task(cls, given: Any) -> Any:
+        task = given.get("task") if isinstance(given, Mapping) else None
+        if task is None:
+            return given
+        if task not in TASKS:
+            near = nearest(task, TASKS) if isinstance(task, str) else None
+            hint = f"; did you mean {near}?" if near else ""
+            raise BrokenRuleError(f"expected one of {', '.join(TASKS)}, got {shown(task)}{hint}", at="task")
+        settings = preset(task)
+        if any(given.get(name) is not None for name in SOURCES):
+            settings = {name: value for name, value in settings.items() if name not in SOURCES}
+        return settings | dict(given)
 
     @field_validator(*SOURCES, mode="before")
     @classmethod
     def _paths_are_text(cls, source: Any) -> Any:
         return os.fspath(source) if isinstance(source, os.PathLike) else source
+
+    @field_validator("choices", mode="before")
+    @classmethod
+    def _choices_are_text(cls, choices: Any) -> Any:
+        if choices is None or (isinstance(choices, str) and choices):
+            return choices
+        if (
+            isinstance(choices, list | tuple)
+            and len(choices) > 1
+            and all(isinstance(c, str) for c in choices)
+        ):
+            return [as_unicode(choice) for choice in choices]
+        raise BrokenRuleError(
+            f"expected the name of a column or a list of two templates or more, got {shown(choices)}"
+        )
 
     @field_validator("labels", mode="before")
     @classmethod

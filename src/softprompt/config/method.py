@@ -22,6 +22,7 @@ __all__ = [
 class PromptTuningConfig(Section):
     """A soft prompt: vectors in front of the text, learnt while the model stays as it is."""
 
+    learns: ClassVar[bool] = True
     rate: ClassVar[float] = 0.02
     kind: Literal["prompt-tuning"] = "prompt-tuning"
     """The method."""
@@ -49,6 +50,7 @@ class PromptTuningConfig(Section):
 class PrefixTuningConfig(Section):
     """A KV prefix: the keys and values of every layer for P positions, learnt directly."""
 
+    learns: ClassVar[bool] = True
     rate: ClassVar[float] = 0.01
     kind: Literal["prefix-tuning"] = "prefix-tuning"
     """The method."""
@@ -74,6 +76,7 @@ class PrefixTuningConfig(Section):
 class TextConfig(Section):
     """Text only: an instruction, demonstrations or nothing; no training."""
 
+    learns: ClassVar[bool] = False
     rate: ClassVar[float] = 0.02
     kind: Literal["text"] = "text"
     """The method."""
@@ -84,6 +87,7 @@ class TextConfig(Section):
 class LoraConfig(Section):
     """Low-rank adapters in the model's linear layers; on a quantised base this is QLoRA."""
 
+    learns: ClassVar[bool] = True
     rate: ClassVar[float] = 0.001
     kind: Literal["lora"] = "lora"
     """The method."""
@@ -104,6 +108,7 @@ class LoraConfig(Section):
 class FullConfig(Section):
     """Full fine-tuning: every weight of a copy of the model is learnt."""
 
+    learns: ClassVar[bool] = True
     rate: ClassVar[float] = 3e-5
     kind: Literal["full"] = "full"
     """The method."""

@@ -1,0 +1,132 @@
+"""KV prefixes: where they start, what of them trains, and that others read them alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import peft
+import pytest
+import torch
+from torch import Tensor
+
+import reference
+import tiny
+from softprompt.base.model import Base
+from softprompt.base.packing import TokenRow
+from softprompt.config import PrefixTuningConfig
+from softprompt.errors import ConfigError
+from softprompt.methods.build import Material, build_method
+from softprompt.methods.prefix_tuning import PrefixTuning
+from softprompt.prefix import Prefix
+
+ROWS = [TokenRow(tuple(range(3, 15)), 4), TokenRow((5, 6, 7, 8), 1), TokenRow((9, 4, 30, 31, 7), 2)]
+
+
+def build(base: Base | None = None, seed: int = 0, **options: Any) -> PrefixTuning:
+    material = Material(lambda k: "yes no " * k, lambda name: torch.empty(0), (), seed)
+    method = build_method(PrefixTuningConfig(**options), base or tiny.base(), material)
+    assert isinstance(method, PrefixTuning)
+    return method
+
+
+def stepped(method: PrefixTuning, steps: int = 3) -> PrefixTuning:
+    optimizer = torch.optim.AdamW(method.trainable_parameters(), lr=0.05)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        method.base.nll(ROWS, method.front()).nll.mean().backward()
+        optimizer.step()
+    return method
+
+
+def flat(prefix: Prefix) -> Tensor:
+    """PEFT's order: [P, L * 2 * K * D]."""
+    sides = torch.stack([t for pair in zip(prefix.keys, prefix.values, strict=True) for t in pair])
+    return sides.permute(2, 0, 1, 3).flatten(1)
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_step_0_is_the_prompted_model(architecture: str) -> None:
+    base = tiny.base(architecture)
+    method = build(base, front="Say: {demos:2}")
+    prompted = base.embed([*base.start_ids, *base.encode("Say: yes no yes no ")])
+    wanted = base.nll(ROWS, prompted).nll
+    assert torch.allclose(base.nll(ROWS, method.front()).nll, wanted, atol=1e-5)
+    stepped(method)
+    assert not torch.allclose(base.nll(ROWS, method.front()).nll, wanted, atol=1e-2)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt-neox", "qwen3"])
+def test_loss_and_gradient_are_those_of_peft(architecture: str) -> None:
+    base = tiny.base(architecture)
+    method = build(base, front="abcdefg", freeze_first=False)
+    wrapped: Any = peft.get_peft_model(
+        tiny.model(architecture), peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=7)
+    ).eval()
+    weight = wrapped.prompt_encoder["default"].embedding.weight
+    with torch.no_grad():
+        weight.copy_(flat(method.front()))
+    wanted = reference.padded_loss(wrapped, ROWS)
+    wanted.backward()
+    found = base.nll(ROWS, method.front()).nll.mean()
+    found.backward()
+    halves = method.trainable_parameters()
+    layers = len(halves) // 2
+    gradients = [p.grad for p in halves if p.grad is not None]
+    ours = flat(Prefix(tuple(gradients[:layers]), tuple(gradients[layers:]), None, ""))
+    assert torch.allclose(found, wanted, rtol=1e-4)
+    assert (ours - weight.grad).norm() <= 1e-4 * weight.grad.norm()
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_the_first_position_stays_if_it_is_frozen(frozen: bool) -> None:
+    method = build(front="abcdefg", freeze_first=frozen)
+    before = method.front().detached()
+    after = stepped(method).front()
+    for old, new in zip((*before.keys, *before.values), (*after.keys, *after.values), strict=True):
+        assert torch.equal(old[:, :1], new[:, :1]) is frozen
+        assert not torch.equal(old[:, 1:], new[:, 1:])
+
+
+@pytest.mark.parametrize(("positions", "text"), [(5, "cdefg"), (7, "abcdefg"), (10, "efgabcdefg")])
+def test_a_length_keeps_the_end_of_a_text_or_repeats_it(positions: int, text: str) -> None:
+    base = tiny.base()
+    method = build(base, front="abcdefg", positions=positions)
+    wanted = base.prefill_text(text)
+    assert method.front().length == positions
+    assert torch.allclose(flat(method.front()), flat(wanted), atol=1e-5)
+
+
+def test_a_random_start_lies_where_the_models_own_keys_and_values_do() -> None:
+    base = tiny.base()
+    method = build(base, init="random", positions=40, projection_width=64)
+    own, found = flat(base.prefill(base.embed(list(range(4, 44))))), flat(method.front().detached())
+    assert found.shape == own.shape
+    assert 0.5 < float(found.std() / own.std()) < 2
+    other = flat(build(base, seed=1, init="random", positions=40, projection_width=64).front().detached())
+    assert not torch.allclose(found, other)
+    before = base.nll(ROWS, method.front()).nll.mean().item()
+    assert base.nll(ROWS, stepped(method, 10).front()).nll.mean().item() < before
+
+
+@pytest.mark.parametrize("options", [{"front": "abcd"}, {"init": "random", "positions": 4}], ids=str)
+def test_state_goes_out_and_comes_back(options: dict[str, Any]) -> None:
+    method = stepped(build(**options))
+    kept = {name: tensor.clone() for name, tensor in method.state().items()}
+    wanted = flat(method.front()).detach()
+    assert not torch.equal(flat(stepped(method).front()), wanted)
+    method.load_state(kept)
+    assert torch.equal(flat(method.front()), wanted)
+
+
+def test_masters_are_fp32_over_a_bf16_base() -> None:
+    method = build(tiny.base(dtype=torch.bfloat16), front="abcd")
+    assert {p.dtype for p in method.trainable_parameters()} == {torch.float32}
+
+
+def test_nothing_to_start_from_or_to_learn_is_said() -> None:
+    with pytest.raises(ConfigError, match="no words whose keys and values"):
+        build(front="")
+    with pytest.raises(ConfigError, match="nothing to learn"):
+        build(front="a")
+    with pytest.raises(ConfigError, match="only prompt tuning learns soft tokens"):
+        build(front="a {soft:3}")
