@@ -22,7 +22,16 @@ from softprompt.base.packing import TokenRow
 from softprompt.methods.front import Soft
 from softprompt.methods.prompt_tuning import PromptTuning
 
-__all__ = ["Difference", "Side", "difference", "draw_rows", "peft_model", "peft_side", "softprompt_side"]
+__all__ = [
+    "Difference",
+    "Side",
+    "collate",
+    "difference",
+    "draw_rows",
+    "peft_model",
+    "peft_side",
+    "softprompt_side",
+]
 
 IGNORED = -100
 """The label transformers leaves out of its loss."""
@@ -69,7 +78,7 @@ def peft_side(model: Any, start: Tensor, learning_rate: float) -> Side:
     with torch.no_grad():
         soft.copy_(start)
     device = soft.device
-    loss = lambda rows: wrapped(**_collate(rows, device)).loss  # noqa: E731
+    loss = lambda rows: wrapped(**collate(rows, device)).loss  # noqa: E731
     return Side(loss, soft, _adamw(soft, learning_rate, device))
 
 
@@ -116,7 +125,7 @@ def _adamw(soft: nn.Parameter, learning_rate: float, device: torch.device) -> to
     return torch.optim.AdamW([soft], lr=learning_rate, weight_decay=0.0)
 
 
-def _collate(rows: Sequence[TokenRow], device: torch.device) -> dict[str, Tensor]:
+def collate(rows: Sequence[TokenRow], device: torch.device) -> dict[str, Tensor]:
     """Right-padded [B, T] ids, mask and labels, as transformers' collator makes them."""
     shape = (len(rows), max(len(row.ids) for row in rows))
     ids, mask = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)

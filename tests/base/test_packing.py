@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from softprompt.base.packing import TokenRow, batches, pack
+from softprompt.base.packing import Group, TokenRow, batches, pack, split
 
 
 def rows(count: int, seed: int, longest: int = 60) -> list[TokenRow]:
@@ -20,18 +20,37 @@ def rows(count: int, seed: int, longest: int = 60) -> list[TokenRow]:
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("slot_cost", [0, 50, 1152])
 def test_every_row_is_there_whole_and_alone(seed: int, slot_cost: int) -> None:
-    batch = rows(1 + seed, seed)
     lead = 0 if slot_cost == 0 else seed % 7
-    packed = pack(batch, lead=lead, slot_cost=slot_cost)
+    groups = [Group(rows(1 + seed, seed), lead, True), Group(rows(seed % 5, seed + 50), 9)]
+    groups += [Group(rows(3, seed + 99), 2 * lead, True)]
+    packed = pack(groups, slot_cost=slot_cost)
     flat_ids, flat_owners = packed.ids.flatten(), packed.owners.flatten()
-    for number, row in enumerate(batch):
-        place = slice(packed.starts[number], packed.starts[number] + len(row.ids))
-        assert tuple(flat_ids[place].tolist()) == row.ids
-        assert (flat_owners[place] == number).all()
-        assert torch.equal(packed.positions.flatten()[place], torch.arange(len(row.ids)))
-    used = sum(len(row.ids) for row in batch)
+    places = packed.positions.flatten()
+    number = 0
+    for group, starts in zip(groups, packed.starts, strict=True):
+        for row, start in zip(group.rows, starts, strict=True):
+            place = slice(start, start + len(row.ids))
+            assert tuple(flat_ids[place].tolist()) == row.ids
+            assert (flat_owners[place] == number).all()
+            assert torch.equal(places[place], group.before + torch.arange(len(row.ids)))
+            number += 1
+    used = sum(len(row.ids) for group in groups for row in group.rows)
     assert int((flat_owners >= 0).sum()) == used
-    assert (flat_owners[:lead] == -1).all()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_bin_holds_one_group_only_and_its_front_comes_first(seed: int) -> None:
+    groups = [Group(rows(1 + (seed + i) % 9, i), 1 + 3 * i, inline=i != 1) for i in range(4)]
+    packed = pack(groups)
+    owner_of = [n for n, group in enumerate(groups) for _ in group.rows]
+    for owners, of, before in zip(packed.owners, packed.of, packed.before, strict=True):
+        assert {owner_of[int(o)] for o in owners if o >= 0} <= {int(of)}
+        assert int(before) == groups[int(of)].before
+    for number, group in enumerate(groups):
+        head = slice(packed.heads[number], packed.heads[number] + group.lead)
+        assert (packed.owners.flatten()[head] == -1).all()
+        assert torch.equal(packed.positions.flatten()[head], torch.arange(group.lead))
+        assert int(packed.of[packed.firsts[number]]) == number
 
 
 def test_a_training_batch_leaves_few_slots_empty() -> None:
@@ -39,22 +58,22 @@ def test_a_training_batch_leaves_few_slots_empty() -> None:
     shares = []
     for _ in range(50):
         batch = [TokenRow((1,) * draw.randint(8, 60)) for _ in range(16)]
-        packed = pack(batch, lead=20)
+        packed = pack([Group(batch, 20, inline=True)])
         shares.append((20 + sum(len(r.ids) for r in batch)) / packed.ids.numel())
     assert sum(shares) / len(shares) > 0.95
 
 
 def test_one_long_row_does_not_make_all_bins_long_for_nothing() -> None:
     batch = [TokenRow((1,) * 500), *[TokenRow((1,) * 20)] * 25]
-    packed = pack(batch)
+    packed = pack([Group(batch)])
     assert packed.ids.shape == (2, 500)
 
 
 def test_bins_are_as_wide_as_is_cheapest() -> None:
     batch = [TokenRow((1,) * 30)] * 40
-    widths = [pack(batch, slot_cost=cost).ids.shape[1] for cost in (10, 1000, 10**9)]
+    widths = [pack([Group(batch)], slot_cost=cost).ids.shape[1] for cost in (10, 1000, 10**9)]
     assert widths == [60, 150, 150]
-    assert pack(batch, slot_cost=10**9).ids.numel() == 1200
+    assert pack([Group(batch)], slot_cost=10**9).ids.numel() == 1200
 
 
 def test_batches_bound_the_tokens_and_lose_no_row() -> None:
@@ -63,3 +82,8 @@ def test_batches_bound_the_tokens_and_lose_no_row() -> None:
     assert sorted(i for numbers in found for i in numbers) == list(range(40))
     assert all(sum(len(batch[i].ids) for i in numbers) <= 100 for numbers in found)
     assert [len(n) for n in batches([TokenRow((1,) * 300)], 100)] == [1]
+
+
+def test_a_split_keeps_the_order_and_a_size_too_large_stands_alone() -> None:
+    assert list(split([4, 4, 4, 20, 1, 9, 1], 10)) == [[0, 1], [2], [3], [4, 5], [6]]
+    assert list(split([], 10)) == []

@@ -100,3 +100,36 @@ def test_faults(sizes: list[int] | float, by: str | None, said: str) -> None:
     with pytest.raises(DataError) as caught:
         split(table({"a": 5, "b": 5}), sizes, 0, by)
     assert said in str(caught.value)
+
+
+def grouped() -> Table:
+    passages = [p for p, size in enumerate([5, 1, 4, 2, 3, 5]) for _ in range(size)]
+    random.Random(0).shuffle(passages)
+    return Table(tuple({"id": i, "passage": p, "label": i % 2} for i, p in enumerate(passages)), "t.csv")
+
+
+def passages(part: Table) -> set[object]:
+    return {row["passage"] for row in part.rows}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_groups_stay_together(seed: int) -> None:
+    table = grouped()
+    first, rest = split(table, 0.6, seed, "label", group="passage")
+    assert passages(first).isdisjoint(passages(rest))
+    assert sorted([*ids(first), *ids(rest)]) == ids(table)  # type: ignore[type-var]
+    assert 8 <= len(first) <= 12  # the largest group has 5 rows, and 12 are wanted
+    a, b = split(table, [6, 5], seed, group="passage")
+    assert passages(a).isdisjoint(passages(b))
+    assert len(a) <= 6
+    assert len(b) <= 5
+    assert split(table, [6, 5], seed, group="passage") == (a, b)
+    assert ids(a) == sorted(ids(a))  # type: ignore[type-var]
+
+
+def test_a_part_that_holds_no_group_is_refused() -> None:
+    table = Table(tuple({"id": i, "passage": i // 4} for i in range(8)), "t.csv")
+    with pytest.raises(DataError, match=r"No group of equal 'passage' in t\.csv fits into a part of 3 rows"):
+        subset(table, 3, 0, group="passage")
+    with pytest.raises(DataError, match="no column 'pasage'"):
+        subset(table, 4, 0, group="pasage")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from softprompt.config import DataConfig
-from softprompt.data.task import load_task
+from softprompt.data.task import load_task, refuse_retrieval
 from softprompt.errors import ConfigError, DataError
 
 
@@ -57,3 +57,95 @@ def test_faults(tmp_path: Path) -> None:
         load_task(config(tmp_path, train_rows=100), 0)
     with pytest.raises(DataError, match="no column 'txt'"):
         load_task(config(tmp_path).model_copy(update={"input": "{txt}"}), 0)
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_a_label_without_rows_is_told(tmp_path: Path, split: str) -> None:
+    sources = {
+        name: write(tmp_path / f"{name}-rows.jsonl", 6, 10 * i)
+        for i, name in enumerate(("train", "validation", "test"))
+    }
+    loaded = load_task(config(tmp_path, **sources), seed=0)
+    assert loaded.notes == ()
+    labels = ["a", "b", "c"]
+    more = write(tmp_path / "more.jsonl", 6, 50)
+    with Path(more).open("a") as file:
+        file.write('{"text": "a row", "label": "c"}\n')
+    settings = config(tmp_path, **dict.fromkeys(sources, more) | {split: sources[split]})
+    (note,) = (n for n in load_task(settings.model_copy(update={"labels": labels}), 0).notes if "No " in n)
+    follows = "what is learnt" if split == "train" else "its scores say nothing"
+    assert note.startswith(f"No {split} row has the label 'c', so {follows}")
+
+
+def letters(text: str) -> list[int]:
+    return [ord(letter) for letter in text]
+
+
+def text_of(ids: tuple[int, ...]) -> str:
+    return "".join(map(chr, ids))
+
+
+def retrieving(tmp_path: Path, **options: Any) -> DataConfig:
+    animals = [
+        ("cat sat", "a"),
+        ("cat sat down", "a"),
+        ("dog ran", "b"),
+        ("dog ran off", "b"),
+        ("cat sat", "a"),
+    ]
+    for name, rows in (("t", animals), ("v", [("a dog ran", "b"), ("the cat", "a")])):
+        lines = (json.dumps({"text": text, "label": label, "part": text[:3]}) for text, label in rows)
+        (tmp_path / f"{name}.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    sources = {"train": str(tmp_path / "t.jsonl"), "validation": str(tmp_path / "v.jsonl")}
+    return config(tmp_path, **sources | {"retrieve": 2} | options)
+
+
+def test_similar_training_rows_stand_solved_before_a_row_the_most_similar_last(tmp_path: Path) -> None:
+    loaded = load_task(retrieving(tmp_path), 0)
+    encoded = loaded.encode("validation", letters, max_tokens=99, end=())
+    assert [text_of(e.input_ids) for e in encoded.examples] == [
+        "T: dog ran off\nL: b\n\nT: dog ran\nL: b\n\nT: a dog ran\nL:",
+        "T: cat sat\nL: a\n\nT: cat sat\nL: a\n\nT: the cat\nL:",
+    ]
+    assert [e.target_ids for e in encoded.examples] == [tuple(letters(" b")), tuple(letters(" a"))]
+
+
+def test_a_training_row_is_never_shown_itself(tmp_path: Path) -> None:
+    train = load_task(retrieving(tmp_path), 0).encode("train", letters, max_tokens=99, end=())
+    for place in (0, 4):  # the same row twice, so neither is shown to the other
+        shown = text_of(train.examples[place].input_ids)
+        assert shown.count("T: cat sat\n") == 1
+        assert shown.endswith("T: cat sat down\nL: a\n\nT: cat sat\nL:")
+    apart = load_task(retrieving(tmp_path, group="part", retrieve=3), 0)
+    shown = text_of(apart.encode("train", letters, max_tokens=99, end=()).examples[0].input_ids)
+    assert shown.count("cat") == 1
+    assert shown.count("dog") == 2
+
+
+def test_demonstrations_that_do_not_fit_are_left_out_whole(tmp_path: Path) -> None:
+    loaded = load_task(retrieving(tmp_path), 0)
+    row = len("T: a dog ran\nL: b")
+    for room in range(len("T: dog ran off\nL: b\n\n") + len("T: dog ran\nL: b\n\n") + 2):
+        encoded = loaded.encode("validation", letters, max_tokens=row + room, end=())
+        ids = encoded.examples[0].input_ids
+        assert text_of(ids).endswith("T: a dog ran\nL:")
+        assert len(ids) + 2 <= row + room
+        pieces = text_of(ids).split("\n\n")
+        assert all(piece in ("T: dog ran\nL: b", "T: dog ran off\nL: b") for piece in pieces[:-1])
+        assert encoded.truncated == 0
+        if len(pieces) < 3:
+            assert any("did not fit into" in note for note in encoded.notes)
+
+
+def test_a_saved_prompt_cannot_retrieve(tmp_path: Path) -> None:
+    refuse_retrieval(config(tmp_path))
+    with pytest.raises(ConfigError, match=r"data\.retrieve is for softprompt compare only"):
+        refuse_retrieval(retrieving(tmp_path))
+
+
+def test_calibration_reads_the_input_without_its_content(tmp_path: Path) -> None:
+    loaded = load_task(retrieving(tmp_path, retrieve=1, calibrate=True), 0)
+    example = loaded.encode("validation", letters, max_tokens=99, end=()).examples[0]
+    assert text_of(example.neutral_ids or ()) == "T: dog ran\nL: b\n\nT: N/A\nL:"
+    plain = load_task(config(tmp_path), 0).encode("validation", letters, max_tokens=99, end=())
+    assert all(example.neutral_ids is None for example in plain.examples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from softprompt.base.model import Base
 from softprompt.base.packing import TokenRow
 from softprompt.library.card import Card
 from softprompt.library.peft_format import Learnt, from_front
+from softprompt.library.prompt import Prompt
+from softprompt.methods.full import Full
+from softprompt.methods.lora import Lora
 from softprompt.prefix import Prefix
 
 P = 4
@@ -40,6 +44,54 @@ def learnt() -> Learnt:
     """A soft prompt for a tiny llama, ready to save."""
     base = tiny.base()
     return from_front(soft(base), base)
+
+
+LORA: dict[str, Any] = {"rank": 2, "alpha": 6.0, "targets": "all-linear", "rslora": False, "dora": False}
+VARIANTS: dict[str, dict[str, Any]] = {"lora": {}, "rslora": {"rslora": True}, "dora": {"dora": True}}
+
+
+def bound(base: Base, kind: str, positions: int, **changes: Any) -> Card:
+    """A card of something learnt on ``base``."""
+    about = card_values()["base"] | {"name": base.name, "fingerprint": base.fingerprint}
+    about["model_type"] = base.config.model_type
+    return card(kind=kind, positions=positions, base=about, **changes)
+
+
+def lora(base: Base, name: str = "tuned", positions: int = 0, seed: int = 5, **settings: Any) -> Prompt:
+    """A prompt with adapters that matter, behind ``positions`` random vectors."""
+    method = Lora(base, soft(base, seed, positions), LORA | settings, seed)
+    shaken(method.trainable_parameters(), seed)
+    made = bound(base, "lora", positions, name=name)
+    return Prompt(method.base, method.front(), made, method.change())
+
+
+def full(base: Base, name: str = "whole", positions: int = 0, seed: int = 6) -> Prompt:
+    """A prompt with every weight of its model changed, behind ``positions`` random vectors."""
+    method = Full(base, soft(base, seed, positions))
+    shaken(method.trainable_parameters(), seed)
+    made = bound(base, "full", positions, name=name)
+    return Prompt(method.base, method.front(), made, method.change())
+
+
+def shaken(parameters: Iterable[Tensor], seed: int) -> None:
+    """Move every number a little, so that what was learnt shows."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.add_(torch.randn(parameter.shape, generator=generator).mul_(0.1))
+
+
+def logits(prompt: Prompt) -> Tensor:
+    """Logits [B, V] after each of ``ROWS`` behind a prompt."""
+    with torch.no_grad():
+        return prompt.base.next_logits(ROWS, prompt.prefix)
+
+
+def bytes_of(base: Base) -> dict[str, bytes]:
+    """Every byte of a model's weights."""
+    state = base.model.state_dict()
+    tensors = {name: t for name, t in state.items() if isinstance(t, Tensor)}
+    return {name: t.reshape(-1).view(torch.uint8).numpy().tobytes() for name, t in tensors.items()}
 
 
 def card_values(**changes: Any) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def test_what_was_saved_is_loaded(library: Library) -> None:
     assert artifact.card is not None
     assert len(artifact.card.weights_sha256) == 64
     assert artifact.card.model_copy(update={"weights_sha256": ""}) == samples.card()
-    assert artifact.peft_config["base_model_name_or_path"] == tiny.base().name
+    assert artifact.base_name == tiny.base().name
 
 
 def test_an_artifact_may_be_moved_and_loaded_by_its_path(library: Library, tmp_path: Path) -> None:
@@ -88,10 +88,10 @@ def test_a_folder_that_is_no_artifact_is_never_replaced_or_removed(library: Libr
 
 
 def test_a_card_must_fit_its_tensor(library: Library) -> None:
-    with pytest.raises(ArtifactError, match="card speaks of 9 positions, but the tensor has 4"):
+    with pytest.raises(ArtifactError, match="card speaks of 9 positions, but there are 4"):
         library.save("new", samples.learnt(), samples.card(positions=9))
     with pytest.raises(
-        ArtifactError, match="card speaks of 'prefix-tuning', but the tensor is one of prompt"
+        ArtifactError, match="card speaks of 'prefix-tuning', but what was learnt is of the kind prompt"
     ):
         library.save("new", samples.learnt(), samples.card(kind="prefix-tuning"))
     assert os.listdir(library.path) == ["topics"]
@@ -218,7 +218,7 @@ def test_a_card_whose_hash_was_taken_out_binds_nothing_and_is_refused(library: L
 def test_a_card_with_other_positions_is_refused(library: Library) -> None:
     path = library.path / "topics" / CARD_FILE
     path.write_text(path.read_text().replace('"positions": 4', '"positions": 5'))
-    with pytest.raises(ArtifactError, match="card speaks of 5 positions, but the tensor has 4"):
+    with pytest.raises(ArtifactError, match="card speaks of 5 positions, but there are 4"):
         library.load("topics")
 
 
@@ -320,7 +320,4 @@ def test_a_base_of_the_same_name_but_other_weights_is_said_to_be_so(library: Lib
     about = artifact.card.base.model_copy(update={"name": "tiny-llama-1"})
     renamed = artifact.card.model_copy(update={"base": about})
     with pytest.raises(WrongBaseError, match="another revision or quantisation of tiny-llama-1"):
-        check_base(
-            Artifact(artifact.path, renamed, artifact.learnt, artifact.peft_config),
-            tiny.base("llama", seed=1),
-        )
+        check_base(Artifact(artifact.path, renamed, artifact.payload), tiny.base("llama", seed=1))

@@ -20,6 +20,7 @@ from softprompt.library.folder import Library
 from softprompt.library.markup import code_span, quoted
 from softprompt.library.model_card import model_card
 from softprompt.library.peft_format import from_front
+from softprompt.library.prompt import Prompt
 
 NASTY = (
     "``` `x` --- \n---\nlicense: evil\n# T\n| a | b |\n</code><script>alert(1)</script> [a](javascript:b) "
@@ -145,6 +146,44 @@ def test_the_peft_code_for_a_base_only_softprompt_knows(saved: Path, monkeypatch
     assert run(other) == run(code)
 
 
+@pytest.mark.parametrize("positions", [0, 3])
+@pytest.mark.parametrize("make", [samples.lora, samples.full])
+def test_the_code_for_a_changed_model_answers_as_softprompt_does(
+    make: Any, positions: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tiny.base()
+    base.model.save_pretrained(tmp_path / "base")
+    base.tokenizer.save_pretrained(tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    prompt = make(base, positions=positions)
+    about = prompt.card.base.model_copy(update={"name": "./base"})
+    card = prompt.card.model_copy(update={"base": about})
+    folder = Prompt(prompt.base, prompt.front, card, prompt.change).save(tmp_path)
+    code = code_blocks((folder / "README.md").read_text(), "python")
+    request = prompt.request("...")
+    request = Request(request.ids, request.prefix)  # its answer not cut to the longest label
+    expected = generate(prompt.base, [request], Sampling(max_new_tokens=20))[0]
+    assert run(code[1]).endswith(expected + "\n")
+    assert run(code[0]).strip() == prompt.generate("...")
+
+
+@pytest.mark.parametrize(("kind", "library"), [("lora", "peft"), ("full", "transformers")])
+def test_a_changed_model_is_called_what_it_is(kind: str, library: str) -> None:
+    text = model_card(samples.bound(tiny.base(), kind, 5, trained_parameters=1234))
+    assert front_matter(text)["library_name"] == library
+    assert {"lora": "A LoRA adapter for the frozen", "full": "A fine-tuned copy of the"}[kind] in text
+    assert ", behind 5 positions of text; 1,234 numbers were learnt" in text
+    assert "behind" not in model_card(samples.bound(tiny.base(), kind, 0)).split("##")[0]
+
+
+def test_the_code_loads_a_quantised_base_as_it_was() -> None:
+    card = with_base(name="org/model", quantisation="nf4")
+    text = model_card(card.model_copy(update={"kind": "lora"}))
+    assert "`float32`, `nf4`)" in text
+    for code in code_blocks(text, "python"):
+        assert 'softprompt.load_base("org/model", dtype="float32", quantisation="nf4")' in code
+
+
 def test_the_softprompt_code_answers(saved: Path) -> None:
     code = code_blocks((saved / "README.md").read_text(), "python")[0]
     assert 'softprompt.load_prompt("./topics", base)' in code
@@ -163,6 +202,7 @@ def nasty_card(text: str) -> Card:
     values = samples.card_values()
     values |= {"name": text, "kind": text, "versions": {text: text}, "settings": {text: [text]}}
     values["base"] |= {"name": text, "model_type": text, "dtype": text, "revision": text}
+    values["base"] |= {"quantisation": text}
     values["template"] |= {"front": text, "labels": {text: text, "b": "c"}}
     values["template"] |= {"input": text.replace("{", "{{").replace("}", "}}") + "{te`xt'}"}
     values["data"] = {text: {"origin": text, "rows": 1, "digest": text}}
@@ -216,8 +256,12 @@ def test_a_code_span_is_one_span(text: str) -> None:
     assert re.search(r"(?<!\\)\|", span) is None
 
 
-def test_code_blocks_with_nasty_text_still_are_python() -> None:
-    for code in code_blocks(model_card(nasty_card(NASTY)), "python"):
+@pytest.mark.parametrize("kind", [NASTY, "lora", "full"])
+def test_code_blocks_with_nasty_text_still_are_python(kind: str) -> None:
+    card = nasty_card(NASTY).model_copy(update={"kind": kind})
+    codes = code_blocks(model_card(card), "python")
+    assert len(codes) == 2
+    for code in codes:
         compile(code, "README.md", "exec")
 
 

@@ -30,7 +30,7 @@ def changed(folder: Path, **changes: Any) -> Path:
     ("changes", "said"),
     [
         ({"peft_type": ...}, "the field peft_type is missing"),
-        ({"peft_type": "LORA"}, "is a LoRA adapter, not a prompt; prompt tuning, P-tuning and prefix"),
+        ({"peft_type": "LORA"}, "is a LoRA adapter, not a prompt; prompt tuning, P-tuning, prefix tuning"),
         ({"peft_type": "CARTRIDGE"}, "is a 'CARTRIDGE' adapter, not a prompt"),
         ({"peft_type": ["LORA"]}, "adapter, not a prompt"),
         ({"task_type": "SEQ_2_SEQ_LM"}, "is a prompt for 'SEQ_2_SEQ_LM'; only those for CAUSAL_LM"),

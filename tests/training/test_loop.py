@@ -13,39 +13,14 @@ from torch import Tensor
 
 import tiny
 from softprompt.base.packing import TokenRow
-from softprompt.config import PromptTuningConfig, TrainConfig
-from softprompt.data.rows import Encoded, Example
+from softprompt.config import TrainConfig
 from softprompt.errors import TrainingError
 from softprompt.evaluation.score import Scores, score, target_rows
-from softprompt.methods.build import Material, build_method
 from softprompt.methods.method import Method
 from softprompt.training.loop import Outcome, Report, fit
-
-WORDS = ((10,), (11,), (12,))
-
-
-def examples(count: int, first: int) -> Encoded:
-    """A job a prompt can learn: the label is named by the row's last token."""
-    made = []
-    for i in range(first, first + count):
-        label = i % 3
-        ids = (20 + i % 7, 30 + i % 11, 40 + label)
-        made.append(Example(ids, WORDS[label], label, i))
-    return Encoded(tuple(made), 0, WORDS, False, ())
-
+from training.toy import examples, front, soft_prompt
 
 TRAIN, VALIDATION = examples(48, 0), examples(21, 100)
-
-
-def soft_prompt(seed: int = 0, **options: Any) -> Method:
-    config = PromptTuningConfig(front="{soft:5}", init="random", **options)
-    return build_method(config, tiny.base(), Material(lambda k: "", lambda name: torch.empty(0), seed=seed))
-
-
-def front(method: Method) -> Tensor:
-    found = method.front()
-    assert isinstance(found, Tensor)
-    return found
 
 
 def run(
@@ -213,6 +188,19 @@ def test_patience_stops_early(tmp_path: Path) -> None:
     assert outcome.ended == "early"
     assert reports[-1].step == 12  # two evaluations of six steps without gain
     assert outcome.best_step == 0
+
+
+def test_resuming_a_run_that_stopped_early_or_ran_away_ends_it_at_once(tmp_path: Path) -> None:
+    def bored() -> Scores:
+        return Scores(1, 1.0, (0, 0))
+
+    first, _ = run(tmp_path / "early", soft_prompt(), evaluate=bored, patience=2, epochs=9)
+    again, reports = run(tmp_path / "early", soft_prompt(), evaluate=bored, patience=2, epochs=9, resume=True)
+    assert (again.ended, again.steps, reports) == ("early", first.steps, [])
+    wild: dict[str, Any] = {"learning_rate": 0.3, "epochs": 9, "schedule": "constant", "checkpoint_every": 4}
+    first, _ = run(tmp_path / "wild", Uphill(soft_prompt()), **wild)
+    again, reports = run(tmp_path / "wild", Uphill(soft_prompt()), resume=True, **wild)
+    assert (again.ended, again.steps, reports) == ("diverged", first.steps, [])
 
 
 def test_accumulation_gives_the_same_steps(tmp_path: Path) -> None:

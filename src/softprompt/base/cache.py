@@ -6,15 +6,19 @@ They are explicit values made for one forward pass; nothing is stored on the mod
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers.cache_utils import Cache
 
+from softprompt.base.packing import Pack
 from softprompt.prefix import Prefix
 
-__all__ = ["BehindPrefix", "InlineFront", "Recorder", "Slots"]
+__all__ = ["BehindFronts", "Recorder", "Slots"]
 
 
 class _Seen(Cache):  # type: ignore[misc]
@@ -47,36 +51,48 @@ class Recorder(_Seen):
         return k, v
 
 
-class BehindPrefix(_Seen):
-    """Sets one finished prefix before every bin; records the text's own pairs if asked to."""
+class BehindFronts(_Seen):
+    """Sets before every bin of a pack the front its rows stand behind.
 
-    def __init__(self, prefix: Prefix, *, record: bool = False) -> None:
-        super().__init__(prefix.length)
-        self._prefix = prefix
+    A front is a finished prefix or, where there is ``None``, being read in this very pass, at the
+    head of its group's first bin. What lies behind a front shorter than the longest is masked and
+    never of another group, so not even a NaN passes from one group to the next.
+    """
+
+    def __init__(self, pack: Pack, prefixes: Sequence[Prefix | None], *, record: bool = False) -> None:
+        """prefixes: one a group of the pack; record: keep the rows' own pairs, too."""
+        super().__init__(pack.longest)
+        self._finished = [prefix for prefix in prefixes if prefix is not None]
+        self._inline = len(self._finished) < len(prefixes)
         self._record = record
         self.pairs: dict[int, tuple[Tensor, Tensor]] = {}
+        behind_bins = count(len(pack.ids) if self._inline else 0)
+        sources = [
+            first if prefix is None else next(behind_bins)
+            for first, prefix in zip(pack.firsts, prefixes, strict=True)
+        ]
+        # [N] where each bin finds its front: a bin of this pass, or a finished prefix counted after those.
+        self._sources = torch.tensor(sources, device=pack.ids.device)[pack.of]
 
     def update(self, k: Tensor, v: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """k, v: [N, K, W, D] -> [N, K, P + W, D]."""
         if self._record:
             self.pairs[layer_idx] = (k, v)
-        return _before(self._prefix.keys[layer_idx], k), _before(self._prefix.values[layer_idx], v)
+        keys = self._behind([prefix.keys[layer_idx] for prefix in self._finished], k)
+        return keys, self._behind([prefix.values[layer_idx] for prefix in self._finished], v)
+
+    def _behind(self, finished: Sequence[Tensor], text: Tensor) -> Tensor:
+        """Finished fronts [K, P, D] and text [N, K, W, D] -> [N, K, P + W, D]."""
+        inline = [text[:, :, : self._seen]] if self._inline else []
+        found = [_padded(t, self._seen) for t in (*inline, *(f[None].to(text.dtype) for f in finished))]
+        fronts = found[0] if len(found) == 1 else torch.cat(found)
+        return torch.cat([fronts[self._sources], text], dim=2)
 
 
-class InlineFront(_Seen):
-    """The front is being read in this very pass, at the head of bin 0: set it before every bin."""
-
-    def __init__(self, length: int) -> None:
-        super().__init__(length)
-
-    def update(self, k: Tensor, v: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """k, v: [N, K, W, D] -> [N, K, P + W, D], where [0, :, :P] is the front itself."""
-        return _before(k[0, :, : self._seen], k), _before(v[0, :, : self._seen], v)
-
-
-def _before(front: Tensor, text: Tensor) -> Tensor:
-    """Front [K, P, D], shared by all bins of text [N, K, W, D] -> [N, K, P + W, D]."""
-    return torch.cat([front.to(text.dtype).expand(text.shape[0], -1, -1, -1), text], dim=2)
+def _padded(fronts: Tensor, length: int) -> Tensor:
+    """Fronts [S, K, P, D] with zeros up to ``length`` positions."""
+    missing = length - fronts.shape[2]
+    return functional.pad(fronts, (0, 0, 0, missing)) if missing else fronts
 
 
 class Slots(_Seen):

@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from softprompt.base.model import Base
 
-__all__ = ["Change", "shared_copy"]
+__all__ = ["Change", "linear_layers", "shared_copy"]
 
 _numbers = itertools.count(1)
 
@@ -34,6 +35,13 @@ class Change:
     kind: str
     settings: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
+
+
+def linear_layers(base: Base) -> list[str]:
+    """Full names of every linear layer but the head, those that GPT-2 stores transposed included."""
+    head = base.model.get_output_embeddings()
+    kinds = (nn.Linear, Conv1D)
+    return [name for name, m in base.model.named_modules() if isinstance(m, kinds) and m is not head]
 
 
 def shared_copy(base: Base) -> Base:

@@ -55,25 +55,21 @@ class Layout:
     name: str
     inline: bool
 
-    def reading(self, pack: Pack, prefix: int, windows: Windows, dtype: torch.dtype) -> dict[str, Any]:
-        """Positions and masks for a pack behind a prefix of ``prefix`` positions."""
+    def reading(self, pack: Pack, windows: Windows, dtype: torch.dtype) -> dict[str, Any]:
+        """Positions and masks for a pack whose bins have their fronts set before them."""
         if not self.inline:
             # Row tokens follow the prefix directly, so the model's own causal mask and positions hold.
             return {"attention_mask": None}
-        positions = pack.positions + prefix  # [N, W]
+        positions, before = pack.positions, pack.before[:, None]  # [N, W], [N, 1]
+        slots = torch.arange(pack.longest, device=before.device)
+        # A row sees its whole front, a front being read sees itself up to where it is.
+        front = slots < torch.minimum(before, positions + 1)[:, :, None]  # [N, W, P]
         own = (pack.owners[:, :, None] == pack.owners[:, None, :]).tril()  # [N, W, W]
-        front = torch.ones(*pack.ids.shape, prefix, dtype=torch.bool, device=own.device)  # [N, W, P]
-        if pack.lead:
-            head = torch.arange(pack.lead, device=own.device)
-            positions[0, : pack.lead] = head
-            own[0, : pack.lead] = False
-            front[0, : pack.lead] = head[:, None] >= head[None, :]
-        visible = torch.cat([front, own], dim=2)
-        keys = torch.cat(
-            [torch.arange(prefix, device=own.device).expand(pack.ids.shape[0], -1), positions], dim=1
-        )
+        own &= (positions >= before)[:, :, None]
+        keys = torch.cat([slots.expand(len(before), -1), positions], dim=1)  # [N, P + W]
         distance = positions[:, :, None] - keys[:, None, :]
-        return {"position_ids": positions, "attention_mask": windows.masks(visible, distance, dtype)}
+        masks = windows.masks(torch.cat([front, own], dim=2), distance, dtype)
+        return {"position_ids": positions, "attention_mask": masks}
 
     def decoding(self, at: Tensor, slots: int, windows: Windows, dtype: torch.dtype) -> dict[str, Any]:
         """Positions and masks for one new token a row: ``at`` [B] its slot, of ``slots`` visible ones."""

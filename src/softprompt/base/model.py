@@ -9,19 +9,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from softprompt.base.cache import BehindPrefix, InlineFront, Recorder
+from softprompt.base.cache import BehindFronts, Recorder
 from softprompt.base.head import Head
 from softprompt.base.layout import Layout, Windows
-from softprompt.base.packing import Pack, TokenRow, pack
+from softprompt.base.packing import Group, Pack, TokenRow, pack
 from softprompt.errors import BaseModelError, WrongBaseError
 from softprompt.prefix import Front, Prefix
 
-__all__ = ["Base", "RowPairs", "TokenLosses"]
+__all__ = ["Base", "Batch", "RowPairs", "TokenLosses"]
+
+Place = tuple[int, int]
+"""A row of a batch and a token of it; token -1 is the end of the front."""
+
+
+class Batch(NamedTuple):
+    """Rows, and what stands in front of every one of them."""
+
+    rows: Sequence[TokenRow]
+    front: Front
+
+    @property
+    def positions(self) -> int:
+        """How many positions a pass over it reads."""
+        front = 0 if isinstance(self.front, Prefix) else len(self.front)
+        return front + sum(len(row.ids) for row in self.rows)
 
 
 @dataclass(frozen=True)
@@ -43,14 +59,16 @@ class TokenLosses:
 
 @dataclass(frozen=True)
 class RowPairs:
-    """Keys and values the rows of a pack added behind a prefix, per layer ``[N, K, W, D]``."""
+    """Keys and values the rows of a pack of one group added behind a prefix, per layer ``[N, K, W, D]``."""
 
     pack: Pack
     pairs: dict[int, tuple[Tensor, Tensor]]
 
     def of_row(self, layer: int, row: int, length: int) -> tuple[Tensor, Tensor]:
         """The keys and values ``[K, T, D]`` of one row of ``length`` tokens."""
-        number, offset = divmod(self.pack.starts[row], self.pack.ids.shape[1])
+        if length == 0:  # it may begin where the last bin ends
+            return tuple(side[0, :, :0] for side in self.pairs[layer])  # type: ignore[return-value]
+        number, offset = divmod(self.pack.starts[0][row], self.pack.width)
         k, v = self.pairs[layer]
         return k[number, :, offset : offset + length], v[number, :, offset : offset + length]
 
@@ -186,58 +204,78 @@ class Base:
         stands in front, or a trained KV prefix does, there is no such expectation and that
         token is left out.
         """
-        targets: list[int] = []
-        wanted: list[tuple[int, int]] = []
-        counts: list[int] = []
-        first = 0 if _expects(front) else 1
-        for number, row in enumerate(rows):
-            begin = max(row.scored_from, first)
-            wanted += [(number, t - 1) for t in range(begin, len(row.ids))]
-            targets += row.ids[begin:]
-            counts.append(max(0, len(row.ids) - begin))
-        hidden = self._hidden(rows, front, wanted)
+        (losses,) = self.nll_many([Batch(rows, front)])
+        return losses
+
+    def nll_many(self, batches: Sequence[Batch]) -> list[TokenLosses]:
+        """``nll`` of several batches, each behind a front of its own, in one pass.
+
+        Fronts may differ in length and kind, and no batch touches another: a NaN in one stays
+        out of the losses and gradients of the rest.
+        """
+        scored = [_without_unexpected(batch) for batch in batches]
+        wanted = [[(n, t - 1) for n, row in enumerate(rows) for t in row.targets] for rows in scored]
+        targets = [row.ids[t] for rows in scored for row in rows for t in row.targets]
+        hidden = self.hidden(batches, wanted)
         nll = self.head.nll(hidden, torch.tensor(targets, dtype=torch.long, device=self.device))
-        return TokenLosses(nll, tuple(counts))
+        parts = nll.split([len(places) for places in wanted])
+        counts = [tuple(row.scored for row in rows) for rows in scored]
+        return [TokenLosses(*found) for found in zip(parts, counts, strict=True)]
 
     def next_logits(self, rows: Sequence[TokenRow], front: Front) -> Tensor:
         """fp32 logits ``[B, V]`` of the token that follows each row."""
-        wanted = [(number, len(row.ids) - 1) for number, row in enumerate(rows)]
-        return self.head.logits(self._hidden(rows, front, wanted))
+        (logits,) = self.next_logits_many([Batch(rows, front)])
+        return logits
+
+    def next_logits_many(self, batches: Sequence[Batch]) -> list[Tensor]:
+        """``next_logits`` of several batches, each behind a front of its own, in one pass."""
+        logits = self.head.logits(self.hidden(batches, [_ends(batch) for batch in batches]))
+        return list(logits.split([len(batch.rows) for batch in batches]))
 
     def read(self, rows: Sequence[TokenRow], prefix: Prefix) -> tuple[Tensor, RowPairs]:
         """Read rows to go on from them: last hidden states ``[B, E]`` and the pairs they added."""
-        packed = self._pack(rows, prefix.length)
-        cache = BehindPrefix(self.accept(prefix), record=True)
-        hidden = self._run_pack(packed, packed.ids, cache, prefix.length)
-        wanted = [(number, len(row.ids) - 1) for number, row in enumerate(rows)]
-        return _gather(hidden, packed, wanted, prefix.hidden), RowPairs(packed, cache.pairs)
+        batch = Batch(rows, self.accept(prefix))
+        packed = self._pack([batch])
+        cache = BehindFronts(packed, [prefix], record=True)
+        hidden = self._run_pack(packed, packed.ids, cache)
+        return _gather(hidden, packed, [prefix], [_ends(batch)]), RowPairs(packed, cache.pairs)
 
-    def _hidden(self, rows: Sequence[TokenRow], front: Front, wanted: list[tuple[int, int]]) -> Tensor:
-        """Hidden states ``[M, E]`` at (row, token); token -1 is the end of the front."""
-        if not isinstance(front, Prefix) and len(front) and self.layout.inline:
-            packed = self._pack(rows, len(front), lead=len(front))
-            embedded = self._embed_pack(packed, front)
-            hidden = self._run_pack(packed, embedded, InlineFront(len(front)), len(front))
-            return _gather(hidden, packed, wanted, hidden[0, len(front) - 1])
-        prefix = self.prefill(front)
-        packed = self._pack(rows, prefix.length)
-        hidden = self._run_pack(packed, packed.ids, BehindPrefix(prefix), prefix.length)
-        return _gather(hidden, packed, wanted, prefix.hidden)
+    def hidden(self, batches: Sequence[Batch], wanted: Sequence[Sequence[Place]]) -> Tensor:
+        """Hidden states ``[M, E]`` at the places wanted of each batch: (row, token), -1 for the front's end."""
+        if not self.layout.inline:
+            batches = [Batch(rows, self.prefill(front)) for rows, front in batches]
+            if len(batches) > 1:
+                pairs = zip(batches, wanted, strict=True)
+                return torch.cat([self.hidden([batch], [places]) for batch, places in pairs])
+        fronts = [front for _, front in batches]
+        finished = [self.accept(front) if isinstance(front, Prefix) else None for front in fronts]
+        packed = self._pack(batches)
+        hidden = self._run_pack(packed, self._inputs(packed, fronts), BehindFronts(packed, finished))
+        return _gather(hidden, packed, finished, wanted)
 
-    def _pack(self, rows: Sequence[TokenRow], prefix: int, lead: int = 0) -> Pack:
+    def _pack(self, batches: Sequence[Batch]) -> Pack:
+        groups = [
+            Group(rows, front.length) if isinstance(front, Prefix) else Group(rows, len(front), inline=True)
+            for rows, front in batches
+        ]
         # A slot's linear layers cost about as much as 2 x E keys of its attention, as measured on a CPU.
         slot_cost = 2 * self.width if self.layout.inline else 0
-        return pack(rows, lead=lead, prefix=prefix, slot_cost=slot_cost).to(self.device)
+        return pack(groups, slot_cost=slot_cost).to(self.device)
 
-    def _embed_pack(self, packed: Pack, front: Tensor) -> Tensor:
-        """[N, W, E]: the front in the slots kept for it, the rows' tokens in theirs."""
-        embedded = self.embedding(packed.ids)
-        flat = torch.cat([front.to(self.dtype), embedded.view(-1, self.width)[packed.lead :]])
-        return flat.view(embedded.shape)
+    def _inputs(self, packed: Pack, fronts: Sequence[Front]) -> Tensor:
+        """Ids [N, W], or embeddings [N, W, E] with the fronts that are read in this pass in their slots."""
+        pairs = zip(packed.heads, fronts, strict=True)
+        inline = [(head, front) for head, front in pairs if isinstance(front, Tensor)]
+        if not inline:
+            return packed.ids
+        embedded: Tensor = self.embedding(packed.ids)
+        slots = torch.cat([torch.arange(head, head + len(front)) for head, front in inline])
+        vectors = torch.cat([front for _, front in inline]).to(self.dtype)
+        return embedded.flatten(0, 1).index_copy(0, slots.to(self.device), vectors).view_as(embedded)
 
-    def _run_pack(self, packed: Pack, inputs: Tensor, cache: Any, prefix: int) -> Tensor:
+    def _run_pack(self, packed: Pack, inputs: Tensor, cache: Any) -> Tensor:
         """Hidden states [N, W, E] of a pack given as ids [N, W] or embeddings [N, W, E]."""
-        where = self.layout.reading(packed, prefix, Windows.of(self.config), self.dtype)
+        where = self.layout.reading(packed, Windows.of(self.config), self.dtype)
         name = "input_ids" if inputs.dim() == 2 else "inputs_embeds"
         return self.run(**{name: inputs}, past_key_values=cache, **where)
 
@@ -252,11 +290,30 @@ def _expects(front: Front) -> bool:
     return front.hidden is not None if isinstance(front, Prefix) else len(front) > 0
 
 
-def _gather(hidden: Tensor, packed: Pack, wanted: list[tuple[int, int]], last: Tensor | None) -> Tensor:
-    """Pick [M, E] out of hidden [N, W, E] by (row, token); token -1 takes ``last`` [E]."""
-    flat = hidden.flatten(0, 1)
-    if last is not None:
-        flat = torch.cat([flat, last[None]])
-    end = len(flat) - 1
-    index = [packed.starts[row] + token if token >= 0 else end for row, token in wanted]
-    return flat[torch.tensor(index, dtype=torch.long, device=flat.device)]
+def _without_unexpected(batch: Batch) -> list[TokenRow]:
+    """The rows of a batch, a first token unscored where nothing expects it."""
+    first = 0 if _expects(batch.front) else 1
+    return [TokenRow(row.ids, max(row.scored_from, first)) for row in batch.rows]
+
+
+def _ends(batch: Batch) -> list[Place]:
+    """The last token of every row, or the end of the front where a row has none."""
+    if not (_expects(batch.front) or all(row.ids for row in batch.rows)):
+        raise BaseModelError("A row has no text to go on from, nor a front; give it at least one token.")
+    return [(number, len(row.ids) - 1) for number, row in enumerate(batch.rows)]
+
+
+def _gather(
+    hidden: Tensor, packed: Pack, finished: Sequence[Prefix | None], wanted: Sequence[Sequence[Place]]
+) -> Tensor:
+    """Pick [M, E] out of hidden [N, W, E] and, for the end of a finished prefix, out of the prefix."""
+    flat, index = [hidden.flatten(0, 1)], list[int]()
+    groups = zip(finished, packed.heads, packed.lengths, packed.starts, wanted, strict=True)
+    for prefix, head, length, starts, places in groups:
+        end = head + length - 1
+        if prefix is not None and prefix.hidden is not None:
+            end = hidden.shape[0] * hidden.shape[1] + len(flat) - 1
+            flat.append(prefix.hidden[None])
+        index += [starts[row] + token if token >= 0 else end for row, token in places]
+    every = torch.cat(flat) if len(flat) > 1 else flat[0]
+    return every[torch.tensor(index, dtype=torch.long, device=every.device)]

@@ -8,11 +8,12 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, count
 
 import torch
 from torch import Tensor
 
-__all__ = ["Pack", "TokenRow", "batches", "pack"]
+__all__ = ["Group", "Pack", "TokenRow", "batches", "pack", "split"]
 
 WIDTHS = (48, 64, 80, 96, 112, 128, 144, 160, 192, 256, 384, 512)
 """Bin widths that are considered; a row longer than its bin widens all of them."""
@@ -26,98 +27,172 @@ class TokenRow:
     scored_from: int = 0
 
     @property
+    def targets(self) -> range:
+        """Which of the tokens are to be predicted."""
+        return range(self.scored_from, len(self.ids))
+
+    @property
     def scored(self) -> int:
         """How many of the tokens are to be predicted."""
-        return max(0, len(self.ids) - self.scored_from)
+        return len(self.targets)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows behind one front of ``before`` positions, read in the rows' own pass if it is ``inline``."""
+
+    rows: Sequence[TokenRow]
+    before: int = 0
+    inline: bool = False
+
+    @property
+    def lead(self) -> int:
+        """Slots the front itself takes."""
+        return self.before if self.inline else 0
 
 
 @dataclass(frozen=True)
 class Pack:
-    """B rows in N bins of W slots, the first ``lead`` slots of bin 0 kept free for a front.
+    """S groups of rows in N bins of W slots; a bin holds rows of one group only.
+
+    An inline front lies in the first slots of its group's first bin.
 
     Attributes:
-        ids: ``[N, W]`` token ids, 0 in empty slots.
-        positions: ``[N, W]`` place of each token in its row, from 0.
-        owners: ``[N, W]`` number of the row a slot belongs to, -1 in empty slots.
-        starts: for each row, the flat index (into N x W) of its first token; rows are contiguous.
-        lead: slots at the head of bin 0 that belong to no row.
+        ids: ``[N, W]`` token ids, 0 in the slots of fronts and in empty ones.
+        positions: ``[N, W]`` place of each token, counted from the start of its front.
+        owners: ``[N, W]`` number of the row a slot belongs to, counted through all groups, else -1.
+        of: ``[N]`` the group of each bin; the bins of a group follow each other.
+        before: ``[N]`` P, how many positions stand before the rows of a bin.
+        lengths: P of each group.
+        firsts: the first bin of each group.
+        starts: for each group and row, the flat index (into N x W) of its first token; rows are
+            contiguous.
     """
 
     ids: Tensor
     positions: Tensor
     owners: Tensor
-    starts: tuple[int, ...]
-    lead: int = 0
+    of: Tensor
+    before: Tensor
+    lengths: tuple[int, ...]
+    firsts: tuple[int, ...]
+    starts: tuple[tuple[int, ...], ...]
+
+    @property
+    def width(self) -> int:
+        """W."""
+        return self.ids.shape[1]
+
+    @property
+    def longest(self) -> int:
+        """The greatest P."""
+        return max(self.lengths)
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """The flat index of each group's first slot."""
+        return tuple(first * self.width for first in self.firsts)
 
     def to(self, device: torch.device) -> Pack:
         """The same pack on another device."""
         ids, positions, owners = (t.to(device) for t in (self.ids, self.positions, self.owners))
-        return Pack(ids, positions, owners, self.starts, self.lead)
+        of, before = self.of.to(device), self.before.to(device)
+        return Pack(ids, positions, owners, of, before, self.lengths, self.firsts, self.starts)
 
 
-def pack(rows: Sequence[TokenRow], *, lead: int = 0, prefix: int = 0, slot_cost: int = 1024) -> Pack:
-    """Fill equally loaded bins, longest row first, as many as make the pass cheapest.
+def pack(groups: Sequence[Group], *, slot_cost: int = 1024) -> Pack:
+    """Fill each group's bins equally, longest row first, as many as make the pass cheapest.
 
     A slot costs its share of the linear layers and one unit for every key it is held against, seen
-    or masked: N x W x (slot_cost + prefix + W) in all. Few wide bins waste keys, many narrow ones
-    slots.
+    or masked: N x W x (slot_cost + P + W) in all. Few wide bins waste keys, many narrow ones slots.
 
     Args:
-        rows: what to lay out.
-        lead: slots kept free at the head of bin 0.
-        prefix: keys that stand before every bin.
+        groups: what to lay out.
         slot_cost: linear layers of one slot, in keys; 0 gives every row its own bin.
     """
-    lengths = [len(row.ids) for row in rows]
-    places, count, width = _cheapest(lengths, lead, prefix, slot_cost)
-    ids = torch.zeros(count * width, dtype=torch.long)
-    positions = torch.zeros(count * width, dtype=torch.long)
-    owners = torch.full((count * width,), -1, dtype=torch.long)
-    starts = tuple(number * width + offset for number, offset in places)
-    for number, (row, start) in enumerate(zip(rows, starts, strict=True)):
-        end = start + len(row.ids)
-        ids[start:end] = torch.tensor(row.ids, dtype=torch.long)
-        positions[start:end] = torch.arange(end - start)
-        owners[start:end] = number
-    shape = (count, width)
-    return Pack(ids.view(shape), positions.view(shape), owners.view(shape), starts, lead)
+    fillings = _cheapest(groups, slot_cost)
+    width = max(1, *(filling.width for filling in fillings))
+    bins = [filling.bins for filling in fillings]
+    firsts = tuple(accumulate(bins[:-1], initial=0))
+    of = torch.arange(len(groups)).repeat_interleave(torch.tensor(bins))
+    lengths = tuple(group.before for group in groups)
+    before = torch.tensor(lengths)[of]
+    ids = torch.zeros(sum(bins) * width, dtype=torch.long)
+    positions = before.repeat_interleave(width)
+    owners = torch.full_like(ids, -1)
+    starts, owner = [], count()
+    for group, filling, first in zip(groups, fillings, firsts, strict=True):
+        head = first * width
+        positions[head : head + group.lead] = torch.arange(group.lead)
+        starts.append(tuple(head + number * width + offset for number, offset in filling.places))
+        for row, start in zip(group.rows, starts[-1], strict=True):
+            end = start + len(row.ids)
+            ids[start:end] = torch.tensor(row.ids, dtype=torch.long)
+            positions[start:end] += torch.arange(end - start)
+            owners[start:end] = next(owner)
+    ids, positions, owners = (t.view(-1, width) for t in (ids, positions, owners))
+    return Pack(ids, positions, owners, of, before, lengths, firsts, tuple(starts))
 
 
-_Bins = tuple[list[tuple[int, int]], int, int]
-"""For each row its (bin, offset); the number of bins; their width."""
+@dataclass(frozen=True)
+class _Filling:
+    """For each row of a group its (bin, offset); the number of bins; the slots the fullest needs."""
+
+    places: list[tuple[int, int]]
+    bins: int
+    width: int
 
 
-def _cheapest(lengths: Sequence[int], lead: int, prefix: int, slot_cost: int) -> _Bins:
+def _cheapest(groups: Sequence[Group], slot_cost: int) -> list[_Filling]:
+    """The filling of each group, all for bins of about one width."""
     if slot_cost == 0:
-        return [(i, 0) for i in range(len(lengths))], len(lengths), max(1, *lengths)
-    total = lead + sum(lengths)
-    counts = {max(1, min(len(lengths), round(total / width))) for width in WIDTHS}
-    fillings = [_fill(lengths, lead, count) for count in sorted(counts)]
-    return min(fillings, key=lambda f: f[1] * f[2] * (slot_cost + prefix + f[2]))
+        return [_fill(group, max(1, len(group.rows))) for group in groups]
+    longest = max(group.before for group in groups)
+
+    def cost(fillings: Sequence[_Filling]) -> int:
+        slots = max(f.width for f in fillings)
+        return sum(f.bins for f in fillings) * slots * (slot_cost + longest + slots)
+
+    counts = {tuple(_bins(group, width) for group in groups) for width in WIDTHS}
+    tried = [[_fill(g, n) for g, n in zip(groups, bins, strict=True)] for bins in sorted(counts)]
+    return min(tried, key=cost)
 
 
-def _fill(lengths: Sequence[int], lead: int, count: int) -> _Bins:
+def _bins(group: Group, width: int) -> int:
+    """How many bins of about this width a group takes."""
+    tokens = group.lead + sum(len(row.ids) for row in group.rows)
+    return max(1, min(len(group.rows), round(tokens / width)))
+
+
+def _fill(group: Group, bins: int) -> _Filling:
     """Longest row first, each into the bin that holds least."""
-    loads = [(lead if number == 0 else 0, number) for number in range(count)]
+    lengths = [len(row.ids) for row in group.rows]
+    loads = [(group.lead if number == 0 else 0, number) for number in range(bins)]
     heapq.heapify(loads)
     places = [(0, 0)] * len(lengths)
     for row in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         load, number = heapq.heappop(loads)
         places[row] = (number, load)
         heapq.heappush(loads, (load + lengths[row], number))
-    return places, count, max(1, max(load for load, _ in loads))
+    return _Filling(places, bins, max(load for load, _ in loads))
 
 
 def batches(rows: Sequence[TokenRow], tokens: int) -> Iterator[list[int]]:
     """Split row numbers, shortest rows first, into batches of at most ``tokens`` tokens each."""
-    batch: list[int] = []
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
+    for places in split([len(rows[number].ids) for number in order], tokens):
+        yield [order[place] for place in places]
+
+
+def split(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Split 0, 1, 2, ... where the sizes so far would exceed ``most``; one too large stands alone."""
+    part: list[int] = []
     load = 0
-    for number in sorted(range(len(rows)), key=lambda i: len(rows[i].ids)):
-        length = len(rows[number].ids)
-        if batch and load + length > tokens:
-            yield batch
-            batch, load = [], 0
-        batch.append(number)
-        load += length
-    if batch:
-        yield batch
+    for number, size in enumerate(sizes):
+        if part and load + size > most:
+            yield part
+            part, load = [], 0
+        part.append(number)
+        load += size
+    if part:
+        yield part

@@ -1,4 +1,4 @@
-"""The verb ``eval``: a prompt and labelled rows in, scores with intervals out."""
+"""The verb ``eval``: a prompt and labelled rows, or tasks of lm_eval, in; scores out."""
 
 from __future__ import annotations
 
@@ -26,32 +26,88 @@ __all__ = ["command"]
 
 EXAMPLES = r"""
 softprompt eval topics test.jsonl --untuned
+softprompt eval moods --harness invented_moods --include-path examples/harness
 """
 
 
 @click.command("eval", epilog=examples(EXAMPLES))
 @click.argument("name")
-@click.argument("data")
-@click.option("--rows", type=click.IntRange(min=1), metavar="N", help="Score only N rows, drawn by --seed.")
+@click.argument("data", required=False)
+@click.option(
+    "--rows",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Score only N rows, drawn by --seed; of a task the first N.",
+)
 @click.option("--seed", type=int, default=0, metavar="N", help="Which rows --rows draws.")
 @click.option("--untuned", is_flag=True, help="Score the bare base beside it.")
+@click.option(
+    "--harness", "tasks", multiple=True, metavar="TASK", help="Run this task of lm_eval instead; repeatable."
+)
+@click.option("--include-path", metavar="DIR", help="A folder with tasks of your own; they may run Python.")
 @library_option
 @base_options
 @json_option
 def command(
-    name: str, data: str, rows: int | None, seed: int, untuned: bool, library: str, as_json: bool, **base: Any
+    name: str,
+    data: str | None,
+    rows: int | None,
+    seed: int,
+    untuned: bool,
+    tasks: tuple[str, ...],
+    include_path: str | None,
+    library: str,
+    as_json: bool,
+    **base: Any,
 ) -> None:
-    """Score a saved prompt on labelled rows: a file, bundled:NAME/SPLIT or hub:..."""
+    """Score a saved prompt on rows (a file, bundled:NAME/SPLIT or hub:...), or on tasks of lm_eval."""
+    if (data is None) == (not tasks) or (include_path and not tasks):
+        raise click.UsageError(
+            "Give either rows to score or --harness TASK, and --include-path only with the latter.",
+            click.get_current_context(),
+        )
     from softprompt.data.sources import read
 
+    choice = BaseChoice(**base)
+    if data is None:
+        prompt = open_prompt(name, library, choice)
+        _run_tasks(prompt, tasks, include_path, rows, untuned, as_json)
+        return
     table = read(data)
-    prompt = open_prompt(name, library, BaseChoice(**base))
+    prompt = open_prompt(name, library, choice)
     table = _drawn(table, prompt, rows, seed)
     found = {"learnt": _scored(prompt, table, "Scoring")}
     if untuned:
-        bare = replace(prompt, front=prompt.base.embed(prompt.base.start_ids))
-        found["untuned"] = _scored(bare, table, "Scoring the bare base")
+        found["untuned"] = _scored(_bare(prompt), table, "Scoring the bare base")
     _tell(prompt, data, table.origin, found, as_json)
+
+
+def _bare(prompt: Prompt) -> Prompt:
+    """The same job with nothing learnt in front."""
+    return replace(prompt, front=prompt.base.embed(prompt.base.start_ids))
+
+
+def _run_tasks(
+    prompt: Prompt, tasks: tuple[str, ...], folder: str | None, rows: int | None, untuned: bool, as_json: bool
+) -> None:
+    from softprompt.cli import screen
+    from softprompt.harness import evaluate, measures
+
+    subjects = {"learnt": prompt, **({"untuned": _bare(prompt)} if untuned else {})}
+    found = {
+        which: measures(evaluate(subject, tasks, include_path=folder, limit=rows))
+        for which, subject in subjects.items()
+    }
+    if as_json:
+        screen.print_json({"name": prompt.name, "harness": found})
+        return
+    lines = [
+        [screen.clean(task), which, screen.clean(metric), f"{value:.4f}"]
+        for which, by_task in found.items()
+        for task, numbers in by_task.items()
+        for metric, value in numbers.items()
+    ]
+    screen.print_grid(("task", "prompt", "metric", "value"), lines, right=[3])
 
 
 def _drawn(table: Table, prompt: Prompt, rows: int | None, seed: int) -> Table:

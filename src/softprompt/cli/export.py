@@ -1,4 +1,4 @@
-"""The verb ``export``: a saved prompt in, a folder that PEFT loads out."""
+"""The verb ``export``: an artifact in, a folder that PEFT or transformers loads out."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ README = "README.md"
 @library_option
 @json_option
 def command(name: str, folder: str, overwrite: bool, library: str, as_json: bool) -> None:
-    """Write a saved prompt as a plain PEFT folder."""
+    """Write a saved prompt or adapter as a plain PEFT folder, a fine-tuned model as transformers'."""
     from softprompt.cli import screen
     from softprompt.library.folder import Library
 
@@ -35,48 +35,69 @@ def command(name: str, folder: str, overwrite: bool, library: str, as_json: bool
     if as_json:
         screen.print_json({"name": name, "path": str(target), "files": files})
         return
-    base = artifact.peft_config["base_model_name_or_path"]
+    opener = _OPENERS.get(artifact.payload.kind, _IN_PEFT).format(target=target, base=artifact.base_name)
     screen.out().print(
-        screen.clean(
-            f"Wrote {', '.join(files)} to {target}.\n"
-            f'In PEFT: PeftModel.from_pretrained(model, "{target}"), where model is {base}.'
-        ),
-        soft_wrap=True,
+        screen.clean(f"Wrote {', '.join(files)} to {target}.\n{opener}{_front(artifact)}"), soft_wrap=True
     )
 
 
+_IN_PEFT = 'In PEFT: PeftModel.from_pretrained(model, "{target}"), where model is {base}.'
+_OPENERS = {"full": 'In transformers: AutoModelForCausalLM.from_pretrained("{target}").'}
+
+
+def _front(artifact: Artifact) -> str:
+    """What else must be put in front of a text there."""
+    from softprompt.library.changed import FRONT_FILE
+
+    if not (artifact.path / FRONT_FILE).exists():
+        return ""
+    return f"\nIt was taught behind the embeddings in {FRONT_FILE}; {README} shows how to put them in front."
+
+
 def write(artifact: Artifact, target: Path, *, overwrite: bool = False) -> None:
-    """Write PEFT's two files and a README into ``target``, whole or not at all.
+    """Write what was learnt and a README into ``target``, whole or not at all.
 
     Raises:
         ConfigError: something is there that is not to be replaced.
         ResourceError: the disk refuses.
     """
     from softprompt.atomic import new_folder, write_bytes
-    from softprompt.library import peft_format
     from softprompt.library.model_card import model_card
 
-    _check(target, overwrite)
-    about = artifact.peft_config
+    there = _there(target)
+    if there and not overwrite:
+        raise _error(f"{target} exists already; choose another folder, or replace it with --overwrite.")
     with new_folder(target, replace=True) as staging:
-        peft_format.write(
-            staging, artifact.learnt, about["base_model_name_or_path"] or "", about.get("revision")
-        )
+        artifact.payload.write(staging, artifact.base_name, artifact.revision)
         if artifact.card is not None:
             write_bytes(staging / README, model_card(artifact.card).encode())
+        _check(target, there, {file.name for file in staging.iterdir()})
 
 
-def _check(target: Path, overwrite: bool) -> None:
-    """Let only an empty folder or, if asked for, an earlier export be replaced."""
-    from softprompt.errors import ConfigError
+def _there(target: Path) -> set[str]:
+    """The files of a folder that looks like an earlier export; none where it is empty or not there."""
+    from softprompt.library.changed import MODEL_FILE
     from softprompt.library.peft_format import CONFIG_FILE, WEIGHTS_FILE
 
     if not target.exists() and not target.is_symlink():
-        return
+        return set()
     if not target.is_dir() or target.is_symlink():
-        raise ConfigError(f"{target} is in the way and is no folder; choose another one.")
+        raise _error(f"{target} is in the way and is no folder; choose another one.")
     there = {file.name for file in target.iterdir()}
-    if there - {CONFIG_FILE, WEIGHTS_FILE, README}:
-        raise ConfigError(f"{target} holds other files, so it is not replaced; choose a new folder.")
-    if there and not overwrite:
-        raise ConfigError(f"{target} exists already; choose another folder, or replace it with --overwrite.")
+    if MODEL_FILE not in there:  # beside a model lie files of many names
+        _check(target, there, {CONFIG_FILE, WEIGHTS_FILE})
+    return there
+
+
+def _check(target: Path, there: set[str], new: set[str]) -> None:
+    """Let only what is written again be replaced."""
+    from softprompt.library.changed import FRONT_FILE
+
+    if there - new - {README, FRONT_FILE}:
+        raise _error(f"{target} holds other files, so it is not replaced; choose a new folder.")
+
+
+def _error(sentence: str) -> Exception:
+    from softprompt.errors import ConfigError
+
+    return ConfigError(sentence)

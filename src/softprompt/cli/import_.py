@@ -1,8 +1,9 @@
-"""The verb ``import``: a folder PEFT wrote in, a prompt of the library, bound to its base, out."""
+"""The verb ``import``: a folder PEFT or transformers wrote in, an artifact, bound to its base, out."""
 
 from __future__ import annotations
 
 import platform
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from softprompt.base.model import Base
     from softprompt.library.card import Card, TemplateCard
     from softprompt.library.folder import Artifact
-    from softprompt.library.peft_format import Learnt
+    from softprompt.library.payload import Payload
 
 __all__ = ["command"]
 
@@ -59,23 +60,26 @@ def command(
     trust_remote_code: bool,
     as_json: bool,
 ) -> None:
-    """Bring a PEFT prompt or prefix into the library, bound to its base."""
+    """Bring a PEFT prompt, prefix or LoRA, or a fine-tuned model, into the library, bound to its base."""
     from softprompt.cli import screen
     from softprompt.library.folder import Library
+    from softprompt.library.wording import noun
 
     artifact = Library(library).load(Path(folder))
     template = None
     if artifact.card is None:
-        template = _template(artifact.learnt, input or "{text}", target or "{target}", labels)
+        template = _template(artifact.payload, input or "{text}", target or "{target}", labels)
     _check(folder, artifact, model, told=(input, target, labels))
     base = _base(artifact, BaseChoice(model, dtype, device, trust_remote_code))
-    card = _bound(artifact, base, name, template)
-    path = Library(library).save(name, artifact.learnt, card, overwrite=overwrite)
+    payload, card = _bound(artifact, base, name, template)
+    path = Library(library).save(name, payload, card, overwrite=overwrite)
     if as_json:
         screen.print_json({"name": name, "path": str(path), "card": card.model_dump()})
         return
     screen.out().print(
-        screen.clean(f"Saved as {path}: {card.kind}, {card.positions} positions, bound to {base.name}."),
+        screen.clean(
+            f"Saved as {path}: {noun(card.kind)}, {card.positions} positions, bound to {base.name}."
+        ),
         soft_wrap=True,
     )
 
@@ -91,7 +95,7 @@ def _check(folder: str, artifact: Artifact, model: str | None, told: tuple[str |
         raise click.UsageError(fault, click.get_current_context())
 
 
-def _template(learnt: Learnt, input: str, target: str, labels: str | None) -> TemplateCard:
+def _template(payload: Payload, input: str, target: str, labels: str | None) -> TemplateCard:
     """The template of a folder that brings none; checked before any base is loaded."""
     from softprompt.cli.flags import label_words
     from softprompt.data.template import Template
@@ -100,7 +104,7 @@ def _template(learnt: Learnt, input: str, target: str, labels: str | None) -> Te
     words = None if labels is None else label_words(labels)
     made = Template(plain_text(input), plain_text(target), words)
     return TemplateCard(
-        front=f"{{soft:{learnt.positions}}}" if learnt.kind == "prompt-tuning" else "",
+        front=payload.front_template,
         input=made.input,
         target=made.target,
         labels=dict(made.labels) if made.labels is not None else None,
@@ -111,25 +115,27 @@ def _template(learnt: Learnt, input: str, target: str, labels: str | None) -> Te
 
 
 def _base(artifact: Artifact, choice: BaseChoice) -> Base:
-    if choice.model is not None or artifact.card is None:
+    if artifact.card is None:
         return choice.load(choice.model or "")
-    return choice.load(artifact.card.base.name, artifact.card.base.revision)
+    about = artifact.card.base
+    choice = replace(choice, quantisation=about.quantisation)
+    return choice.load(about.name, about.revision) if choice.model is None else choice.load(choice.model)
 
 
-def _bound(artifact: Artifact, base: Base, name: str, template: TemplateCard | None) -> Card:
-    """The card of what was read, once it was found to fit ``base``."""
+def _bound(artifact: Artifact, base: Base, name: str, template: TemplateCard | None) -> tuple[Payload, Card]:
+    """What was read and its card, once it was found to fit ``base``."""
     from softprompt.library.folder import check_base
-    from softprompt.library.peft_format import to_front
 
     check_base(artifact, base)
-    to_front(artifact.learnt, base)  # says so if the shapes do not fit
+    payload = artifact.payload if artifact.card is not None else artifact.payload.adopted(base)
+    payload.meet(base)  # says so if the shapes do not fit
     if artifact.card is not None:
-        return artifact.card.model_copy(update={"name": name})
+        return payload, artifact.card.model_copy(update={"name": name})
     assert template is not None
-    return _new_card(artifact.learnt, base, name, template)
+    return payload, _new_card(payload, base, name, template)
 
 
-def _new_card(learnt: Learnt, base: Base, name: str, template: TemplateCard) -> Card:
+def _new_card(payload: Payload, base: Base, name: str, template: TemplateCard) -> Card:
     import torch
 
     from softprompt.library.card import BaseCard, Card
@@ -137,15 +143,15 @@ def _new_card(learnt: Learnt, base: Base, name: str, template: TemplateCard) -> 
     return Card(
         name=name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        kind=learnt.kind,
+        kind=payload.kind,
         base=BaseCard(
             name=base.name,
             fingerprint=base.fingerprint,
             model_type=base.config.model_type,
             dtype=str(base.dtype).removeprefix("torch."),
         ),
-        positions=learnt.positions,
-        trained_parameters=learnt.tensor.numel(),
+        positions=payload.positions,
+        trained_parameters=payload.numbers,
         template=template,
         data={},
         scores={},

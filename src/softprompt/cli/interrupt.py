@@ -10,13 +10,15 @@ from typing import Any
 
 __all__ = ["Interrupts"]
 
-_ASKED = b"\nFinishing this step, then saving the best so far; press Ctrl-C again to stop at once.\n"
+_ASKED = "\nFinishing this step, then saving the best so far; press Ctrl-C again to stop at once.\n"
 
 
 class Interrupts:
     """While it is open, the first Ctrl-C only sets ``asked``; the second raises ``KeyboardInterrupt``."""
 
-    def __init__(self) -> None:
+    def __init__(self, said: str = _ASKED) -> None:
+        """said: what to print at the first press."""
+        self._said = said.encode()
         self._asked = False
         self._before: Any = None
 
@@ -40,4 +42,4 @@ class Interrupts:
             raise KeyboardInterrupt
         self._asked = True
         # Not print: a signal may come while Python's own streams are being written.
-        os.write(2, _ASKED)
+        os.write(2, self._said)

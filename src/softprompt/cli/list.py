@@ -1,4 +1,4 @@
-"""The verb ``list``: a library in, a line for each of its prompts out."""
+"""The verb ``list``: a library in, a line for each of its artifacts out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HEADS = ("name", "kind", "base", "positions", "valid.", "test", "size", "create
 @library_option
 @json_option
 def command(library: str, as_json: bool) -> None:
-    """List the saved prompts."""
+    """List the saved prompts, adapters and models."""
     from softprompt.cli import screen
     from softprompt.library.folder import Library
 

@@ -20,6 +20,8 @@ __all__ = ["main", "run"]
 
 VERBS = {
     "train": ("softprompt.cli.train", "Teach a base one job and keep the prompt."),
+    "plan": ("softprompt.cli.plan", "Say beforehand what a job will need, and whether it fits."),
+    "compare": ("softprompt.cli.compare", "Find out which method wins on your rows, and at what cost."),
     "generate": ("softprompt.cli.generate", "Answer texts with a saved prompt."),
     "eval": ("softprompt.cli.eval", "Score a saved prompt on labelled rows."),
     "list": ("softprompt.cli.list", "List the saved prompts."),

@@ -41,7 +41,7 @@ class BaseChoice:
     trust_remote_code: bool = False
     quantisation: str = "none"
 
-    def load(self, model: str, revision: str | None = None) -> Base:
+    def load(self, model: str, revision: str | None = None, quantisation: str | None = None) -> Base:
         """Load ``model`` while a spinner turns."""
         from softprompt.base.freeze import load_base
         from softprompt.cli import screen
@@ -52,7 +52,7 @@ class BaseChoice:
                 revision=revision,
                 dtype=self.dtype,
                 device=self.device,
-                quantisation=self.quantisation,
+                quantisation=quantisation or self.quantisation,
                 trust_remote_code=self.trust_remote_code,
                 notify=screen.say,
             )
@@ -89,9 +89,10 @@ def open_prompt(name: str, library: str, choice: BaseChoice) -> Prompt:
 
 
 def _base_of(card: Card, choice: BaseChoice) -> Base:
+    about = card.base
     if choice.model is not None:
-        return choice.load(choice.model)
-    return choice.load(card.base.name, card.base.revision)
+        return choice.load(choice.model, quantisation=about.quantisation)
+    return choice.load(about.name, about.revision, about.quantisation)
 
 
 def plain_text(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The verb ``show``: a prompt's name in, its card in readable form out."""
+"""The verb ``show``: an artifact's name in, its card in readable form out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["command"]
 @library_option
 @json_option
 def command(name: str, library: str, as_json: bool) -> None:
-    """Show all that is known about a saved prompt."""
+    """Show all that is known about a saved prompt, adapter or model."""
     from softprompt.cli import screen
     from softprompt.cli.scores import print_scores
     from softprompt.errors import ArtifactError
@@ -40,14 +40,17 @@ def command(name: str, library: str, as_json: bool) -> None:
 
 
 def _facts(card: Card, path: str) -> dict[str, str]:
+    from softprompt.library.wording import noun
+
     template = card.template
     revision = f" at {card.base.revision}" if card.base.revision else ""
+    stored = "" if card.base.quantisation == "none" else f", {card.base.quantisation}"
     found = {
         "name": card.name,
         "folder": path,
         "created": card.created,
-        "kind": f"{card.kind}, {card.positions} positions, {card.trained_parameters:,} learnt numbers",
-        "base": f"{card.base.name}{revision} ({card.base.model_type}, {card.base.dtype})",
+        "kind": f"{noun(card.kind)}, {card.positions} positions, {card.trained_parameters:,} learnt numbers",
+        "base": f"{card.base.name}{revision} ({card.base.model_type}, {card.base.dtype}{stored})",
         "fingerprint": card.base.fingerprint,
         "front": _quoted(template.front),
         "input": _quoted(template.input),

@@ -77,6 +77,8 @@ class Run(_Value):
     """For each test row its predicted label's number, or the text that was written."""
     confidences: list[float] = []
     """For each test row the probability of the predicted label."""
+    row_scores: list[float] = []
+    """For each test row the headline metric, where it is a mean over rows."""
 
 
 class Seeds(_Value):

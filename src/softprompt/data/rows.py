@@ -4,41 +4,65 @@ The seam rule: the front (a prompt's own text), the input and the target are eac
 their ids concatenated. Training, scoring and serving all go through this module, so a text has the same ids
 in all three, and no token ever spans a seam. The end-of-text id, when given, closes every target.
 
-The length rule: input and target together have ``max_tokens`` tokens at most. A longer row loses letters at
-the start of its fields, the longest field first; the target and the template's own words are never cut. With
-labels the room kept for the target is that of the longest label, so that what the model reads does not
-depend on which label is right.
+The length rule: input and target together have ``max_tokens`` tokens at most, as ``data/fit.py`` makes them.
+With labels or choices the room kept for the target is that of the longest of them, so that what the model
+reads does not depend on which is right. Demonstrations before an input are kept or left out as a whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
+from softprompt.data.fit import Encode, Ids, fit_input
 from softprompt.data.table import Row, Table
 from softprompt.data.template import Template
 from softprompt.errors import DataError
 
-__all__ = ["Encoded", "Example", "candidate_ids", "collect_faults", "encode", "encode_input"]
+__all__ = [
+    "Encoded",
+    "Example",
+    "Ids",
+    "Normalise",
+    "candidate_ids",
+    "collect_faults",
+    "encode",
+    "encode_input",
+    "encode_request",
+]
 
 T = TypeVar("T")
 
-Encode = Callable[[str], list[int]]
-Ids = tuple[int, ...]
+Normalise = Literal["none", "length"]
+Before = Callable[[int, int], Ids]
+"""Number of a row, room in tokens -> what stands before its input."""
 
-# How many letters a cut may give up to begin at a whole word.
-_WORD = 20
+NEUTRAL = "N/A"
+"""What every field of a content-free input says (Zhao et al. 2021)."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One row in tokens: ``index`` is its place in the table, ``label`` that of its label or none."""
+    """One row in tokens.
+
+    Attributes:
+        input_ids: what the model reads.
+        target_ids: what it should write.
+        label: the place of its label or right choice; none for free text.
+        index: the row's place in the table.
+        candidates: the target of every choice of this row; none where all rows have the same labels.
+        right: the places of all right choices, where there may be several.
+        neutral_ids: the input with nothing in it, to calibrate by; none without calibration.
+    """
 
     input_ids: Ids
     target_ids: Ids
     label: int | None
     index: int
+    candidates: tuple[Ids, ...] | None = None
+    right: tuple[int, ...] = ()
+    neutral_ids: Ids | None = None
 
 
 @dataclass(frozen=True)
@@ -48,9 +72,11 @@ class Encoded:
     Attributes:
         examples: one for each row, in order.
         truncated: how many rows were shortened.
-        candidate_ids: the target of every label, ``end`` included; none for free text.
-        needs_whole_words: whether two labels share their first token, so that it alone does not tell.
+        candidate_ids: the target of every label, ``end`` included; none for free text and choices.
+        needs_whole_words: whether candidates must be compared whole: two labels share their first token,
+            so that it alone does not tell, or the rows have choices, or length is normalised.
         notes: plain sentences about what a reader of the results should know.
+        by_length: whether candidates are compared by their likelihood per token.
     """
 
     examples: tuple[Example, ...]
@@ -58,10 +84,23 @@ class Encoded:
     candidate_ids: tuple[Ids, ...] | None
     needs_whole_words: bool
     notes: tuple[str, ...]
+    by_length: bool = False
+
+    def candidates(self, example: Example) -> tuple[Ids, ...]:
+        """What may be answered to ``example``; nothing for free text."""
+        return example.candidates or self.candidate_ids or ()
 
 
 def encode(
-    table: Table, template: Template, encode: Encode, *, max_tokens: int, end: tuple[int, ...] = ()
+    table: Table,
+    template: Template,
+    encode: Encode,
+    *,
+    max_tokens: int,
+    end: tuple[int, ...] = (),
+    normalise: Normalise = "none",
+    calibrate: bool = False,
+    before: Before | None = None,
 ) -> Encoded:
     """Turn every row into ids by the seam rule and the length rule.
 
@@ -71,6 +110,10 @@ def encode(
         encode: text to ids, without special tokens.
         max_tokens: the most tokens of input and target together.
         end: ids that close every target, such as the end-of-text id.
+        normalise: whether candidates are to be compared by their whole likelihood or by that per token.
+        calibrate: whether each candidate's likelihood behind an input whose fields say "N/A" is to be taken
+            off (Zhao et al. 2021, "Calibrate Before Use").
+        before: gives the ids of demonstrations for a row that fit into the room it leaves.
 
     Raises:
         DataError: a row does not fit the template, or its target and the template's words alone exceed
@@ -80,30 +123,79 @@ def encode(
     if not len(table):
         raise DataError(f"{table.origin} has no rows.")
     table.require_columns(template.columns)
-    candidates = candidate_ids(template, encode, end)
-    longest = max(map(len, candidates)) if candidates else 0
+    labels = candidate_ids(template, encode, end)
 
     def one(index: int, row: Row) -> tuple[Example, bool]:
-        label = template.label_index(row)
-        if candidates is None or label is None:
-            target = (*encode(template.target_text(row)), *end)
-        else:
-            target = candidates[label]
-        ids, cut = _input_ids(
-            template, template.input_values(row), encode, max_tokens, longest or len(target)
+        candidates = labels if labels is not None else _choice_ids(template, row, encode, end)
+        right = template.right(row)
+        target = candidates[right[0]] if candidates else (*encode(template.target_text(row)), *end)
+        reserve = max(map(len, candidates or (target,)))
+        ids, cut = fit_input(template, template.input_values(row), encode, max_tokens, reserve)
+        shown = before(index, max_tokens - reserve - len(ids)) if before else ()
+        example = Example(
+            input_ids=shown + ids,
+            target_ids=target,
+            label=right[0] if right else None,
+            index=index,
+            candidates=None if labels is not None else candidates,
+            right=right if len(right) > 1 else (),
+            neutral_ids=shown + _neutral_ids(template, encode) if calibrate and candidates else None,
         )
-        return Example(ids, target, label, index), cut
+        return example, cut
 
     pairs = collect_faults(table, one)
+    examples = tuple(example for example, _ in pairs)
     truncated = sum(cut for _, cut in pairs)
-    shared = candidates is not None and len({ids[0] for ids in candidates}) < len(candidates)
+    shared = labels is not None and _share_first_token(labels)
+    notes = [*_cut_notes(template, truncated, len(table), max_tokens)]
+    if normalise == "none":
+        notes += _label_notes(template, labels or (), shared) + _choice_notes(examples)
     return Encoded(
-        examples=tuple(example for example, _ in pairs),
+        examples=examples,
         truncated=truncated,
-        candidate_ids=candidates,
-        needs_whole_words=shared,
-        notes=tuple(_notes(template, candidates, shared, (truncated, len(table), max_tokens))),
+        candidate_ids=labels,
+        needs_whole_words=shared or _whole(template, normalise),
+        notes=tuple(notes),
+        by_length=normalise == "length",
     )
+
+
+def encode_request(
+    template: Template,
+    row_or_text: Row | str,
+    encode: Encode,
+    *,
+    max_tokens: int,
+    end: tuple[int, ...] = (),
+    normalise: Normalise = "none",
+    calibrate: bool = False,
+    labels: tuple[Ids, ...] | None = None,
+) -> Encoded:
+    """Turn one row without its answer into what ``encode`` would have made of it, ready to be compared.
+
+    Args:
+        template: how a row becomes text.
+        row_or_text: as in ``encode_input``.
+        encode: text to ids, without special tokens.
+        max_tokens: as in ``encode``.
+        end: as in ``encode``.
+        normalise: as in ``encode``.
+        calibrate: as in ``encode``.
+        labels: ``candidate_ids``, where they are known already.
+
+    Raises:
+        DataError: a field or a choice is missing, or the template's words alone exceed the room there is.
+    """
+    row = _row(template, row_or_text) if isinstance(row_or_text, str) else row_or_text
+    labels = labels or candidate_ids(template, encode, end)
+    candidates = labels if labels is not None else _choice_ids(template, row, encode, end)
+    reserve = max(map(len, candidates or ((),)))
+    ids, cut = fit_input(template, template.input_values(row), encode, max_tokens, reserve)
+    neutral = _neutral_ids(template, encode) if calibrate and candidates else None
+    own = None if labels is not None else candidates
+    whole = _whole(template, normalise) or (labels is not None and _share_first_token(labels))
+    example = Example(ids, (), None, 0, own, (), neutral)
+    return Encoded((example,), int(cut), labels, whole, (), normalise == "length")
 
 
 def encode_input(
@@ -124,7 +216,7 @@ def encode_input(
     """
     if isinstance(row_or_text, str):
         row_or_text = _row(template, row_or_text)
-    return _input_ids(template, template.input_values(row_or_text), encode, max_tokens, reserve)[0]
+    return fit_input(template, template.input_values(row_or_text), encode, max_tokens, reserve)[0]
 
 
 def candidate_ids(template: Template, encode: Encode, end: tuple[int, ...] = ()) -> tuple[Ids, ...] | None:
@@ -147,6 +239,33 @@ def candidate_ids(template: Template, encode: Encode, end: tuple[int, ...] = ())
             )
         values[ids] = value
     return tuple((*ids, *end) for ids in values)
+
+
+def _choice_ids(template: Template, row: Row, encode: Encode, end: tuple[int, ...]) -> tuple[Ids, ...] | None:
+    """The target ids of every choice of a row, or none for a template without choices."""
+    if template.choices is None:
+        return None
+    texts: dict[Ids, str] = {}
+    for said, target in zip(template.choice_texts(row), template.candidates(row), strict=True):
+        ids = tuple(encode(target))
+        if not said.strip() or not ids:
+            raise DataError("One of the choices is empty: leave it out of the row.")
+        if ids in texts:
+            raise DataError(f"The choices {texts[ids]!r} and {said!r} have the same tokens: leave one out.")
+        texts[ids] = said
+    return tuple((*ids, *end) for ids in texts)
+
+
+def _neutral_ids(template: Template, encode: Encode) -> Ids:
+    return tuple(encode(template.render_input(dict.fromkeys(template.input_fields, NEUTRAL))))
+
+
+def _whole(template: Template, normalise: Normalise) -> bool:
+    return template.choices is not None or (template.compares and normalise == "length")
+
+
+def _share_first_token(candidates: tuple[Ids, ...]) -> bool:
+    return len({ids[0] for ids in candidates}) < len(candidates)
 
 
 def collect_faults(table: Table, work: Callable[[int, Row], T]) -> list[T]:
@@ -182,81 +301,36 @@ def _row(template: Template, text: str) -> dict[str, object]:
     return {fields[0]: text}
 
 
-def _input_ids(
-    template: Template, values: Mapping[str, str], encode: Encode, max_tokens: int, reserve: int
-) -> tuple[Ids, bool]:
-    """The ids of the input within ``max_tokens - reserve``, and whether fields were cut for it."""
-    room = max_tokens - reserve
-    ids = encode(template.render_input(values))
-    if len(ids) <= room:
-        return tuple(ids), False
-    return _cut(template, values, encode, room, max_tokens), True
+def _cut_notes(template: Template, truncated: int, rows: int, max_tokens: int) -> list[str]:
+    if not truncated:
+        return []
+    were = "was" if truncated == 1 else "were"
+    fields = template.input_fields
+    where = f"the {fields[0]}" if len(fields) == 1 else "their longest field"
+    return [
+        f"{truncated} of {rows} rows {were} longer than {max_tokens} tokens and {were} cut "
+        f"at the start of {where}."
+    ]
 
 
-def _cut(template: Template, values: Mapping[str, str], encode: Encode, room: int, max_tokens: int) -> Ids:
-    """The ids of the input when every field keeps its last n letters, for the greatest n found to fit.
-
-    Cutting every field to one length shortens the longest first. Each try is measured on the whole rendered
-    text; n is first doubled from a small start, so the cost follows the room and not the length of the row.
-    """
-
-    def tried(letters: int) -> Ids:
-        kept = {column: _ending(value, letters) for column, value in values.items()}
-        return tuple(encode(template.render_input(kept)))
-
-    best = tried(0)
-    if len(best) > room:
-        raise DataError(
-            f"The target and the template's own words alone have {max_tokens - room + len(best)} tokens, "
-            f"more than the {max_tokens} allowed: raise max_tokens or shorten them."
-        )
-    fits, longest = 0, max(map(len, values.values()), default=0)
-    over = min(max(room, 1), longest)
-    while over < longest and len(ids := tried(over)) <= room:
-        fits, best = over, ids
-        over = min(2 * over, longest)
-    while over - fits > 1:
-        middle = (fits + over) // 2
-        if len(ids := tried(middle)) <= room:
-            fits, best = middle, ids
-        else:
-            over = middle
-    return best
+def _label_notes(template: Template, candidates: tuple[Ids, ...], shared: bool) -> list[str]:
+    notes = ["Some label words begin with the same token, so whole words are compared."] if shared else []
+    values = list(template.labels or {})
+    return notes + [
+        f"The word of label {values[long]!r} begins with that of {values[short]!r}, which can then never "
+        "score lower: close the targets with the end of text, or choose another word."
+        for short, long in _beginnings(candidates)
+    ]
 
 
-def _ending(value: str, letters: int) -> str:
-    """The last ``letters`` of ``value``, fewer where that begins at a whole word."""
-    start = len(value) - letters
-    if start <= 0:
-        return value
-    if letters > _WORD and not value[start - 1].isspace():
-        space = next((i for i in range(start, start + _WORD) if value[i].isspace()), start)
-        return value[space:].lstrip()
-    return value[start:]
-
-
-def _notes(
-    template: Template, candidates: tuple[Ids, ...] | None, shared: bool, cut: tuple[int, int, int]
-) -> list[str]:
-    notes = []
-    truncated, rows, max_tokens = cut
-    if truncated:
-        were = "was" if truncated == 1 else "were"
-        fields = template.input_fields
-        where = f"the {fields[0]}" if len(fields) == 1 else "their longest field"
-        notes.append(
-            f"{truncated} of {rows} rows {were} longer than {max_tokens} tokens and {were} cut "
-            f"at the start of {where}."
-        )
-    if candidates and shared:
-        notes.append("Some label words begin with the same token, so whole words are compared.")
-    for short, long in _beginnings(candidates or ()):
-        values = list(template.labels or {})
-        notes.append(
-            f"The word of label {values[long]!r} begins with that of {values[short]!r}, which can then never "
-            "score lower: close the targets with the end of text, or choose another word."
-        )
-    return notes
+def _choice_notes(examples: tuple[Example, ...]) -> list[str]:
+    rows = sum(bool(_beginnings(example.candidates or ())) for example in examples)
+    if not rows:
+        return []
+    return [
+        f"In {rows} of {len(examples)} rows one choice begins another, and the longer of them can never win: "
+        'close the targets with data.end_of_text = true, or compare with data.normalise = "length".'
+    ]
 
 
 def _beginnings(candidates: tuple[Ids, ...]) -> list[tuple[int, int]]:

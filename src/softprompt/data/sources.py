@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from softprompt.data import bundled
+from softprompt.data import bundled, superglue
 from softprompt.data.table import Table
 from softprompt.errors import DataError, ResourceError
 
@@ -31,8 +31,8 @@ def read(spec: str, *, base_dir: Path | None = None) -> Table:
     """Read the rows that ``spec`` names.
 
     Args:
-        spec: a path ending in .csv, .tsv, .jsonl, .ndjson, .json or .parquet; ``bundled:NAME/SPLIT``; or
-            ``hub:owner/name[:config][@revision]/SPLIT``.
+        spec: a path ending in .csv, .tsv, .jsonl, .ndjson, .json or .parquet; ``bundled:NAME/SPLIT``;
+            ``superglue:TASK/SPLIT[@FOLDER]``; or ``hub:owner/name[:config][@revision]/SPLIT``.
         base_dir: the folder that relative paths start from; none means the working folder.
 
     Raises:
@@ -41,6 +41,9 @@ def read(spec: str, *, base_dir: Path | None = None) -> Table:
     """
     if spec.startswith("bundled:"):
         return bundled.load(spec.removeprefix("bundled:"))
+    if spec.startswith("superglue:"):
+        task, source = superglue.locate(spec, base_dir)
+        return superglue.flatten(task, read(source))
     if spec.startswith("hub:"):
         return _read_hub(spec)
     return _read_file(spec, base_dir)

@@ -18,7 +18,7 @@ __all__ = ["shuffled", "split", "subset"]
 T = TypeVar("T")
 
 
-def subset(table: Table, n: int, seed: int, by: str | None = None) -> Table:
+def subset(table: Table, n: int, seed: int, by: str | None = None, *, group: str | None = None) -> Table:
     """Draw ``n`` rows.
 
     Args:
@@ -26,14 +26,22 @@ def subset(table: Table, n: int, seed: int, by: str | None = None) -> Table:
         n: how many rows, at least 1.
         seed: the draw; the same seed gives the same rows.
         by: a column whose values keep their shares in the draw (largest remainder).
+        group: as in ``split``.
 
     Raises:
-        DataError: more rows asked for than there are, fewer than 1, or no column ``by``.
+        DataError: more rows asked for than there are, fewer than 1, or no column ``by`` or ``group``.
     """
-    return split(table, [n], seed, by)[0]
+    return split(table, [n], seed, by, group=group)[0]
 
 
-def split(table: Table, sizes: Sequence[int] | float, seed: int, by: str | None = None) -> tuple[Table, ...]:
+def split(
+    table: Table,
+    sizes: Sequence[int] | float,
+    seed: int,
+    by: str | None = None,
+    *,
+    group: str | None = None,
+) -> tuple[Table, ...]:
     """Cut ``table`` into parts that share no row.
 
     Args:
@@ -42,12 +50,17 @@ def split(table: Table, sizes: Sequence[int] | float, seed: int, by: str | None 
             between 0 and 1: then there are two parts, the fraction and the rest.
         seed: the draw; the same seed gives the same parts.
         by: a column whose values keep their shares in every part (largest remainder).
+        group: a column whose equal values must stay together, such as a passage with many questions. Parts
+            then have as many rows as whole groups make up without exceeding the size, and ``by`` is not
+            heeded.
 
     Raises:
-        DataError: more rows asked for than there are, a part without rows, or no column ``by``.
+        DataError: more rows asked for than there are, a part without rows, or no column ``by`` or ``group``.
     """
     counts = _fraction(table, sizes) if isinstance(sizes, float) else list(sizes)
     _check(table, counts)
+    if group is not None:
+        return _whole_groups(table, counts, seed, group, rest=isinstance(sizes, float))
     pools = {key: shuffled(indices, f"{seed}:{key}") for key, indices in sorted(_groups(table, by).items())}
     parts = []
     for count in counts:
@@ -55,6 +68,30 @@ def split(table: Table, sizes: Sequence[int] | float, seed: int, by: str | None 
         chosen = sorted(index for key, pool in pools.items() for index in pool[: taken[key]])
         pools = {key: pool[taken[key] :] for key, pool in pools.items()}
         parts.append(Table(tuple(table.rows[index] for index in chosen), _origin(table, count, seed)))
+    return tuple(parts)
+
+
+def _whole_groups(table: Table, counts: list[int], seed: int, group: str, *, rest: bool) -> tuple[Table, ...]:
+    """Fill each part with groups, in a seeded order, that still fit; the last takes the rest if ``rest``."""
+    pool = shuffled(list(_groups(table, group).values()), seed)
+    parts = []
+    for place, count in enumerate(counts):
+        chosen: list[int] = []
+        left: list[list[int]] = []
+        everything = rest and place == len(counts) - 1
+        for indices in pool:
+            if everything or len(chosen) + len(indices) <= count:
+                chosen += indices
+            else:
+                left.append(indices)
+        if not chosen:
+            raise DataError(
+                f"No group of equal {group!r} in {table.origin} fits into a part of {count} rows: ask for "
+                "more rows, or take data.group away."
+            )
+        pool = left
+        rows = tuple(table.rows[index] for index in sorted(chosen))
+        parts.append(Table(rows, _origin(table, len(rows), seed)))
     return tuple(parts)
 
 

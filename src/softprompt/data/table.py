@@ -11,7 +11,7 @@ from functools import cached_property
 
 from softprompt.errors import DataError
 
-__all__ = ["Row", "Table", "missing_column"]
+__all__ = ["Row", "Table", "as_text", "missing_column"]
 
 Row = Mapping[str, object]
 
@@ -46,6 +46,11 @@ class Table:
         for name in names:
             if name not in self.columns:
                 raise DataError(f"{self.origin}: {missing_column(name, self.columns)}")
+
+
+def as_text(value: object) -> str:
+    """A value as labels and fields are compared: true and false as JSON and TOML write them."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def missing_column(name: str, columns: tuple[str, ...]) -> str:

@@ -6,38 +6,102 @@ It knows sources, splits and templates; it does not know models beyond an ``enco
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from softprompt.config import DataConfig
-from softprompt.data.rows import Encoded, encode
+from softprompt.data.retrieve import nearest_texts
+from softprompt.data.rows import Before, Encoded, Ids, Normalise, collect_faults, encode
 from softprompt.data.sources import read
 from softprompt.data.splits import split, subset
-from softprompt.data.table import Table
+from softprompt.data.table import Table, as_text
 from softprompt.data.template import Template
 from softprompt.errors import ConfigError
 
-__all__ = ["Task", "load_task"]
+__all__ = ["Task", "load_task", "refuse_retrieval"]
+
+Encoder = Callable[[str], list[int]]
 
 
 @dataclass(frozen=True)
 class Task:
-    """Tables of a job, by the name of their split (``train``, ``validation``, perhaps ``test``)."""
+    """Tables of a job, by the name of their split (``train``, ``validation``, perhaps ``test``).
+
+    Attributes:
+        template: how a row becomes text.
+        tables: the rows.
+        notes: plain sentences about the rows.
+        normalise: as in ``data.rows.encode``.
+        calibrate: as in ``data.rows.encode``.
+        retrieve: how many of the most similar training rows stand before each input.
+        group: a column whose equal values stay together.
+    """
 
     template: Template
     tables: Mapping[str, Table]
     notes: tuple[str, ...] = ()
+    normalise: Normalise = "none"
+    calibrate: bool = False
+    retrieve: int | None = None
+    group: str | None = None
 
-    def encode(
-        self, name: str, encoder: Callable[[str], list[int]], *, max_tokens: int, end: tuple[int, ...]
-    ) -> Encoded:
-        """One split in tokens."""
-        return encode(self.tables[name], self.template, encoder, max_tokens=max_tokens, end=end)
+    def encode(self, name: str, encoder: Encoder, *, max_tokens: int, end: tuple[int, ...]) -> Encoded:
+        """One split in tokens, behind the demonstrations each row retrieves."""
+        left_out: list[int] = []
+        encoded = encode(
+            self.tables[name],
+            self.template,
+            encoder,
+            max_tokens=max_tokens,
+            end=end,
+            normalise=self.normalise,
+            calibrate=self.calibrate,
+            before=self._retrieved(name, encoder, left_out) if self.retrieve else None,
+        )
+        if not left_out:
+            return encoded
+        many = f"{len(left_out)} retrieved demonstrations"
+        note = f"{many} did not fit into {max_tokens} tokens and were left out."
+        return replace(encoded, notes=(*encoded.notes, note))
 
     def demonstrations(self, count: int, seed: int) -> str:
         """``count`` solved training rows as text, stratified by label, a blank line behind each."""
         chosen = subset(self.tables["train"], count, seed, self._stratum())
         shown = (self.template.input_text(row) + self.template.target_text(row) for row in chosen.rows)
         return "".join(f"{text}\n\n" for text in shown)
+
+    def _retrieved(self, name: str, encoder: Encoder, left_out: list[int]) -> Before:
+        """What puts a row's most similar training rows, solved, before it: the most similar one last.
+
+        A training row is not shown itself, nor what reads the same or shares its ``group``. One that does
+        not fit into the room is left out as a whole, which ``left_out`` is told, and the next is tried.
+        """
+        train, template = self.tables["train"], self.template
+        texts, among = (_inputs(table, template) for table in (self.tables[name], train))
+        groups = [row.get(self.group) if self.group else number for number, row in enumerate(train.rows)]
+
+        def allowed(row: int, other: int) -> bool:
+            return name != "train" or (texts[row] != among[other] and groups[row] != groups[other])
+
+        found = nearest_texts(texts, among, self.retrieve or 0, allowed=allowed)
+        known: dict[int, Ids] = {}
+
+        def solved(index: int) -> Ids:
+            if index not in known:
+                row = train.rows[index]
+                pieces = (template.input_text(row), template.target_text(row), "\n\n")
+                known[index] = tuple(i for piece in pieces for i in encoder(piece))
+            return known[index]
+
+        def before(index: int, room: int) -> Ids:
+            shown: Ids = ()
+            for other in found[index]:
+                if len(solved(other)) + len(shown) <= room:
+                    shown = solved(other) + shown
+                else:
+                    left_out.append(other)
+            return shown
+
+        return before
 
     def _stratum(self) -> str | None:
         return self.template.label_column if self.template.labels is not None else None
@@ -56,28 +120,89 @@ def load_task(config: DataConfig, seed: int, *, input: str | None = None) -> Tas
         DataError: a source, template or label is wrong, or a split is smaller than asked for.
     """
     template = Template(
-        config.input if input is None else input, config.target, config.labels, config.label_column
+        config.input if input is None else input,
+        config.target,
+        config.labels,
+        config.label_column,
+        config.choices,
     )
-    by = template.label_column if template.labels is not None else None
     if config.train is None:
-        raise ConfigError("data.train is missing: name a file, bundled:NAME/SPLIT or hub:OWNER/NAME/SPLIT.")
-    tables = {name: read(spec) for name, spec in _sources(config).items()}
-    for table in tables.values():
-        table.require_columns(template.columns)
-    if "validation" not in tables:
-        tables["train"], tables["validation"] = split(
-            tables["train"], 1 - config.validation_fraction, seed, by
+        raise ConfigError(
+            "data.train is missing: name a file, bundled:NAME/SPLIT, superglue:TASK/SPLIT or "
+            "hub:OWNER/NAME/SPLIT."
         )
-    for name in tables:
-        wanted = getattr(config, f"{name}_rows")
-        if wanted is not None:
-            tables[name] = subset(tables[name], wanted, seed, by)
-    return Task(template, tables, (*template.warnings(), *_shared(tables, template)))
+    tables = _cut(config, seed, template, {name: read(spec) for name, spec in _sources(config).items()})
+    return Task(
+        template,
+        tables,
+        (*template.warnings(), *_shared(tables, template), *_absent(tables, template)),
+        config.normalise,
+        config.calibrate,
+        config.retrieve,
+        config.group,
+    )
+
+
+def refuse_retrieval(config: DataConfig) -> None:
+    """Refuse ``data.retrieve`` where a prompt is to be saved.
+
+    Raises:
+        ConfigError: it is on.
+    """
+    if config.retrieve is not None:
+        raise ConfigError(
+            "data.retrieve is for softprompt compare only, because a saved prompt does not hold the training "
+            "rows it would look through: take it out, or put fixed demonstrations into method.front."
+        )
 
 
 def _sources(config: DataConfig) -> dict[str, str]:
     named = {"train": config.train, "validation": config.validation, "test": config.test}
     return {name: spec for name, spec in named.items() if spec is not None}
+
+
+def _cut(config: DataConfig, seed: int, template: Template, read: dict[str, Table]) -> dict[str, Table]:
+    """The splits in the sizes that are wanted, validation rows held back where none were read."""
+    by = template.label_column if template.labels is not None else None
+    needed = template.columns if config.group is None else (*template.columns, config.group)
+    tables = dict(read)
+    for table in tables.values():
+        table.require_columns(needed)
+    if "validation" not in tables:
+        share = 1 - config.validation_fraction
+        tables["train"], tables["validation"] = split(tables["train"], share, seed, by, group=config.group)
+    for name in tables:
+        wanted = getattr(config, f"{name}_rows")
+        if wanted is not None:
+            tables[name] = subset(tables[name], wanted, seed, by, group=config.group)
+    return tables
+
+
+def _absent(tables: Mapping[str, Table], template: Template) -> list[str]:
+    """A sentence for each split in which some label has no row.
+
+    Not a fault: few-shot draws miss labels, and a method that trains nothing needs no row of any.
+    """
+    if template.labels is None or template.label_column is None:
+        return []
+    notes = []
+    for name, table in tables.items():
+        there = {as_text(row.get(template.label_column)) for row in table.rows}
+        missing = [repr(label) for label in template.labels if label not in there]
+        if missing:
+            follows = (
+                "so what is learnt from them will hardly ever answer it"
+                if name == "train"
+                else "so its scores say nothing about it"
+            )
+            label = f"the label {missing[0]}" if len(missing) == 1 else f"the labels {', '.join(missing)}"
+            notes.append(f"No {name} row has {label}, {follows}.")
+    return notes
+
+
+def _inputs(table: Table, template: Template) -> list[str]:
+    """What is compared of each row: its fields, without the template's words, which all rows share."""
+    return collect_faults(table, lambda _, row: "\n".join(template.input_values(row).values()))
 
 
 def _shared(tables: Mapping[str, Table], template: Template) -> list[str]:

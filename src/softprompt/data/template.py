@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from softprompt.data.table import Row, missing_column
+from softprompt.data.choices import CHOICE, choice_sources, choice_texts, right_places
+from softprompt.data.table import Row, as_text, missing_column
 from softprompt.errors import DataError
 
 __all__ = ["Template"]
@@ -32,12 +33,16 @@ class Template:
 
     With ``labels``, the target is literal text around one label field, and the label's word is put there. The
     order of the labels is that of ``candidates()`` and ``label_index()``.
+
+    With ``choices``, each row brings its own possible answers: the target holds the field ``{choice}``, each
+    answer is put there in turn, and the label column says which is right.
     """
 
     input: str
     target: str
     labels: Mapping[str, str] | None = field(default=None, hash=False)
     label_column: str | None = None
+    choices: str | tuple[str, ...] | None = None
 
     def __init__(
         self,
@@ -45,6 +50,7 @@ class Template:
         target: str,
         labels: Mapping[Any, Any] | Sequence[Any] | None = None,
         label_column: str | None = None,
+        choices: str | Sequence[str] | None = None,
     ) -> None:
         r"""Check and keep the templates.
 
@@ -55,27 +61,39 @@ class Template:
                 word; none for free text. Values are compared as text, true and false in lower case.
             label_column: where the label stands; none means the column that the target names. When given,
                 ``{label}`` in the target means it too.
+            choices: the possible answers of each row: the name of a column that holds a list of them, or a
+                template for each, such as ``["{choice1}", "{choice2}"]``. The label column (``label`` when
+                not given) then holds the right one's text or its number from 0, or a list of those where
+                several are right; the first of them is what is taught.
 
         Raises:
             DataError: a template or the labels are malformed.
         """
         words = None if labels is None else _label_words(labels)
+        if words is not None and choices is not None:
+            raise DataError(
+                "There are both labels and choices: labels are for answers that are the same in every row, "
+                "choices for answers that differ; give one of the two."
+            )
         if words is not None:
             label_column = _label_column(target, label_column)
-            if label_column in _fields("input", input):
-                raise DataError(
-                    f"The input template shows the label itself in {{{label_column}}}: take it out, "
-                    "or nothing is left to learn."
-                )
+        elif choices is not None:
+            label_column = label_column or _LABEL
         elif label_column is not None:
             raise DataError(
                 f"The label column {label_column!r} is of no use without labels: list the labels."
+            )
+        if label_column is not None and label_column in _fields("input", input):
+            raise DataError(
+                f"The input template shows the label itself in {{{label_column}}}: take it out, "
+                "or nothing is left to learn."
             )
         set_field = object.__setattr__  # the way past frozen
         set_field(self, "input", input)
         set_field(self, "target", target)
         set_field(self, "labels", words)
         set_field(self, "label_column", label_column)
+        set_field(self, "choices", None if choices is None else choice_sources(choices))
         _check_target(self)
         _fields("input", input)
 
@@ -88,7 +106,23 @@ class Template:
     def columns(self) -> tuple[str, ...]:
         """Every column a row must have, each once."""
         target = (self.label_column,) if self.label_column else _fields("target", self.target)
-        return tuple(dict.fromkeys(self.input_fields + target))
+        return tuple(dict.fromkeys(self.input_fields + self.choice_columns + target))
+
+    @property
+    def choice_columns(self) -> tuple[str, ...]:
+        """The columns a row's choices are made of, each once; none without choices."""
+        if self.choices is None:
+            return ()
+        templates = () if isinstance(self.choices, str) else self.choices
+        named = (self.choices,) if isinstance(self.choices, str) else ()
+        made = (column for t in templates for column in _fields("choices", t))
+        around = (column for column in _fields("target", self.target) if column != CHOICE)
+        return tuple(dict.fromkeys((*named, *made, *around)))
+
+    @property
+    def compares(self) -> bool:
+        """Whether the answer is one of several, so that there is something to compare."""
+        return self.labels is not None or self.choices is not None
 
     def input_values(self, row: Row) -> dict[str, str]:
         """Return the text of each input field of ``row``.
@@ -114,25 +148,61 @@ class Template:
         """
         index = self.label_index(row)
         if index is not None:
-            return self.candidates()[index]
+            return self.candidates(row)[index]
         fields = _fields("target", self.target)
         text = _render(_parse("target", self.target), {column: _value(row, column) for column in fields})
         if not text.strip():
             raise DataError("The target is empty: leave such a row out, or give it something to write.")
         return text
 
-    def candidates(self) -> tuple[str, ...]:
-        """Return the target text of every label, in order; nothing for free text."""
-        parts = _parse("target", self.target)
-        (column,) = _fields("target", self.target) if self.labels else ("",)
-        return tuple(_render(parts, {column: word}) for word in (self.labels or {}).values())
+    def candidates(self, row: Row | None = None) -> tuple[str, ...]:
+        """Return the target text of every label, or of every choice of ``row``; nothing for free text.
 
-    def label_index(self, row: Row) -> int | None:
-        """Return the place of the row's label among ``labels``, or none for free text.
+        Without a row nothing is known of its choices, so there are none.
 
         Raises:
-            DataError: the label column is missing or empty, or its value is not one of the labels.
+            DataError: the row's choices are missing, empty or the same twice.
         """
+        parts, fields = _parse("target", self.target), _fields("target", self.target)
+        if self.labels is not None:
+            return tuple(_render(parts, {fields[0]: word}) for word in self.labels.values())
+        if self.choices is None or row is None:
+            return ()
+        around = {column: _value(row, column) for column in fields if column != CHOICE}
+        return tuple(_render(parts, {**around, CHOICE: text}) for text in self.choice_texts(row))
+
+    def answers(self, row: Row) -> tuple[str, ...]:
+        """Return the labels, or the texts of the row's choices, in the order of ``candidates(row)``."""
+        return self.choice_texts(row) if self.choices is not None else tuple(self.labels or ())
+
+    def choice_texts(self, row: Row) -> tuple[str, ...]:
+        """Return what each choice of ``row`` says; errors as in ``candidates``."""
+        if self.choices is None:
+            return ()
+        if isinstance(self.choices, str):
+            return choice_texts(row, self.choices)
+        made = ((_parse("choices", t), _fields("choices", t)) for t in self.choices)
+        return tuple(_render(parts, {column: _value(row, column) for column in cs}) for parts, cs in made)
+
+    def right(self, row: Row) -> tuple[int, ...]:
+        """Return the places of all right answers of ``row``, the taught one first; none for free text.
+
+        Raises:
+            DataError: as in ``label_index``.
+        """
+        if self.choices is None or self.label_column is None:
+            index = self.label_index(row)
+            return () if index is None else (index,)
+        return right_places(row, self.label_column, self.choice_texts(row))
+
+    def label_index(self, row: Row) -> int | None:
+        """Return the place of the row's label among ``labels`` or its choices, or none for free text.
+
+        Raises:
+            DataError: the label column is missing or empty, or its value is none of the labels or choices.
+        """
+        if self.choices is not None:
+            return self.right(row)[0]
         if self.labels is None or self.label_column is None:
             return None
         value = _value(row, self.label_column)
@@ -156,7 +226,7 @@ class Template:
                 "No white space stands between the input and the target, so their words run together: start "
                 "the target with a space."
             )
-        if self.labels is not None and not self.input_fields:
+        if self.compares and not self.input_fields:
             found.append("The input template has no field, so the model reads the same text for every row.")
         return found
 
@@ -209,6 +279,15 @@ def _render(parts: _Parts, values: Mapping[str, str]) -> str:
 def _check_target(template: Template) -> None:
     if not template.target.strip():
         raise DataError("The target template is empty: say what the model should write, such as ' {label}'.")
+    if template.choices is not None and CHOICE not in _fields("target", template.target):
+        raise DataError(
+            f"The target template {template.target!r} must hold the field {{{CHOICE}}} when choices are "
+            f"given: write for example ' {{{CHOICE}}}'."
+        )
+    if template.label_column in template.choice_columns:
+        raise DataError(
+            f"The choices or the target show the label itself in {{{template.label_column}}}: take it out."
+        )
     texts = template.candidates()
     for value, text in zip(template.labels or {}, texts, strict=True):
         if texts.count(text) > 1:
@@ -230,9 +309,9 @@ def _label_column(target: str, label_column: str | None) -> str:
 
 def _label_words(labels: Mapping[Any, Any] | Sequence[Any]) -> dict[str, str]:
     if isinstance(labels, Mapping):
-        pairs = [(_plain(value), _plain(word)) for value, word in labels.items()]
+        pairs = [(as_text(value), as_text(word)) for value, word in labels.items()]
     elif isinstance(labels, list | tuple):
-        pairs = [(_plain(value), _plain(value)) for value in labels]
+        pairs = [(as_text(value), as_text(value)) for value in labels]
     else:
         raise DataError("The labels must be a list of values or a table from each value to its word.")
     words = dict(pairs)
@@ -257,15 +336,10 @@ def _value(row: Row, column: str) -> str:
         raise DataError(f"The column {column!r} has no value: fill it or leave the row out.")
     if isinstance(value, Mapping | list | tuple | set | bytes):
         raise DataError(f"The column {column!r} holds {_kind(value)}: turn it into text first.")
-    text = _plain(value)
+    text = as_text(value)
     if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
         raise DataError(f"The column {column!r} holds half a character (a lone surrogate): repair the text.")
     return text
-
-
-def _plain(value: object) -> str:
-    """Text as labels and fields compare it: true and false as JSON and TOML write them."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _kind(value: object) -> str:

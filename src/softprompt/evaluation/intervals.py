@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Sequence
+
+import torch
 
 __all__ = ["Interval", "bootstrap_ratio", "wilson"]
 
@@ -12,6 +13,7 @@ Interval = tuple[float, float]
 
 _Z = 1.959963984540054  # of a normal distribution, 95% lies within so many deviations
 _DRAWS = 1000
+_AT_ONCE = 100  # draws held in memory together
 
 
 def wilson(hits: int, total: int) -> Interval:
@@ -26,12 +28,15 @@ def wilson(hits: int, total: int) -> Interval:
 
 def bootstrap_ratio(numerators: Sequence[float], denominators: Sequence[float], seed: int = 0) -> Interval:
     """Percentile bootstrap over rows of sum(numerators) / sum(denominators), such as nats per token."""
-    rows, draw = len(numerators), random.Random(seed)
+    rows = len(numerators)
     if rows == 0:
         return -math.inf, math.inf
-    ratios = []
-    for _ in range(_DRAWS):
-        picked = draw.choices(range(rows), k=rows)
-        ratios.append(sum(numerators[i] for i in picked) / max(1e-12, sum(denominators[i] for i in picked)))
-    ratios.sort()
-    return ratios[int(0.025 * _DRAWS)], ratios[int(0.975 * _DRAWS)]
+    pairs = torch.tensor([list(numerators), list(denominators)], dtype=torch.float64)  # [2, B]
+    generator = torch.Generator().manual_seed(seed)
+    sums = [
+        pairs[:, torch.randint(rows, (min(_AT_ONCE, _DRAWS - start), rows), generator=generator)].sum(2)
+        for start in range(0, _DRAWS, _AT_ONCE)
+    ]
+    above, below = torch.cat(sums, dim=1)  # [draws] each
+    ratios = (above / below.clamp(min=1e-12)).sort().values
+    return float(ratios[int(0.025 * _DRAWS)]), float(ratios[int(0.975 * _DRAWS)])

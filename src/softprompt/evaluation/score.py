@@ -6,24 +6,29 @@ It knows token rows and candidates; it does not know which method made the front
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from softprompt.base.model import Base
+from softprompt.base.model import Base, RowPairs
 from softprompt.base.packing import TokenRow, batches
-from softprompt.data.rows import Encoded, Example
+from softprompt.data.rows import Encoded, Example, Ids
 from softprompt.evaluation.intervals import Interval, bootstrap_ratio, wilson
-from softprompt.prefix import Front
+from softprompt.evaluation.metrics import macro_f1
+from softprompt.prefix import Front, Prefix
 
-__all__ = ["Scores", "likelihoods", "score", "target_rows"]
+__all__ = ["Judgement", "Scores", "judge", "likelihoods", "score", "target_rows"]
 
 BATCH_TOKENS = 2048
 """Text tokens read in one pass; bounds memory, changes no score."""
 
+SHARED_FROM = 256
+"""Tokens that must be saved for an input to be read once for all its candidates, which takes two passes."""
+
 Progress = Callable[[int, int], None]
+_Told = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -33,11 +38,17 @@ class Scores:
     Attributes:
         rows: how many rows were scored.
         nll: mean negative log-likelihood of a target token, in nats; where labels are told apart
-            by their first token, of that token.
+            by their first token, of that token. Neither normalised nor calibrated.
         nll_interval: its 95% bootstrap interval over rows.
-        accuracy: share of rows whose likeliest label is right; None for free text.
+        accuracy: share of rows whose likeliest label or choice is right; None for free text.
         accuracy_interval: its 95% Wilson interval.
-        predictions: the likeliest label's number for each row; empty for free text.
+        predictions: the likeliest label's or choice's number for each row; empty for free text.
+        confidences: the probability of that label among all of the row.
+        macro_f1: F1 averaged over the labels that occur; None for free text and for choices, whose
+            numbers mean something else in every row.
+        macro_f1_interval: its 95% bootstrap interval.
+        losses: each row's negative log-likelihood in nats.
+        tokens: how many tokens each of them is over.
     """
 
     rows: int
@@ -46,10 +57,15 @@ class Scores:
     accuracy: float | None = None
     accuracy_interval: Interval | None = None
     predictions: tuple[int, ...] = ()
+    confidences: tuple[float, ...] = ()
+    macro_f1: float | None = None
+    macro_f1_interval: Interval | None = None
+    losses: tuple[float, ...] = ()
+    tokens: tuple[float, ...] = ()
 
     def summary(self) -> dict[str, object]:
-        """The scores without the predictions, for a card or a log."""
-        return {k: v for k, v in asdict(self).items() if k != "predictions" and v is not None}
+        """The scores without what is told of each row, for a card or a log."""
+        return {k: v for k, v in asdict(self).items() if k not in _OF_ROWS and v is not None}
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON values."""
@@ -62,14 +78,36 @@ class Scores:
         return cls(**known)
 
 
+_OF_ROWS = ("predictions", "confidences", "losses", "tokens")
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a front thinks of every candidate of B rows; C is the most candidates a row has.
+
+    Attributes:
+        likelihoods: ``[B, C]`` log-likelihood in nats, ``-inf`` where a row has fewer candidates.
+        weights: ``[B, C]`` the same after length and calibration; the greatest is what is predicted,
+            and their softmax is how sure of it the front is.
+    """
+
+    likelihoods: Tensor
+    weights: Tensor
+
+    @property
+    def probabilities(self) -> Tensor:
+        """``[B, C]``, each row adding up to 1."""
+        return self.weights.softmax(1)
+
+
 def score(base: Base, front: Front, encoded: Encoded, progress: Progress | None = None) -> Scores:
     """Score a front on rows it was not trained on."""
     with torch.no_grad():
         prefix = base.prefill(front)
-        if encoded.candidate_ids is None:
+        if not any(map(encoded.candidates, encoded.examples)):
             return _score_text(base, prefix, encoded.examples, progress)
-        table = likelihoods(base, prefix, encoded, progress)
-    return _score_labels(table, encoded)
+        judged = judge(base, prefix, encoded, progress)
+    return _score_candidates(judged, encoded)
 
 
 def target_rows(examples: Sequence[Example], *, whole_text: bool = False) -> list[TokenRow]:
@@ -77,66 +115,160 @@ def target_rows(examples: Sequence[Example], *, whole_text: bool = False) -> lis
     return [TokenRow(e.input_ids + e.target_ids, 0 if whole_text else len(e.input_ids)) for e in examples]
 
 
+def judge(base: Base, front: Front, encoded: Encoded, progress: Progress | None = None) -> Judgement:
+    """Compare the candidates of every row as the job asks: by length or not, calibrated or not.
+
+    Calibration takes off each candidate's log-likelihood behind the row's content-free input (Zhao et al.
+    2021, "Calibrate Before Use"); length divides what is left by the candidate's tokens.
+    """
+    found = likelihoods(base, front, encoded, progress)
+    weights = found
+    if any(example.neutral_ids is not None for example in encoded.examples):
+        weights = weights - _neutral(base, front, encoded)
+    if encoded.by_length:
+        weights = weights / _padded(
+            [[float(len(c)) for c in encoded.candidates(e)] for e in encoded.examples]
+        )
+    return Judgement(found, weights.where(found != -torch.inf, -torch.inf))
+
+
 def likelihoods(base: Base, front: Front, encoded: Encoded, progress: Progress | None = None) -> Tensor:
     """Log-likelihood ``[B, C]`` of every candidate behind every row, fp32 on the CPU.
 
-    Where the candidates' first tokens tell them apart only those are compared, in one pass over
-    the inputs; else whole candidates are, each read behind each input.
+    Where the labels' first tokens tell them apart only those are compared, in one pass over the
+    inputs; else whole candidates are. Rows with fewer than C choices have ``-inf`` behind them.
     """
-    candidates = encoded.candidate_ids
-    assert candidates is not None
-    inputs = [e.input_ids for e in encoded.examples]
-    if encoded.needs_whole_words:
-        rows = [TokenRow(ids + word, len(ids)) for ids in inputs for word in candidates]
-        found = _in_batches(base, rows, lambda batch: -base.nll(batch, front).per_row(), progress)
-        return found.view(len(inputs), len(candidates))
+    candidates = [encoded.candidates(example) for example in encoded.examples]
+    inputs = [example.input_ids for example in encoded.examples]
+    if not encoded.needs_whole_words:
+        return _first_tokens(base, front, inputs, candidates[0], _counted(progress, len(inputs)))
+    told = _counted(progress, sum(map(len, candidates)))
+    pairs = list(zip(inputs, candidates, strict=True))
+    long = [(len(words) - 1) * len(ids) >= SHARED_FROM for ids, words in pairs]
+    apart = iter(_each_whole(base, front, [p for p, many in zip(pairs, long, strict=True) if not many], told))
+    once = iter(_behind_inputs(base, front, [p for p, many in zip(pairs, long, strict=True) if many], told))
+    return _padded([next(once if many else apart) for many in long], -torch.inf)
+
+
+_Pairs = Sequence[tuple[Ids, tuple[Ids, ...]]]
+"""Inputs, each with its candidates."""
+
+
+def _each_whole(base: Base, front: Front, pairs: _Pairs, told: _Told) -> list[list[float]]:
+    """Log-likelihoods of candidates, each read behind its input: best for short inputs."""
+    rows = [TokenRow(ids + word, len(ids)) for ids, words in pairs for word in words]
+    if not rows:
+        return []
+    flat = _in_batches(rows, lambda batch: -base.nll(batch, front).per_row(), told)
+    return [part.tolist() for part in flat.split([len(words) for _, words in pairs])]
+
+
+def _behind_inputs(base: Base, front: Front, pairs: _Pairs, told: _Told) -> list[list[float]]:
+    """The same, each input read once and its candidates behind it: best for long inputs."""
+    prefix = base.prefill(front)
+    rows = [TokenRow(ids) for ids, _ in pairs]
+    found: list[list[float]] = [[]] * len(pairs)
+    for numbers in batches(rows, BATCH_TOKENS):
+        last, added = base.read([rows[i] for i in numbers], prefix)
+        for place, number in enumerate(numbers):
+            ids, words = pairs[number]
+            whole = _longer(prefix, added, place, len(ids), last[place])
+            found[number] = (-base.nll([TokenRow(word) for word in words], whole).per_row()).tolist()
+            told(len(words))
+    return found
+
+
+def _longer(prefix: Prefix, added: RowPairs, row: int, length: int, last: Tensor) -> Prefix:
+    """The prefix with a row of ``length`` tokens behind it that ends in ``last`` [E]."""
+    pairs = [added.of_row(layer, row, length) for layer in range(len(prefix.keys))]
+    keys = (torch.cat([front, k], 1) for front, (k, _) in zip(prefix.keys, pairs, strict=True))
+    values = (torch.cat([front, v], 1) for front, (_, v) in zip(prefix.values, pairs, strict=True))
+    return Prefix(tuple(keys), tuple(values), last, prefix.base)
+
+
+def _first_tokens(
+    base: Base, front: Front, inputs: list[Ids], candidates: tuple[Ids, ...], told: _Told
+) -> Tensor:
     first = torch.tensor([word[0] for word in candidates], device=base.device)
 
     def compare(batch: list[TokenRow]) -> Tensor:
         return base.next_logits(batch, front).log_softmax(-1)[:, first]
 
-    return _in_batches(base, [TokenRow(ids) for ids in inputs], compare, progress)
+    return _in_batches([TokenRow(ids) for ids in inputs], compare, told)
 
 
-def _in_batches(
-    base: Base,
-    rows: Sequence[TokenRow],
-    read: Callable[[list[TokenRow]], Tensor],
-    progress: Progress | None,
-) -> Tensor:
+def _neutral(base: Base, front: Front, encoded: Encoded) -> Tensor:
+    """Log-likelihood ``[B, C]`` of every candidate behind the row's content-free input; 0 if it is none.
+
+    Rows that share input and candidates, which with labels are all rows, are read once.
+    """
+    keys = [(example.neutral_ids or (), example.candidates) for example in encoded.examples]
+    places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    examples = tuple(Example(ids, (), None, 0, candidates) for ids, candidates in places)
+    found = likelihoods(base, front, replace(encoded, examples=examples))
+    return found.where(found != -torch.inf, 0.0)[[places[key] for key in keys]]
+
+
+def _padded(rows: Sequence[Sequence[float]], filler: float = 1.0) -> Tensor:
+    """Rows of different length as one tensor ``[B, C]``."""
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows])
+
+
+def _in_batches(rows: Sequence[TokenRow], read: Callable[[list[TokenRow]], Tensor], told: _Told) -> Tensor:
     """Results of ``read`` for all rows, in order, read a bounded number of tokens at a time."""
     results: list[Tensor] = [torch.empty(0)] * len(rows)
-    done = 0
     for numbers in batches(rows, BATCH_TOKENS):
         values = read([rows[i] for i in numbers]).float().cpu()
         for number, value in zip(numbers, values, strict=True):
             results[number] = value
-        done += len(numbers)
-        if progress is not None:
-            progress(done, len(rows))
+        told(len(numbers))
     return torch.stack(results)
+
+
+def _counted(progress: Progress | None, total: int) -> _Told:
+    """Adds up how many rows are done, for ``progress`` to be told."""
+    done = 0
+
+    def told(more: int) -> None:
+        nonlocal done
+        done += more
+        if progress is not None:
+            progress(done, total)
+
+    return told
 
 
 def _score_text(base: Base, front: Front, examples: Sequence[Example], progress: Progress | None) -> Scores:
     rows = target_rows(examples)
-    losses = _in_batches(base, rows, lambda batch: base.nll(batch, front).per_row(), progress).tolist()
+    told = _counted(progress, len(rows))
+    losses = _in_batches(rows, lambda batch: base.nll(batch, front).per_row(), told).tolist()
     tokens = [float(row.scored) for row in rows]
-    return Scores(len(rows), sum(losses) / sum(tokens), bootstrap_ratio(losses, tokens))
+    interval = bootstrap_ratio(losses, tokens)
+    return Scores(len(rows), sum(losses) / sum(tokens), interval, losses=tuple(losses), tokens=tuple(tokens))
 
 
-def _score_labels(table: Tensor, encoded: Encoded) -> Scores:
-    candidates = encoded.candidate_ids
-    assert candidates is not None
-    labels = torch.tensor([e.label for e in encoded.examples])
-    predictions = table.argmax(1)
-    hits, total = int((predictions == labels).sum()), len(labels)
-    losses = (-table[torch.arange(total), labels]).tolist()
-    tokens = [float(len(candidates[i])) if encoded.needs_whole_words else 1.0 for i in labels.tolist()]
+def _score_candidates(judged: Judgement, encoded: Encoded) -> Scores:
+    examples = encoded.examples
+    labels = [e.label for e in examples if e.label is not None]
+    predictions = judged.weights.argmax(1).tolist()
+    hits = sum(p in (e.right or (e.label,)) for p, e in zip(predictions, examples, strict=True))
+    losses = (-judged.likelihoods[torch.arange(len(labels)), labels]).tolist()
+    whole = encoded.needs_whole_words
+    tokens = [
+        float(len(encoded.candidates(e)[n])) if whole else 1.0 for n, e in zip(labels, examples, strict=True)
+    ]
+    f1 = macro_f1(labels, predictions).interval() if encoded.candidate_ids is not None else None
     return Scores(
-        rows=total,
+        rows=len(examples),
         nll=sum(losses) / sum(tokens),
         nll_interval=bootstrap_ratio(losses, tokens),
-        accuracy=hits / total,
-        accuracy_interval=wilson(hits, total),
-        predictions=tuple(predictions.tolist()),
+        accuracy=hits / len(examples),
+        accuracy_interval=wilson(hits, len(examples)),
+        predictions=tuple(predictions),
+        confidences=tuple(judged.probabilities.max(1).values.tolist()),
+        macro_f1=f1.value if f1 else None,
+        macro_f1_interval=(f1.low, f1.high) if f1 else None,
+        losses=tuple(losses),
+        tokens=tuple(tokens),
     )

@@ -61,6 +61,8 @@ class BaseCard(_Part):
     """Its architecture, as transformers calls it."""
     dtype: str
     """The number format the prompt was learnt in."""
+    quantisation: str = Field(default="none", min_length=1)
+    """How its linear layers were stored: "none", "nf4" or "int8"."""
 
 
 class TemplateCard(_Part):
@@ -75,16 +77,27 @@ class TemplateCard(_Part):
     labels: dict[str, str] | None = None
     """From each label to its word, in order; None for free text."""
     label_column: str | None = None
-    """The column that holds the label."""
+    """The column that holds the label or the right choice."""
+    choices: str | list[str] | None = None
+    """The answers each row offers: the column that holds their list, or a template for each."""
+    normalise: Literal["none", "length"] = "none"
+    """Whether answers are compared by their whole likelihood or by that per token."""
+    calibrate: bool = False
+    """Whether the likelihood that an answer has behind an empty input is taken off before comparing."""
     end_of_text: bool
     """Whether the target closes with the end-of-text token."""
     max_tokens: int = Field(ge=1)
     """The longest row, in tokens."""
 
+    @property
+    def template(self) -> Template:
+        """Input, target, labels and choices at work."""
+        return Template(self.input, self.target, self.labels, self.label_column, self.choices)
+
     @model_validator(mode="after")
     def _works(self) -> TemplateCard:
         try:
-            Template(self.input, self.target, self.labels, self.label_column)
+            _ = self.template
         except DataError as error:
             raise ValueError(str(error).rstrip(".")) from None
         return self
@@ -126,7 +139,7 @@ class Card(_Part):
     created: str
     """When it was made: ISO 8601 in UTC."""
     kind: str = Field(min_length=1)
-    """The method: "prompt-tuning", "prefix-tuning", "text"."""
+    """The method: "prompt-tuning", "prefix-tuning", "text", "lora", "full"."""
     base: BaseCard
     positions: int = Field(ge=0)
     """P, the positions it takes in front of every text."""
@@ -144,7 +157,7 @@ class Card(_Part):
     versions: dict[str, str]
     """Of softprompt and of the libraries under it."""
     weights_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
-    """SHA-256 of the weights file; empty until the card is saved."""
+    """SHA-256 of the weights file and the front's behind it, if any; empty until the card is saved."""
 
     @field_validator("created")
     @classmethod

@@ -1,8 +1,9 @@
 """The library: a folder of artifacts, each a folder of its own. Knows names, files and that they belong
 together; does not know training.
 
-An artifact is PEFT's two files, the card ``softprompt.json`` and a ``README.md``. What lies in a library may
-come from strangers: a name never leads out of it, and nothing is read before it was checked.
+An artifact is the card ``softprompt.json``, a ``README.md``, and what was learnt: PEFT's two files, or those
+of a fine-tuned model. What lies in a library may come from strangers: a name never leads out of it, and
+nothing is read before it was checked.
 """
 
 from __future__ import annotations
@@ -19,33 +20,47 @@ from softprompt.base.model import Base
 from softprompt.config import NAME_RULE
 from softprompt.config_io import nearest, shown
 from softprompt.errors import ArtifactError, ResourceError, SoftpromptError, WrongBaseError
-from softprompt.library import peft_format
+from softprompt.library import formats
 from softprompt.library.card import CARD_FILE, Card, card_json, read_card
 from softprompt.library.model_card import model_card
-from softprompt.library.peft_config import Fields
+from softprompt.library.payload import Payload
 from softprompt.library.peft_format import CONFIG_FILE, WEIGHTS_FILE, Learnt
 
 __all__ = ["Artifact", "Entry", "Library", "check_base"]
 
-_FILES = (CARD_FILE, CONFIG_FILE, WEIGHTS_FILE)
+_MARKS = (CARD_FILE, CONFIG_FILE, WEIGHTS_FILE)
+"""A folder with one of these is an artifact, or was meant to be one."""
 _SHOWN = 20
 
 
 @dataclass(frozen=True, eq=False)
 class Artifact:
-    """A saved prompt, read and checked.
+    """A saved prompt or a saved change of the model, read and checked.
 
     Attributes:
         path: its folder.
-        card: what is known about it; None for a folder PEFT wrote.
-        learnt: its tensor.
-        peft_config: PEFT's configuration of it.
+        card: what is known about it; None for a folder that PEFT or transformers wrote.
+        payload: what was learnt; of a whole model, the weights are read and checked when it meets a base.
+        base_name: the base by the folder's own word, which may be empty.
+        revision: the commit of that base, if it is told.
     """
 
     path: Path
     card: Card | None
-    learnt: Learnt
-    peft_config: Fields
+    payload: Payload
+    base_name: str = ""
+    revision: str | None = None
+
+    @property
+    def learnt(self) -> Learnt:
+        """The prompt it holds.
+
+        Raises:
+            ArtifactError: it changes the model, so what stands in front of that is no prompt for the base.
+        """
+        if not isinstance(self.payload, Learnt):
+            raise ArtifactError(f"{self.path} holds a changed model ({self.payload.kind}), not a prompt.")
+        return self.payload
 
 
 @dataclass(frozen=True)
@@ -66,26 +81,26 @@ class Library:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
 
-    def save(self, name: str, learnt: Learnt, card: Card, overwrite: bool = False) -> Path:
+    def save(self, name: str, payload: Payload, card: Card, overwrite: bool = False) -> Path:
         """Write an artifact, whole or not at all, and return its folder.
 
         Args:
             name: of the artifact and its folder.
-            learnt: what was learnt.
+            payload: what was learnt.
             card: about it; its name and its hash of the weights are filled in here.
             overwrite: whether an artifact of that name may be replaced.
 
         Raises:
-            ArtifactError: the name is no folder name, card and tensor do not belong together, the numbers
-                are not finite, or something that is no artifact would be replaced.
+            ArtifactError: the name is no folder name, card and payload do not belong together, the
+                numbers are not finite, or something that is no artifact would be replaced.
             ResourceError: the name is taken, or the disk refuses.
         """
         path = self._named(name)
-        _check_match(card, learnt, path)
+        _check_match(card, payload, path)
         if overwrite and path.exists() and not _is_artifact(path):
             raise ArtifactError(f"{path} is no saved prompt, so it is not replaced; choose another name.")
         with new_folder(path, replace=overwrite) as staging:
-            sha256 = peft_format.write(staging, learnt, card.base.name, card.base.revision)
+            sha256 = payload.write(staging, card.base.name, card.base.revision)
             final = Card.model_validate(card.model_dump() | {"name": name, "weights_sha256": sha256})
             write_bytes(staging / CARD_FILE, card_json(final).encode())
             write_bytes(staging / "README.md", model_card(final).encode())
@@ -121,7 +136,7 @@ class Library:
         if not path.is_dir() or not _is_artifact(path):
             raise ArtifactError(self._missing(name))
         home = self.path.resolve()
-        for part in (path, *(path / file for file in _FILES)):
+        for part in (path, *_files(path)):
             if not part.resolve().is_relative_to(home):
                 raise ArtifactError(
                     f"{part} is a link that leads out of the library; load its target by its own path."
@@ -171,7 +186,7 @@ class Library:
         try:
             path = self.find(name)
             card = read_card(path)
-            _check_positions(card, peft_format.check(path)["num_virtual_tokens"], path)
+            _check_positions(card, formats.check(path), path)
         except SoftpromptError as error:
             return Entry(name, None, str(error))
         return Entry(name, card)
@@ -196,40 +211,49 @@ def check_base(artifact: Artifact, base: Base) -> None:
     if artifact.card is None or artifact.card.base.fingerprint == base.fingerprint:
         return
     about = artifact.card.base
+    stored = "" if about.quantisation == "none" else f" in its {about.quantisation} form"
     other = f"another revision or quantisation of {about.name}" if about.name == base.name else base.name
     raise WrongBaseError(
-        f"{artifact.card.name} was learnt on {about.name} ({_short(about.fingerprint)}), but this base is "
-        f"{other} ({_short(base.fingerprint)}); load the base it was learnt on, or train the prompt again."
+        f"{artifact.card.name} was learnt on {about.name}{stored} ({_short(about.fingerprint)}), but this "
+        f"base is {other} ({_short(base.fingerprint)}); load the base it was learnt on{stored}, or train it "
+        "again."
     )
 
 
 def _read(path: Path) -> Artifact:
     card = read_card(path) if os.path.lexists(path / CARD_FILE) else None
-    learnt, config = peft_format.read(path, card.weights_sha256 if card else None)
+    held = formats.read(path, card.weights_sha256 if card else None)
     if card is not None:
-        _check_match(card, learnt, path)
-    return Artifact(path, card, learnt, config)
+        _check_match(card, held.payload, path)
+    return Artifact(path, card, *held)
 
 
-def _check_match(card: Card, learnt: Learnt, path: Path) -> None:
-    _check_positions(card, learnt.positions, path)
-    if (card.kind == "prefix-tuning") != (learnt.kind == "prefix-tuning"):
+def _check_match(card: Card, payload: Payload, path: Path) -> None:
+    _check_positions(card, payload.positions, path)
+    if formats.kept_as(card.kind) != payload.kind:
         raise ArtifactError(
-            f"{path}: the card speaks of {shown(card.kind)}, but the tensor is one of {learnt.kind}; "
-            "restore it from a good copy."
+            f"{path}: the card speaks of {shown(card.kind)}, but what was learnt is of the kind "
+            f"{payload.kind}; restore it from a good copy."
         )
 
 
 def _check_positions(card: Card, positions: int, path: Path) -> None:
     if card.positions != positions:
         raise ArtifactError(
-            f"{path}: the card speaks of {card.positions} positions, but the tensor has {positions}; "
+            f"{path}: the card speaks of {card.positions} positions, but there are {positions}; "
             "restore it from a good copy."
         )
 
 
 def _is_artifact(path: Path) -> bool:
-    return any(os.path.lexists(path / file) for file in _FILES)
+    return any(os.path.lexists(path / file) for file in _MARKS)
+
+
+def _files(path: Path) -> Sequence[Path]:
+    try:
+        return sorted(path.iterdir())
+    except OSError as error:
+        raise ResourceError(f"Cannot read {path}: {error.strerror}; check the permissions.") from error
 
 
 def _is_path(text: str) -> bool:

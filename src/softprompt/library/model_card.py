@@ -6,27 +6,36 @@ Every value of the card is quoted, so that text from a stranger cannot pose as Y
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from softprompt.base import catalog
-from softprompt.data.template import Template
 from softprompt.library.card import Card
+from softprompt.library.changed import FRONT_FILE
 from softprompt.library.markup import code_span, json_block, quoted, table
+from softprompt.library.wording import noun
 
 __all__ = ["model_card"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 _DTYPES = ("float32", "bfloat16", "float16")
-_KINDS = {
-    "prompt-tuning": "A soft prompt",
-    "prefix-tuning": "A prefix of keys and values",
-    "text": "A text, kept as embeddings,",
-}
+
+
+class _Look(NamedTuple):
+    """What the README says differently of artifacts that differ in kind."""
+
+    summary: str
+    """How the sentence that says what it is begins; fields: noun, positions."""
+    behind: str
+    """How it goes on where positions stand in front of a changed model; field: positions."""
+    library: str
+    """The library, by the hub's name, that opens it beside softprompt."""
+    code: Callable[[Card], str]
 
 
 def model_card(card: Card) -> str:
-    """The content of ``README.md``: front matter, what the prompt does, its scores, and how to use it."""
+    """The content of ``README.md``: front matter, what the artifact does, its scores, and how to use it."""
+    look = _look(card)
     sections = (
         _front_matter(card),
         f"# {code_span(card.name)}",
@@ -39,7 +48,7 @@ def model_card(card: Card) -> str:
         "## Use",
         f"Run this beside the folder {code_span(card.name)} that holds this file.",
         f"With softprompt:\n\n```python\n{_softprompt_code(card)}\n```",
-        f"With PEFT:\n\n```python\n{_peft_code(card)}\n```",
+        f"With {_TITLES[look.library]}:\n\n```python\n{look.code(card)}\n```",
         "## Training",
         _training(card),
         "The whole configuration:",
@@ -57,7 +66,7 @@ def _front_matter(card: Card) -> str:
     if _from_hub(card.base.name):  # the hub refuses any other value
         lines.append(f"base_model: {quoted(card.base.name)}")
     tags = ["softprompt", card.kind, card.base.model_type]
-    lines += ["library_name: peft", "pipeline_tag: text-generation", "tags:"]
+    lines += [f"library_name: {_look(card).library}", "pipeline_tag: text-generation", "tags:"]
     lines += [f"- {quoted(tag)}" for tag in dict.fromkeys(tags) if tag]
     return "\n".join([*lines, "---"])
 
@@ -69,9 +78,13 @@ def _from_hub(name: str) -> bool:
 
 def _summary(card: Card) -> str:
     base = card.base
+    look, positions = _look(card), f"{card.positions:,}"
+    what = look.summary.format(noun=noun(card.kind), positions=positions)
+    behind = look.behind.format(positions=positions) if card.positions else ""
+    stored = "" if base.quantisation == "none" else f", {code_span(base.quantisation)}"
     return (
-        f"{_KINDS.get(card.kind, 'A prompt')} of {card.positions:,} positions in front of the frozen "
-        f"language model {code_span(base.name)} ({code_span(base.model_type)}, {code_span(base.dtype)}); "
+        f"A {what} language model {code_span(base.name)} "
+        f"({code_span(base.model_type)}, {code_span(base.dtype)}{stored}){behind}; "
         f"{card.trained_parameters:,} numbers were learnt. It belongs to the model with the fingerprint "
         f"{code_span(base.fingerprint)} and to no other. Made {code_span(card.created)}."
     )
@@ -80,7 +93,8 @@ def _summary(card: Card) -> str:
 def _template(card: Card) -> dict[str, Any]:
     about = card.template
     shown: dict[str, Any] = {"front": about.front, "input": about.input, "target": about.target}
-    return shown if about.labels is None else shown | {"labels": about.labels}
+    offered = {"labels": about.labels, "choices": about.choices}
+    return shown | {name: value for name, value in offered.items() if value is not None}
 
 
 # Scores ------------------------------------------------------------------------------------------
@@ -129,22 +143,45 @@ prompt = softprompt.load_prompt({quoted("./" + card.name)}, base)
 print(prompt.generate({_example_row(card)}))"""
 
 
-def _peft_code(card: Card) -> str:
+def _prompt_code(card: Card) -> str:
     """The front holds what the tokenizer sets first, so the text is tokenised without it."""
     return f"""\
 from peft import PeftModel
 {_base_code(card)}
 model = PeftModel.from_pretrained(model, {quoted("./" + card.name)})
-text = {quoted(_example_text(card))}
-ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").to(model.device)
-answer = model.generate(**ids, max_new_tokens=20, do_sample=False)
-print(tokenizer.decode(answer[0], skip_special_tokens=True))"""
+{_ANSWER.format(text=quoted(_example_text(card)))}"""
+
+
+def _adapter_code(card: Card) -> str:
+    return f"""\
+from peft import PeftModel
+{_base_code(card)}
+model = PeftModel.from_pretrained(model, {quoted("./" + card.name)})
+{_answer_behind_front(card)}"""
+
+
+def _model_code(card: Card) -> str:
+    here = quoted("./" + card.name)
+    return f"""\
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained({here})
+model = AutoModelForCausalLM.from_pretrained({here}{_dtype(card)})
+{_answer_behind_front(card)}"""
+
+
+def _answer_behind_front(card: Card) -> str:
+    """Lines that answer a text behind the embeddings in ``front.safetensors``, if there are any."""
+    plain, text = _ANSWER, quoted(_example_text(card))
+    if not card.positions:
+        return plain.format(text=text)
+    return _BEHIND_FRONT.format(text=text, front=quoted(f"./{card.name}/{FRONT_FILE}"))
 
 
 def _base_code(card: Card) -> str:
     """Lines that make ``model`` and ``tokenizer``: plain transformers where it knows the base's name."""
     name = card.base.name
-    if name in catalog.names() or name.endswith(".gguf"):
+    if name in catalog.names() or name.endswith(".gguf") or card.base.quantisation != "none":
         return f"""\
 import softprompt
 
@@ -158,9 +195,14 @@ model = AutoModelForCausalLM.from_pretrained({_load_arguments(card)})"""
 
 
 def _load_arguments(card: Card) -> str:
+    stored = card.base.quantisation
+    quantisation = "" if stored == "none" else f", quantisation={quoted(stored)}"
+    return quoted(card.base.name) + _revision(card) + _dtype(card) + quantisation
+
+
+def _dtype(card: Card) -> str:
     dtype = card.base.dtype.removeprefix("torch.")
-    numbers = f', dtype="{dtype}"' if dtype in _DTYPES else ""
-    return quoted(card.base.name) + _revision(card) + numbers
+    return f', dtype="{dtype}"' if dtype in _DTYPES else ""
 
 
 def _revision(card: Card) -> str:
@@ -168,18 +210,43 @@ def _revision(card: Card) -> str:
 
 
 def _example_row(card: Card) -> str:
-    fields = _as_template(card).input_fields
+    fields = card.template.template.input_fields
     return "{" + ", ".join(f'{quoted(field)}: "..."' for field in fields) + "}"
 
 
 def _example_text(card: Card) -> str:
-    template = _as_template(card)
+    template = card.template.template
     return template.render_input(dict.fromkeys(template.input_fields, "..."))
 
 
-def _as_template(card: Card) -> Template:
-    about = card.template
-    return Template(about.input, about.target, about.labels, about.label_column)
+_ANSWER = """\
+text = {text}
+ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").to(model.device)
+answer = model.generate(**ids, max_new_tokens=20, do_sample=False)
+print(tokenizer.decode(answer[0], skip_special_tokens=True))"""
+
+_BEHIND_FRONT = """\
+import torch
+from safetensors.torch import load_file
+
+text = {text}
+ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids.to(model.device)
+front = load_file({front})["front"].to(model.device, model.dtype)
+read = torch.cat([front[None], model.get_input_embeddings()(ids)], 1)
+answer = model.generate(inputs_embeds=read, max_new_tokens=20, do_sample=False)
+print(tokenizer.decode(answer[0], skip_special_tokens=True))"""
+
+_BEHIND = ", behind {positions} positions of text"
+_PROMPT = _Look("{noun} of {positions} positions in front of the frozen", "", "peft", _prompt_code)
+_LOOKS = {
+    "lora": _Look("{noun} for the frozen", _BEHIND, "peft", _adapter_code),
+    "full": _Look("{noun} of the", _BEHIND, "transformers", _model_code),
+}
+_TITLES = {"peft": "PEFT", "transformers": "transformers"}
+
+
+def _look(card: Card) -> _Look:
+    return _LOOKS.get(card.kind, _PROMPT)
 
 
 # Training and data -------------------------------------------------------------------------------

@@ -11,7 +11,18 @@ from softprompt.errors import ArtifactError
 from softprompt.library.files import json_object
 from softprompt.library.tensor_file import MOST_BYTES
 
-__all__ = ["Fields", "Geometry", "Kind", "build_config", "kind_of", "read_config", "shape_of"]
+__all__ = [
+    "CONFIG_LIMIT",
+    "MOST_POSITIONS",
+    "VERSION",
+    "Fields",
+    "Geometry",
+    "Kind",
+    "build_config",
+    "kind_of",
+    "read_config",
+    "shape_of",
+]
 
 Fields = dict[str, Any]
 Kind = Literal["prompt-tuning", "prefix-tuning"]
@@ -19,8 +30,8 @@ Kind = Literal["prompt-tuning", "prefix-tuning"]
 VERSION = "0.21.2"
 """The PEFT whose format is written."""
 
-_CONFIG_LIMIT = 2**20
-_MOST_POSITIONS = 2**16
+CONFIG_LIMIT = 2**20
+MOST_POSITIONS = 2**16
 _MOST = 2**20  # of any other size
 
 _SIZES = ("num_attention_heads", "num_layers", "num_virtual_tokens", "token_dim")
@@ -81,14 +92,15 @@ def read_config(path: Path) -> Fields:
         ArtifactError: it is missing, malformed, or describes no such prompt.
         ResourceError: it cannot be read.
     """
-    config = json_object(path, _CONFIG_LIMIT)
+    config = json_object(path, CONFIG_LIMIT)
     kind = config.get("peft_type")
     if kind is None:
         raise ArtifactError(f"{path}: the field peft_type is missing; name the folder of a PEFT prompt.")
     if not isinstance(kind, str) or kind not in _OWN_FIELDS:
         name = "a LoRA" if kind == "LORA" else f"a {shown(kind)}"
         raise ArtifactError(
-            f"{path} is {name} adapter, not a prompt; prompt tuning, P-tuning and prefix tuning can be read."
+            f"{path} is {name} adapter, not a prompt; prompt tuning, P-tuning, prefix tuning and LoRA can be "
+            "read."
         )
     _check_names(path, config)
     _check_values(path, config)
@@ -150,10 +162,10 @@ def shape_of(path: Path, config: Fields) -> tuple[int, int]:
                 f"{config['num_attention_heads']}; restore it from a good copy."
             )
         width *= 2 * config["num_layers"]
-    if positions > _MOST_POSITIONS or positions * width * 4 > MOST_BYTES:
+    if positions > MOST_POSITIONS or positions * width * 4 > MOST_BYTES:
         raise ArtifactError(
             f"{path}: a prompt of {positions} positions and {width} numbers each is beyond all limits "
-            f"({_MOST_POSITIONS} positions, {MOST_BYTES // 2**30} GiB); make a shorter one."
+            f"({MOST_POSITIONS} positions, {MOST_BYTES // 2**30} GiB); make a shorter one."
         )
     return positions, width
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from softprompt.atomic import write_bytes
 from softprompt.base.model import Base
 from softprompt.errors import ArtifactError
+from softprompt.library.payload import Met
 from softprompt.library.peft_config import (
     Fields,
     Geometry,
@@ -40,6 +41,7 @@ __all__ = [
     "from_front",
     "read",
     "to_front",
+    "weights_path",
     "write",
 ]
 
@@ -47,6 +49,7 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 _PICKLE_FILE = "adapter_model.bin"
 _TENSOR = "prompt_embeddings"
+_TEMPLATES: dict[Kind, str] = {"prompt-tuning": "{{soft:{}}}", "prefix-tuning": ""}
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +70,26 @@ class Learnt:
     def positions(self) -> int:
         """P."""
         return len(self.tensor)
+
+    @property
+    def numbers(self) -> int:
+        return self.tensor.numel()
+
+    @property
+    def front_template(self) -> str:
+        return _TEMPLATES[self.kind].format(self.positions)
+
+    def write(self, folder: Path, base_name: str, revision: str | None) -> str:
+        """Write both files into ``folder``; see ``Payload``."""
+        return write(folder, self, base_name, revision)
+
+    def meet(self, base: Base) -> Met:
+        """The base itself, behind what was learnt; see ``Payload``."""
+        return Met(base, to_front(self, base), None)
+
+    def adopted(self, base: Base) -> Learnt:
+        """Itself: what stands in front is all there is."""
+        return self
 
 
 # Writing -----------------------------------------------------------------------------------------
@@ -106,7 +129,7 @@ def read(folder: Path, sha256: str | None = None) -> tuple[Learnt, Fields]:
     """
     path = folder / CONFIG_FILE
     config = read_config(path)
-    tensor = read_tensor(_weights(folder), _TENSOR, shape_of(path, config), sha256)
+    tensor = read_tensor(weights_path(folder), _TENSOR, shape_of(path, config), sha256)
     geometry = Geometry(config["num_layers"], config["num_attention_heads"], config["token_dim"])
     return Learnt(tensor, kind_of(config), geometry), config
 
@@ -115,11 +138,12 @@ def check(folder: Path) -> Fields:
     """The configuration, both files checked but for the weights themselves; errors as in ``read``."""
     path = folder / CONFIG_FILE
     config = read_config(path)
-    check_file(_weights(folder), _TENSOR, shape_of(path, config))
+    check_file(weights_path(folder), _TENSOR, shape_of(path, config))
     return config
 
 
-def _weights(folder: Path) -> Path:
+def weights_path(folder: Path) -> Path:
+    """The weights file of a PEFT folder, which may be missing; a pickle in its place is refused."""
     if not (folder / WEIGHTS_FILE).is_file() and (folder / _PICKLE_FILE).is_file():
         raise ArtifactError(
             f"{folder / _PICKLE_FILE} is a pickle, which can run any code when it is opened; load it in PEFT "

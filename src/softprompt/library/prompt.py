@@ -13,16 +13,17 @@ from typing import Any, overload
 
 import torch
 
+from softprompt.base.copies import Change
 from softprompt.base.generate import Request, Sampling, generate
 from softprompt.base.model import Base
-from softprompt.data.rows import Encoded, Example, candidate_ids, encode, encode_input
+from softprompt.data.rows import Encoded, candidate_ids, encode, encode_input, encode_request
 from softprompt.data.table import Row, Table
 from softprompt.data.template import Template
 from softprompt.errors import ArtifactError, ConfigError
-from softprompt.evaluation.score import Scores, likelihoods, score
+from softprompt.evaluation.score import Scores, judge, score
 from softprompt.library.card import Card
 from softprompt.library.folder import Library, check_base
-from softprompt.library.peft_format import from_front, to_front
+from softprompt.library.formats import payload
 from softprompt.prefix import Front, Prefix
 
 __all__ = ["Prompt", "answer_together", "load_prompt"]
@@ -35,14 +36,17 @@ class Prompt:
     """One job a frozen base has learnt.
 
     Attributes:
-        base: the model; it serves any number of prompts at once.
-        front: what was learnt, embeddings ``[P, E]`` or a prefix.
+        base: the model it is read with: the frozen base, which serves any number of prompts at once, or a
+            changed copy over its weights.
+        front: what stands in front, embeddings ``[P, E]`` or a prefix.
         card: what is known about it: template, labels, scores, settings.
+        change: what turns the frozen base into ``base``; None where that is the base itself.
     """
 
     base: Base
     front: Front
     card: Card
+    change: Change | None = None
 
     @property
     def name(self) -> str:
@@ -57,8 +61,7 @@ class Prompt:
     @cached_property
     def template(self) -> Template:
         """How a row becomes text for it."""
-        about = self.card.template
-        return Template(about.input, about.target, about.labels, about.label_column)
+        return self.card.template.template
 
     @overload
     def generate(self, text: Text, **sampling: Any) -> str: ...
@@ -81,20 +84,19 @@ class Prompt:
         return answers[0] if single else answers
 
     def classify(self, text: Text) -> dict[str, float]:
-        """Probability of every label, the likeliest first.
+        """Probability of every label, or of every choice the row offers, the likeliest first.
 
         Raises:
-            ConfigError: a prompt without labels.
+            ConfigError: a prompt without labels or choices.
+            DataError: a row that does not fit the template, or offers no choices where it should.
         """
-        labels = list(self.template.labels or ())
-        if not labels:
+        if not self.template.compares:
             raise ConfigError(f"{self.name} was learnt without labels; use generate.")
-        row = Encoded(
-            (Example(self.request(text).ids, (), 0, 0),), 0, self._candidates, self._whole_words, ()
-        )
+        encoded = self._encode_request(text)
+        answers = self.template.answers({} if isinstance(text, str) else text)
         with torch.no_grad():
-            shares = likelihoods(self.base, self.prefix, row)[0].softmax(0).tolist()
-        return dict(sorted(zip(labels, shares, strict=True), key=lambda pair: -pair[1]))
+            shares = judge(self.base, self.prefix, encoded).probabilities[0].tolist()
+        return dict(sorted(zip(answers, shares, strict=True), key=lambda pair: -pair[1]))
 
     def evaluate(self, table: Table) -> Scores:
         """Scores on labelled rows: accuracy where there are labels, loss per token anyway."""
@@ -102,45 +104,61 @@ class Prompt:
 
     def encode(self, table: Table) -> Encoded:
         """Rows in tokens, exactly as in training."""
-        about = self.card.template
-        return encode(table, self.template, self.base.encode, max_tokens=about.max_tokens, end=self._end)
+        return encode(table, self.template, self.base.encode, **self._options)
 
     def request(self, text: Text) -> Request:
         """One text as the engine takes it: its tokens, by the seam rule, behind this prompt.
 
-        The answer of a job with labels is at most as long as the longest label.
+        The answer of a job with labels is at most as long as the longest label, and so with choices, where
+        the row offers them.
         """
         if isinstance(text, str) and not self.template.input_fields:
             # Nothing in the input varies, so the text can only be how the answer begins.
             ids = (*self.base.encode(self.template.input_text({})), *self.base.encode(text))
             return Request(ids, self.prefix)
-        longest = max(map(len, self._candidates or ((),)))
-        room = self.card.template.max_tokens
-        ids = encode_input(self.template, text, self.base.encode, room, reserve=longest)
-        return Request(ids, self.prefix, limit=longest or None)
+        if self.template.choices is not None and not _offers(text, self.template.choice_columns):
+            room = self.card.template.max_tokens
+            return Request(encode_input(self.template, text, self.base.encode, room), self.prefix)
+        encoded = self._encode_request(text)
+        (example,) = encoded.examples
+        longest = max(map(len, encoded.candidates(example)), default=0)
+        return Request(example.input_ids, self.prefix, limit=longest or None)
 
     def save(self, library: str | Path | Library = "prompts", *, overwrite: bool = False) -> Path:
         """Write the artifact, whole or not at all, as ``library/NAME``; its path."""
         shelf = library if isinstance(library, Library) else Library(library)
-        return shelf.save(self.name, from_front(self.front, self.base), self.card, overwrite=overwrite)
+        learnt = payload(self.base, self.front, self.change)
+        return shelf.save(self.name, learnt, self.card, overwrite=overwrite)
 
     @property
     def _end(self) -> tuple[int, ...]:
         end = self.base.end_id
         return (end,) if self.card.template.end_of_text and end is not None else ()
 
+    @property
+    def _options(self) -> dict[str, Any]:
+        """How rows are encoded, apart from the template."""
+        about = self.card.template
+        return {
+            "max_tokens": about.max_tokens,
+            "end": self._end,
+            "normalise": about.normalise,
+            "calibrate": about.calibrate,
+        }
+
+    def _encode_request(self, text: Text) -> Encoded:
+        known = self._candidates
+        return encode_request(self.template, text, self.base.encode, labels=known, **self._options)
+
     @cached_property
     def _candidates(self) -> tuple[tuple[int, ...], ...] | None:
         return candidate_ids(self.template, self.base.encode, self._end)
 
-    @cached_property
-    def _whole_words(self) -> bool:
-        words = self._candidates or ()
-        return len({word[0] for word in words}) < len(words)
-
 
 def load_prompt(name: str | Path, base: Base, library: str | Path = "prompts") -> Prompt:
     """Load a saved prompt, by its name in a library or by its folder.
+
+    One that changes the model (LoRA, full fine-tuning) is read with a changed copy; ``base`` stays as it is.
 
     Raises:
         ArtifactError: there is no such prompt, or it is damaged.
@@ -150,20 +168,44 @@ def load_prompt(name: str | Path, base: Base, library: str | Path = "prompts") -
     if artifact.card is None:
         raise ArtifactError(f"{name} has no card; bring it in with softprompt import first.")
     check_base(artifact, base)
-    return Prompt(base, to_front(artifact.learnt, base), artifact.card)
+    met = artifact.payload.meet(base)
+    return Prompt(met.base, met.front, artifact.card, met.change)
 
 
 def answer_together(requests: Sequence[tuple[Prompt | None, Text]], base: Base, **sampling: Any) -> list[str]:
-    """Answer texts for different prompts, and the bare base (``None``), in one batch."""
+    """Answer texts for different prompts, and the bare base (``None``), in one batch for each model.
+
+    Prompts that were learnt on ``base`` may come with changed copies of it (LoRA, full fine-tuning); rows of
+    one model are answered together, and rows count from 0 in each model where answers are drawn.
+
+    Raises:
+        WrongBaseError: a prompt of another base.
+    """
+    wanted = _sampling(sampling)
     bare: Prefix | None = None
-    rows = []
-    for prompt, text in requests:
-        if prompt is not None:
-            rows.append(prompt.request(text))
-            continue
-        bare = bare or base.prefill_text("")
-        rows.append(Request(tuple(base.encode(str(text))), bare))
-    return generate(base, rows, _sampling(sampling))
+    models = {base.fingerprint: base}
+    rows: dict[str, list[tuple[int, Request]]] = {}
+    for number, (prompt, text) in enumerate(requests):
+        if prompt is None:
+            bare = bare or base.prefill_text("")
+            model, row = base, Request(tuple(base.encode(str(text))), bare)
+        else:
+            model, row = prompt.base, prompt.request(text)
+            if prompt.card.base.fingerprint != base.fingerprint:
+                base.accept(row.prefix)
+        models.setdefault(model.fingerprint, model)
+        rows.setdefault(model.fingerprint, []).append((number, row))
+    answers = [""] * len(requests)
+    for fingerprint, group in rows.items():
+        found = generate(models[fingerprint], [row for _, row in group], wanted)
+        for (number, _), answer in zip(group, found, strict=True):
+            answers[number] = answer
+    return answers
+
+
+def _offers(text: Text, columns: Sequence[str]) -> bool:
+    """Whether a request says what may be answered."""
+    return not isinstance(text, str) and all(column in text for column in columns)
 
 
 def _sampling(options: Mapping[str, Any]) -> Sampling:

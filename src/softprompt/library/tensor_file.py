@@ -20,7 +20,7 @@ from torch import Tensor
 from softprompt.errors import ArtifactError
 from softprompt.library.files import opened, parse_json
 
-__all__ = ["MOST_BYTES", "check_file", "read_tensor", "tensor_bytes"]
+__all__ = ["MOST_BYTES", "check_file", "damaged", "raw_header", "read_tensor", "tensor_bytes"]
 
 MOST_BYTES = 4 * 2**30
 """The largest tensor that is read: a prefix of 4,096 positions for a model of 70 billion parameters fits."""
@@ -61,7 +61,7 @@ def read_tensor(path: Path, name: str, shape: tuple[int, ...], sha256: str | Non
     try:
         tensor = load(content)[name].to(torch.float32)
     except (SafetensorError, KeyError, ValueError) as error:
-        raise _damaged(path, str(error)) from error
+        raise damaged(path, str(error)) from error
     bad = int((~torch.isfinite(tensor)).sum())
     if bad:
         raise ArtifactError(
@@ -70,21 +70,31 @@ def read_tensor(path: Path, name: str, shape: tuple[int, ...], sha256: str | Non
     return tensor
 
 
-def _checked_header(file: IO[bytes], path: Path, name: str, shape: tuple[int, ...]) -> bytes:
-    """The bytes before the weights, once all they say has been found true."""
+def raw_header(file: IO[bytes], path: Path, limit: int = _MOST_HEADER) -> tuple[bytes, dict[str, Any], int]:
+    """The bytes before the weights, what they say of each tensor (unchecked), and how many bytes follow.
+
+    Raises:
+        ArtifactError: they are cut off, larger than ``limit``, or no JSON object.
+    """
     size = os.fstat(file.fileno()).st_size
     start = file.read(8)
     length = int.from_bytes(start, "little")
     if len(start) < 8 or length < 2 or 8 + length > size:
-        raise _damaged(path, "its header is cut off")
-    if length > _MOST_HEADER:
-        raise _damaged(path, f"its header claims {length:,} bytes")
+        raise damaged(path, "its header is cut off")
+    if length > limit:
+        raise damaged(path, f"its header claims {length:,} bytes")
     header = file.read(length)
     tensors = parse_json(header, f"The header of {path}")
     tensors.pop("__metadata__", None)
+    return start + header, tensors, size - 8 - length
+
+
+def _checked_header(file: IO[bytes], path: Path, name: str, shape: tuple[int, ...]) -> bytes:
+    """The bytes before the weights, once all they say has been found true."""
+    header, tensors, size = raw_header(file, path)
     _check_names(path, list(tensors), name)
-    _check_layout(path, name, tensors[name], shape, size - 8 - length)
-    return start + header
+    _check_layout(path, name, tensors[name], shape, size)
+    return header
 
 
 def _check_names(path: Path, found: list[str], name: str) -> None:
@@ -102,7 +112,7 @@ def _check_names(path: Path, found: list[str], name: str) -> None:
 def _check_layout(path: Path, name: str, about: Any, shape: tuple[int, ...], size: int) -> None:
     """Hold one tensor's header entry against the shape expected and the bytes there are."""
     if not isinstance(about, dict) or set(about) != {"dtype", "shape", "data_offsets"}:
-        raise _damaged(path, f"its header describes {name} in no known way")
+        raise damaged(path, f"its header describes {name} in no known way")
     width = _DTYPES.get(about["dtype"]) if isinstance(about["dtype"], str) else None
     if width is None:
         raise ArtifactError(
@@ -115,8 +125,9 @@ def _check_layout(path: Path, name: str, about: Any, shape: tuple[int, ...], siz
             f"{list(shape)}; the two files do not belong together."
         )
     if about["data_offsets"] != [0, math.prod(shape) * width] or size != math.prod(shape) * width:
-        raise _damaged(path, "its size is not what its header says")
+        raise damaged(path, "its size is not what its header says")
 
 
-def _damaged(path: Path, reason: str) -> ArtifactError:
+def damaged(path: Path, reason: str) -> ArtifactError:
+    """The error for a file whose own header gives it the lie."""
     return ArtifactError(f"{path} is damaged ({reason}); restore it from a good copy.")

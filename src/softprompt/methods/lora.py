@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from softprompt.base.copies import Change, shared_copy
+from softprompt.base.copies import Change, linear_layers, shared_copy
 from softprompt.base.model import Base
 from softprompt.base.quantise import quiet_bitsandbytes
 from softprompt.errors import BaseModelError, ConfigError, ResourceError
@@ -115,9 +115,7 @@ def _with_adapters(
 
 def _targets(base: Base, targets: str | list[str]) -> list[str]:
     """Full names of the layers to adapt: the listed ones, or every linear layer but the head."""
-    head = base.model.get_output_embeddings()
-    linear = (nn.Linear, *_transposed_linear())
-    layers = [n for n, m in base.model.named_modules() if isinstance(m, linear) and m is not head]
+    layers = linear_layers(base)
     if targets == "all-linear":
         return layers
     for target in targets:
@@ -132,12 +130,6 @@ def _targets(base: Base, targets: str | list[str]) -> list[str]:
 
 def _ends(name: str, target: str) -> bool:
     return name == target or name.endswith(f".{target}")
-
-
-def _transposed_linear() -> tuple[type, ...]:
-    from transformers.pytorch_utils import Conv1D
-
-    return (Conv1D,)
 
 
 def _peft() -> Any:

@@ -26,23 +26,31 @@ __all__ = ["finish"]
 Progress = Callable[[str, int, int], None]
 
 
-def finish(job: Job, outcome: Outcome, progress: Progress) -> Prompt:
+def finish(
+    job: Job,
+    outcome: Outcome,
+    progress: Progress = lambda split, done, total: None,
+    *,
+    baseline: bool = True,
+) -> Prompt:
     """Score what was learnt beside the untuned base, and make the prompt with its card.
 
-    Test rows are read here and nowhere else, and only at the end of a whole run.
+    Test rows are read here and nowhere else, and only at the end of a whole run. ``baseline`` says
+    whether to score the untuned base too.
     """
     scores = {"validation": outcome.best.summary()}
     splits = ["validation"]
     if "test" in job.encoded and outcome.ended in ("done", "early"):
         scores["test"] = job.score("test", partial(progress, "test")).summary()
         splits.append("test")
-    for split in splits:
+    for split in splits if baseline else ():
         untuned = job.score_untuned(split, partial(progress, f"{split}, untuned"))
         scores[f"{split}, untuned"] = untuned.summary()
     with torch.no_grad():
         front = job.method.front()
     front = front.detached() if isinstance(front, Prefix) else front.detach()
-    return Prompt(job.base, front, _card(job, outcome, front, scores))
+    card = _card(job, outcome, front, scores)
+    return Prompt(job.method.base, front, card, job.method.change())
 
 
 def _card(job: Job, outcome: Outcome, front: Front, scores: dict[str, dict[str, Any]]) -> Card:
@@ -58,6 +66,7 @@ def _card(job: Job, outcome: Outcome, front: Front, scores: dict[str, dict[str, 
             fingerprint=job.base.fingerprint,
             model_type=job.base.config.model_type,
             dtype=str(job.base.dtype).removeprefix("torch."),
+            quantisation=config.base.quantisation,
         ),
         positions=front.length if isinstance(front, Prefix) else len(front),
         trained_parameters=sum(p.numel() for p in job.method.trainable_parameters()),
@@ -67,6 +76,9 @@ def _card(job: Job, outcome: Outcome, front: Front, scores: dict[str, dict[str, 
             target=template.target,
             labels=dict(template.labels) if template.labels is not None else None,
             label_column=template.label_column,
+            choices=config.data.choices,
+            normalise=config.data.normalise,
+            calibrate=config.data.calibrate,
             end_of_text=config.data.ends,
             max_tokens=config.data.max_tokens,
         ),

@@ -23,7 +23,7 @@ from softprompt.methods.build import Material, build_method
 from softprompt.methods.method import Method
 from softprompt.prefix import Prefix
 
-__all__ = ["Job"]
+__all__ = ["Job", "read_task", "tokens"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,15 +49,8 @@ class Job:
     @classmethod
     def prepare(cls, base: Base, config: Config) -> Job:
         """Read the rows and build the method; every fault of the data shows here, before any training."""
-        front, task_input = config.method.front, config.data.input
-        if config.data.chat:
-            front, task_input = in_chat(front, task_input, base.render_chat)
-        task = load_task(config.data, config.seed, input=task_input)
-        end = (base.end_id,) if config.data.ends and base.end_id is not None else ()
-        encoded = {
-            name: task.encode(name, base.encode, max_tokens=config.data.max_tokens, end=end)
-            for name in task.tables
-        }
+        task, front = read_task(base, config)
+        encoded = {name: tokens(task, name, base, config) for name in task.tables}
         material = Material(
             demonstrations=lambda count: task.demonstrations(count, config.seed),
             artifact=lambda name: _saved_vectors(name, base, config.output.library),
@@ -88,6 +81,21 @@ class Job:
     def score_untuned(self, split: str, progress: Callable[[int, int], None] | None = None) -> Scores:
         """Scores of the bare base behind the same template."""
         return score(self.base, self.base.embed(self.base.start_ids), self.encoded[split], progress)
+
+
+def read_task(base: Base, config: Config) -> tuple[Task, str]:
+    """The rows a configuration names, and its front, both with the marks of a chat if they stand in one."""
+    front, task_input = config.method.front, config.data.input
+    if config.data.chat:
+        front, task_input = in_chat(front, task_input, base.render_chat)
+    draw = config.seed if config.data.draw is None else config.data.draw
+    return load_task(config.data, draw, input=task_input), front
+
+
+def tokens(task: Task, split: str, base: Base, config: Config) -> Encoded:
+    """One split of a task as the base reads it."""
+    end = (base.end_id,) if config.data.ends and base.end_id is not None else ()
+    return task.encode(split, base.encode, max_tokens=config.data.max_tokens, end=end)
 
 
 def _check_room(base: Base, method: Method, encoded: Mapping[str, Encoded]) -> None:

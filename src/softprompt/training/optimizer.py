@@ -17,7 +17,8 @@ def build_optimizer(parameters: Sequence[nn.Parameter], config: TrainConfig) -> 
     """AdamW or Adafactor over the fp32 master tensors."""
     kinds: dict[str, type[Optimizer]] = {"adamw": torch.optim.AdamW, "adafactor": torch.optim.Adafactor}
     options = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
-    return kinds[config.optimizer](parameters, **options)  # type: ignore[arg-type]
+    nothing = nn.Parameter(torch.empty(0))  # torch refuses to optimise nothing, which is what text learns
+    return kinds[config.optimizer](parameters or [nothing], **options)  # type: ignore[arg-type]
 
 
 def optimizer_state(optimizer: Optimizer) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ import torch
 from softprompt.atomic import plain_disk_errors, write_bytes
 from softprompt.base.model import Base
 from softprompt.config import Config, dump_toml, load, parse
+from softprompt.data.task import refuse_retrieval
 from softprompt.errors import ArtifactError, ConfigError, DivergedError
 from softprompt.evaluation.score import target_rows
 from softprompt.library.folder import Library
@@ -60,6 +61,7 @@ def train(
         ResourceError: the disk refuses, or an artifact of that name exists.
     """
     wanted = _config(config)
+    refuse_retrieval(wanted.data)
     library = Library(wanted.output.library)
     overwrite = _may_overwrite(library, wanted, resume)
     job = Job.prepare(base, wanted)

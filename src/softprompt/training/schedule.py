@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 __all__ = ["Steps", "rate"]
 
@@ -35,9 +37,16 @@ class Steps:
     def batch(self, step: int) -> list[int]:
         """The row numbers of a step, counted from 0."""
         epoch, place = divmod(step, self.per_epoch)
-        order = list(range(self.rows))
-        random.Random(f"{self.seed}/{epoch}").shuffle(order)
-        return order[place * self.batch_size : (place + 1) * self.batch_size]
+        order = _order(self.rows, self.seed, epoch)
+        return list(order[place * self.batch_size : (place + 1) * self.batch_size])
+
+
+@lru_cache(maxsize=64)
+def _order(rows: int, seed: int, epoch: int) -> Sequence[int]:
+    """The rows of an epoch, shuffled; kept, for every step of the epoch asks for it."""
+    order = list(range(rows))
+    random.Random(f"{seed}/{epoch}").shuffle(order)
+    return order
 
 
 def rate(kind: str, step: int, total: int, warmup: float) -> float:

@@ -1,0 +1,73 @@
+"""The verb ``compare``: a file of methods in, a table, ``results.json`` and ``report.html`` out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from softprompt.cli.options import examples, json_option
+
+if TYPE_CHECKING:
+    from softprompt.comparison.results import Results
+    from softprompt.training.loop import Report
+
+__all__ = ["command"]
+
+EXAMPLES = """
+softprompt compare sentiment.toml
+softprompt compare sentiment.toml --json > results.json
+"""
+EVERY = 15.0
+"""Seconds between two lines about a training that is going on."""
+
+
+@click.command("compare", epilog=examples(EXAMPLES))
+@click.argument("config", metavar="CONFIG.toml")
+@json_option
+def command(config: str, as_json: bool) -> int:
+    """Find out which method wins on your rows, and at what cost.
+
+    Every method gets the same rows and the same number of tuning trials; choices are made on validation,
+    and test rows are read by the chosen settings only. Stopped or killed, it goes on where it was when it
+    is started again.
+    """
+    from softprompt.cli import screen
+    from softprompt.cli.compare_table import print_comparison
+    from softprompt.cli.interrupt import Interrupts
+    from softprompt.comparison.run import REPORT, RESULTS, compare, folder_of
+
+    with Interrupts("\nStopping after this step; what is done is kept, start again to go on.\n") as asked:
+        try:
+            results = compare(config, notify=screen.say, watch=_steps(screen.say), stop=asked.asked)
+        except KeyboardInterrupt:
+            screen.say(f"Stopped. To go on:\n  softprompt compare {config}")
+            return 130
+    if as_json:
+        screen.print_json(results.model_dump())
+        return 0
+    print_comparison(results)
+    folder = folder_of(results)
+    screen.out().print(f"\nReport: {folder / REPORT}\nNumbers and predictions: {folder / RESULTS}")
+    return _ending(results)
+
+
+def _ending(results: Results) -> int:
+    """2 where every method failed, else 0."""
+    return 0 if any(method.runs for method in results.methods) else 2
+
+
+def _steps(say: Callable[[str], None]) -> Callable[[str, Report], None]:
+    """A line now and then about the training that is going on."""
+    last = time.monotonic()
+
+    def watch(title: str, report: Report) -> None:
+        nonlocal last
+        if time.monotonic() - last < EVERY or not report.step:
+            return
+        last = time.monotonic()
+        say(f"  {title}: step {report.step} of {report.total}, loss {report.loss:.3f}")
+
+    return watch

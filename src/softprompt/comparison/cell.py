@@ -1,0 +1,200 @@
+"""One trial of one method on one seed: trained, scored, kept on disk so that nothing is done twice.
+
+A cell is a file of numbers and an artifact. It knows how to make one and how to test one; it does not
+know which cells a comparison needs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+import softprompt
+from softprompt.atomic import write_bytes
+from softprompt.base.generate import Request, Sampling, generate
+from softprompt.base.model import Base
+from softprompt.comparison.measure import Measured, Measurement
+from softprompt.comparison.results import Costs
+from softprompt.config import Config
+from softprompt.data.rows import Encoded
+from softprompt.data.task import Task
+from softprompt.evaluation.perturb import perturbed
+from softprompt.evaluation.score import score, target_rows
+from softprompt.library.changed import artifact_bytes
+from softprompt.library.folder import Library
+from softprompt.library.prompt import Prompt, load_prompt
+from softprompt.prefix import Prefix
+from softprompt.training.finish import finish
+from softprompt.training.job import Job, read_task, tokens
+from softprompt.training.loop import Report, fit
+from softprompt.training.memory import Peak
+
+__all__ = ["KINDS_OF_CHANGE", "Cell", "Tested", "identity", "kept", "test", "train"]
+
+KINDS_OF_CHANGE = ("typos", "case", "spacing")
+
+
+class _Kept(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    identity: str
+
+    def save(self, path: Path) -> None:
+        """Write it whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, self.model_dump_json(indent=1).encode())
+
+
+K = TypeVar("K", bound=_Kept)
+
+
+class Cell(_Kept):
+    """What came of training: the artifact lies in the library under ``name``."""
+
+    name: str
+    costs: Costs
+    steps: int
+    best_step: int
+    losses: list[tuple[int, float]]
+    validations: list[tuple[int, float]]
+    validation: Measured
+    trouble: str = ""
+
+
+class Tested(_Kept):
+    """What the chosen artifact did on the test rows."""
+
+    test: Measured
+    perturbed: dict[str, Measured] = {}
+    latency_seconds: float | None = None
+
+
+def kept(kind: type[K], path: Path, identity: str) -> K | None:
+    """What an earlier run left, if it was made from the same settings, rows and base."""
+    try:
+        found = kind.model_validate_json(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if found.identity == identity else None
+
+
+def identity(config: Config, base: Base, task: Task, rules: Mapping[str, Any]) -> str:
+    """Names everything a cell's numbers depend on."""
+    settings = config.model_dump(mode="json", exclude={"output", "name"})
+    digests = {split: table.digest for split, table in task.tables.items()}
+    whole = json.dumps(
+        [settings, digests, base.fingerprint, dict(rules), softprompt.__version__], sort_keys=True
+    )
+    return hashlib.sha256(whole.encode()).hexdigest()
+
+
+def train(
+    base: Base,
+    config: Config,
+    measurement: Measurement,
+    library: Library,
+    identity: str,
+    watch: Callable[[Report], None],
+    stop: Callable[[], bool],
+) -> Cell:
+    """Train one configuration without its test rows and keep the artifact as ``config.name``."""
+    job = Job.prepare(base, config.model_copy(update={"data": config.data.model_copy(update={"test": None})}))
+    losses: list[tuple[int, float]] = []
+    validations: list[tuple[int, float]] = []
+
+    def told(report: Report) -> None:
+        if report.step:
+            losses.append((report.step, report.loss))
+        if report.scores is not None:
+            validations.append((report.step, measurement.curve(report.scores)))
+        watch(report)
+
+    with Peak(base.device) as peak:
+        outcome = fit(
+            job.method,
+            target_rows(job.encoded["train"].examples, whole_text=config.data.loss_on == "text"),
+            lambda: job.score("validation"),
+            config.train,
+            seed=config.seed,
+            checkpoint=None,
+            identity=identity,
+            watch=told,
+            stop=stop,
+        )
+    if outcome.ended == "interrupted":
+        raise KeyboardInterrupt  # half a training is no result
+    prompt = finish(job, outcome, baseline=False)
+    folder = prompt.save(library, overwrite=True)
+    learnt = sum(p.numel() for p in job.method.trainable_parameters())
+    return Cell(
+        identity=identity,
+        name=config.name,
+        costs=Costs(
+            trained_parameters=learnt,
+            artifact_bytes=artifact_bytes(folder),
+            positions=prompt.card.positions,
+            train_seconds=round(outcome.seconds, 2) if learnt else 0.0,
+            peak_memory_bytes=peak.bytes,
+        ),
+        steps=outcome.steps,
+        best_step=outcome.best_step,
+        losses=losses,
+        validations=validations,
+        validation=measurement.of(prompt, job.encoded["validation"], job.task, "validation"),
+        trouble=outcome.trouble,
+    )
+
+
+def test(
+    base: Base,
+    config: Config,
+    cell: Cell,
+    measurement: Measurement,
+    library: Library,
+    *,
+    changes: bool,
+    requests: int,
+) -> Tested:
+    """Score a kept artifact on the test rows, as a user would load it.
+
+    ``changes`` says whether to score it on changed rows (typos, case, spacing) too, ``requests`` how many
+    requests to answer alone, for their median time.
+    """
+    prompt = load_prompt(cell.name, base, library.path)
+    task, _ = read_task(base, config)
+    encoded = tokens(task, "test", base, config)
+    found = measurement.of(prompt, encoded, task, "test")
+    changed = {}
+    for kind in KINDS_OF_CHANGE if changes else ():
+        other = perturbed(task.tables["test"], task.template.input_fields, kind, seed=0)
+        again = replace(task, tables={**task.tables, "test": other})
+        changed[kind] = measurement.of(prompt, tokens(again, "test", base, config), again, "test")
+    latency = _latency(prompt, encoded, requests) if requests else None
+    return Tested(identity=cell.identity, test=found, perturbed=changed, latency_seconds=latency)
+
+
+def _latency(prompt: Prompt, encoded: Encoded, requests: int) -> float:
+    """Median seconds of one request answered alone behind the finished prefix; the first is not counted."""
+    taken = []
+    for example in encoded.examples[: requests + 1]:
+        alone = replace(encoded, examples=(example,))
+        began = time.perf_counter()
+        _answer(prompt, prompt.prefix, alone)
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken[1:] or taken)
+
+
+def _answer(prompt: Prompt, prefix: Prefix, alone: Encoded) -> None:
+    example = alone.examples[0]
+    if alone.candidates(example):
+        score(prompt.base, prefix, alone)
+    else:
+        generate(prompt.base, [Request(example.input_ids, prefix)], Sampling(max_new_tokens=32))

@@ -1,0 +1,178 @@
+"""What is measured of an artifact on a split: what it said of every row, and every metric of that.
+
+It keeps the raw observation, from which all metrics, their intervals and their tests can be computed
+again; it does not know how the artifact came to be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from softprompt.comparison.results import Metric
+from softprompt.data.rows import Encoded
+from softprompt.data.table import Row
+from softprompt.data.task import Task
+from softprompt.data.template import Template
+from softprompt.evaluation.metrics import (
+    Sampled,
+    average,
+    calibration_error,
+    macro_f1,
+    resampled,
+    sampled_mean,
+)
+from softprompt.evaluation.score import Scores, score
+from softprompt.evaluation.superglue import official
+from softprompt.evaluation.writing import score_texts, write_texts
+from softprompt.library.prompt import Prompt
+
+__all__ = ["Measured", "Measurement", "Observation"]
+
+
+class Observation(BaseModel):
+    """What an artifact said of the rows of a split, in order."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    losses: list[float]
+    """Negative log-likelihood of the right answer, in nats."""
+    tokens: list[float]
+    """The tokens that is over."""
+    predictions: list[int] = []
+    """Number of the label or choice that was predicted; empty for free text."""
+    confidences: list[float] = []
+    """Its probability."""
+    hits: list[bool] = []
+    """Whether it is right."""
+    texts: list[str] = []
+    """What was written, where writing is measured."""
+
+
+class Measured(BaseModel):
+    """An observation and its metrics."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    observation: Observation
+    metrics: dict[str, Metric]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How a comparison scores.
+
+    Attributes:
+        metric: the headline metric.
+        writes: whether answers are written and scored as text.
+        official: the SuperGLUE task whose official metrics are reported too, if it is one.
+        max_new_tokens: the longest answer that is written.
+    """
+
+    metric: str
+    writes: bool = False
+    official: str | None = None
+    max_new_tokens: int = 64
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.metric != "nll"
+
+    def merit(self, measured: Measured) -> tuple[float, float]:
+        """Higher is better: the headline metric, ties by loss."""
+        sign = 1 if self.higher_is_better else -1
+        return sign * measured.metrics[self.metric].value, -measured.metrics["nll"].value
+
+    def curve(self, scores: Scores) -> float:
+        """What a learning curve shows of the scores taken while training."""
+        return scores.nll if scores.accuracy is None else scores.accuracy
+
+    def of(self, prompt: Prompt, encoded: Encoded, task: Task, split: str) -> Measured:
+        """Score a prompt on one split of a task, already in tokens."""
+        found = score(prompt.base, prompt.prefix, encoded)
+        right = [example.right or (example.label,) for example in encoded.examples]
+        texts: list[str] = []
+        if self.writes:
+            with torch.no_grad():
+                texts = write_texts(prompt.base, prompt.prefix, encoded, max_new_tokens=self.max_new_tokens)
+        seen = Observation(
+            losses=list(found.losses),
+            tokens=list(found.tokens),
+            predictions=list(found.predictions),
+            confidences=list(found.confidences),
+            hits=[p in r for p, r in zip(found.predictions, right, strict=False)],
+            texts=texts,
+        )
+        truth = [example.label for example in encoded.examples]
+        labelled = encoded.candidate_ids is not None
+        sampled = self.sampled(seen, truth if labelled else None, references(task, split))
+        metrics = {name: _metric(value) for name, value in sampled.items()}
+        if seen.hits:
+            metrics["accuracy"] = Metric(
+                **average(list(map(float, seen.hits)))._asdict()
+            )  # Wilson's interval
+        if self.official is not None:
+            found_official = official(
+                self.official,
+                task.tables[split],
+                seen.predictions,
+                labels=list(task.template.labels or ()) or None,
+            )
+            metrics |= {f"official {name}": Metric(value=value) for name, value in found_official.items()}
+        return Measured(observation=seen, metrics=metrics)
+
+    def sampled(
+        self, seen: Observation, truth: Sequence[int | None] | None, references: Sequence[Sequence[str]]
+    ) -> dict[str, Sampled]:
+        """Every metric of an observation, with its resamplings of the rows.
+
+        Args:
+            seen: what was said.
+            truth: the right label of each row, where labels mean the same in every row.
+            references: the right texts of each row, for what was written.
+        """
+        found: dict[str, Sampled] = {}
+        if seen.predictions:
+            found["accuracy"] = sampled_mean([float(hit) for hit in seen.hits])
+            if truth is not None:
+                found["macro_f1"] = macro_f1(truth, seen.predictions)
+            found["ece"] = calibration_error(seen.confidences, seen.hits)
+        if seen.texts:
+            found |= score_texts(seen.texts, references).sampled
+        found["nll"] = _ratio(seen.losses, seen.tokens)
+        return found
+
+    def per_row(self, seen: Observation, references: Sequence[Sequence[str]]) -> list[float]:
+        """The headline metric of every row; of a metric that is no mean over rows, nothing."""
+        if self.metric == "accuracy":
+            return [float(hit) for hit in seen.hits]
+        if self.metric == "nll":
+            return [loss / tokens for loss, tokens in zip(seen.losses, seen.tokens, strict=True)]
+        return score_texts(seen.texts, references).per_row.get(self.metric, [])
+
+
+def references(task: Task, split: str) -> list[list[str]]:
+    """The right text of every row."""
+    template = task.template
+    rows = task.tables[split].rows
+    if template.choices is not None:
+        return [[text.strip() for text in _right_choices(template, row)] for row in rows]
+    return [[template.target_text(row).strip()] for row in rows]
+
+
+def _right_choices(template: Template, row: Row) -> list[str]:
+    answers = template.answers(row)
+    return [answers[place] for place in template.right(row)]
+
+
+def _ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Sampled:
+    pairs = torch.tensor([numerators, denominators], dtype=torch.float64).T  # [B, 2]
+    return resampled(pairs, lambda sums: sums[:, 0] / sums[:, 1])
+
+
+def _metric(sampled: Sampled) -> Metric:
+    value, low, high = sampled.interval()
+    return Metric(value=value, low=low, high=high)

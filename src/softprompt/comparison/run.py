@@ -1,0 +1,237 @@
+"""A comparison from its file to its results: which cells it needs, in which order, what is done already.
+
+It knows files and order; training and scoring a cell is ``cell``'s, numbers are ``summary``'s.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from softprompt.base.freeze import load_base
+from softprompt.base.model import Base
+from softprompt.comparison.cell import Cell, Tested, identity, kept, test, train
+from softprompt.comparison.measure import Measurement
+from softprompt.comparison.page import write_report
+from softprompt.comparison.results import Results
+from softprompt.comparison.settings import Comparison, Contender, load_comparison
+from softprompt.comparison.summary import Findings, summarise
+from softprompt.config import BaseConfig, Config
+from softprompt.data.task import Task
+from softprompt.errors import ConfigError, SoftpromptError
+from softprompt.library.folder import Library
+from softprompt.training.job import read_task
+from softprompt.training.loop import Report
+
+__all__ = ["REPORT", "RESULTS", "compare", "folder_of"]
+
+REPORT, RESULTS = "report.html", "results.json"
+
+
+def folder_of(results: Results) -> Path:
+    """Where a comparison keeps its files."""
+    return Path(results.settings["compare"]["folder"]) / results.name
+
+
+@dataclass
+class _Bench:
+    """What all cells of a comparison share."""
+
+    comparison: Comparison
+    folder: Path
+    library: Library
+    measurement: Measurement
+    notify: Callable[[str], None]
+    watch: Callable[[str, Report], None]
+    stop: Callable[[], bool]
+    numbers: Mapping[str, int]
+    bases: dict[BaseConfig, Base] = field(default_factory=dict)
+    tasks: dict[str, Task] = field(default_factory=dict)
+
+    def rows(self, base: Base) -> Task:
+        """The rows all methods share, as the first seed draws them."""
+        comparison = self.comparison
+        data = comparison.data.model_copy(update={"draw": comparison.compare.seeds[0]})
+        return self.task(base, Config(base=comparison.base, data=data))
+
+    def task(self, base: Base, config: Config) -> Task:
+        """The rows a configuration names, read once."""
+        key = f"{config.data.model_dump_json()}{base.name if config.data.chat else ''}"
+        if key not in self.tasks:
+            self.tasks[key] = read_task(base, config)[0]
+        return self.tasks[key]
+
+    def base(self, about: BaseConfig) -> Base:
+        """A base in one form (number format, quantisation), loaded once."""
+        if about not in self.bases:
+            self.bases[about] = load_base(
+                about.model,
+                revision=about.revision,
+                dtype=about.dtype,
+                device=about.device,
+                quantisation=about.quantisation,
+                trust_remote_code=about.trust_remote_code,
+                notify=self.notify,
+            )
+        return self.bases[about]
+
+
+def compare(
+    source: str | Path | Mapping[str, Any],
+    *,
+    notify: Callable[[str], None] = lambda message: None,
+    watch: Callable[[str, Report], None] = lambda what, report: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Results:
+    """Tune, train and test every method of a comparison, and write its results and report.
+
+    Every trial of a method runs on the first seed; the settings that validate best run on all seeds, and
+    only those read the test rows. What is done is kept, so a comparison that was stopped or killed goes on
+    where it was. Files: ``FOLDER/NAME/results.json``, ``report.html``, ``cells/`` and ``prompts/``, the
+    library of all chosen artifacts.
+
+    Args:
+        source: the path of a TOML file, or its content as a mapping.
+        notify: told plain sentences as results come in.
+        watch: told (what is being trained, report) of every step.
+        stop: asked after every step whether to end now; raises KeyboardInterrupt then.
+
+    Raises:
+        ConfigError: a setting is wrong; nothing has been trained yet.
+        DataError: the rows are wrong.
+    """
+    comparison, contenders = load_comparison(source)
+    bench = _Bench(
+        comparison,
+        Path(comparison.compare.folder) / comparison.name,
+        Library(Path(comparison.compare.folder) / comparison.name / "prompts"),
+        _measurement(comparison),
+        notify,
+        watch,
+        stop,
+        {contender.name: number for number, contender in enumerate(contenders, start=1)},
+    )
+    base = bench.base(comparison.base)
+    task = bench.rows(base)
+    for note in task.notes:
+        notify(note)
+    findings: dict[str, Findings] = {}
+    results = summarise(comparison, contenders, findings, bench.measurement, base, task)
+    bench.folder.mkdir(parents=True, exist_ok=True)
+    for contender in contenders:
+        findings[contender.name] = _run(bench, contender, findings)
+        results = summarise(comparison, contenders, findings, bench.measurement, base, task)
+        results.save(bench.folder / RESULTS)
+        write_report(results, bench.folder / REPORT)
+    return results
+
+
+def _run(bench: _Bench, contender: Contender, findings: Mapping[str, Findings]) -> Findings:
+    """All trials of one method, then its chosen settings on every seed."""
+    if contender.votes_of is not None:
+        return Findings(votes_of=contender.votes_of, trouble=findings[contender.votes_of].trouble)
+    seeds = bench.comparison.compare.seeds
+    try:
+        trials = [_train(bench, contender, trial, seeds[0]) for trial in range(len(contender.trials))]
+        chosen = max(range(len(trials)), key=lambda t: bench.measurement.merit(trials[t].validation))
+        runs = [trials[chosen], *(_train(bench, contender, chosen, seed) for seed in seeds[1:])]
+        tests = [_test(bench, contender, chosen, seed, cell) for seed, cell in zip(seeds, runs, strict=True)]
+    except SoftpromptError as error:
+        bench.notify(f"{contender.name}: {error}")
+        return Findings(trouble=str(error))
+    for trial, cell in enumerate(trials):
+        if trial != chosen and (bench.library.path / cell.name).exists():
+            bench.library.remove(cell.name)
+    return Findings(trials, chosen, runs, tests)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """One cell: what is to be trained, on what, what people call it and where it is kept."""
+
+    config: Config
+    base: Base
+    title: str
+    path: Path
+    identity: str
+
+
+def _place(bench: _Bench, contender: Contender, trial: int, seed: int) -> _Place:
+    settings = contender.config(trial, seed)
+    data = settings.data.model_copy(update={"draw": bench.comparison.compare.seeds[0]})
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", contender.name).strip("-").lower()[:60] or "method"
+    number = bench.numbers[contender.name]
+    name = f"{number}-{slug}-trial{trial + 1}-seed{seed}"
+    config = settings.model_copy(update={"name": name, "data": data})
+    base = bench.base(config.base)
+    rules = {"metric": bench.measurement.metric, "writes": bench.measurement.writes}
+    title = f"{contender.name}, {_changes(contender.trials[trial])}seed {seed}"
+    key = identity(config, base, bench.task(base, config), rules)
+    return _Place(config, base, title, bench.folder / "cells" / f"{name}.json", key)
+
+
+def _changes(trial: Mapping[str, Any]) -> str:
+    """What a trial sets, in words: ``learning_rate 0.001, ``."""
+    return "".join(f"{dotted.rpartition('.')[2]} {value}, " for dotted, value in trial.items())
+
+
+def _train(bench: _Bench, contender: Contender, trial: int, seed: int) -> Cell:
+    """The cell of one trial on one seed, from disk if it is there."""
+    place = _place(bench, contender, trial, seed)
+    found = kept(Cell, place.path, place.identity)
+    if found is None:
+        found = train(
+            place.base,
+            place.config,
+            bench.measurement,
+            bench.library,
+            place.identity,
+            lambda report: bench.watch(place.title, report),
+            bench.stop,
+        )
+        found.save(place.path)
+    value = found.validation.metrics[bench.measurement.metric].value
+    took = f" in {found.costs.train_seconds:.0f} s" if found.costs.train_seconds else ""
+    bench.notify(f"{place.title}: {bench.measurement.metric} {value:.3f} on validation{took}")
+    return found
+
+
+def _test(bench: _Bench, contender: Contender, trial: int, seed: int, cell: Cell) -> Tested:
+    """The test of one chosen run, from disk if it is there."""
+    place = _place(bench, contender, trial, seed)
+    rules = bench.comparison.compare
+    path = place.path.with_suffix(".test.json")
+    found = kept(Tested, path, cell.identity)
+    if found is None:
+        first = seed == rules.seeds[0]
+        found = test(
+            place.base,
+            place.config,
+            cell,
+            bench.measurement,
+            bench.library,
+            changes=rules.perturb and first and bench.measurement.metric == "accuracy",
+            requests=rules.latency_requests if first else 0,
+        )
+        found.save(path)
+    value = found.test.metrics[bench.measurement.metric].value
+    bench.notify(f"{place.title}: {bench.measurement.metric} {value:.3f} on test")
+    return found
+
+
+def _measurement(comparison: Comparison) -> Measurement:
+    data, rules = comparison.data, comparison.compare
+    compares = data.labels is not None or data.choices is not None
+    metric = rules.metric
+    if metric == "auto":
+        metric = "accuracy" if compares else "nll"
+    if metric == "accuracy" and not compares:
+        raise ConfigError(
+            "compare.metric is accuracy, but data has neither labels nor choices; give it labels, or choose "
+            "a metric of texts such as rougeL."
+        )
+    task = data.task.partition(":")[2] if data.task and data.task.startswith("superglue:") else None
+    return Measurement(metric, metric not in ("accuracy", "nll"), task, rules.max_new_tokens)

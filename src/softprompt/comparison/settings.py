@@ -1,0 +1,238 @@
+"""The file of a comparison: one base, one data set, several methods, the same tuning trials for each.
+
+It turns that file into complete run configurations; it does not train or score anything.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+
+from softprompt.config import NAME_RULE, BaseConfig, Config, DataConfig, TrainConfig, parse
+from softprompt.config.data import SOURCES
+from softprompt.config.section import Section
+from softprompt.config_io import BrokenRuleError, faults, read_toml, shown
+from softprompt.errors import ConfigError
+
+__all__ = ["Comparison", "Contender", "Entry", "load_comparison"]
+
+METRICS = Literal["auto", "accuracy", "nll", "exact_match", "token_f1", "rougeL", "bleu", "chrf"]
+
+
+class Rules(Section):
+    """What every method is held to."""
+
+    seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
+    """Seeds; trials are run on the first, the chosen settings on all."""
+    trials: int = Field(default=3, ge=1)
+    """Tuning trials of each method that names none: so many learning rates around the method's own."""
+    metric: METRICS = "auto"
+    """What decides: accuracy where there are labels, else nll, unless named."""
+    perturb: bool = True
+    """Whether the first seed is tested on rows with typos, other case and other spacing too."""
+    latency_requests: int = Field(default=12, ge=0)
+    """Requests answered alone to measure latency; 0 measures none."""
+    max_new_tokens: int = Field(default=64, ge=1)
+    """The longest answer, where answers are written and scored."""
+    folder: str = Field(default="comparisons", min_length=1)
+    """Where results, report and the artifacts of chosen runs go."""
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds) or min(seeds) < 0:
+            raise BrokenRuleError(f"expected different whole numbers of at least 0, got {shown(seeds)}")
+        return seeds
+
+
+class Entry(Section):
+    """One method as the file names it."""
+
+    name: str = Field(min_length=1, max_length=60)
+    """What the tables call it."""
+    method: dict[str, Any] = Field(default_factory=dict)
+    """The settings of its [method]."""
+    train: dict[str, Any] = Field(default_factory=dict)
+    """What it changes in [train]."""
+    base: dict[str, Any] = Field(default_factory=dict)
+    """What it changes in [base], such as the quantisation."""
+    data: dict[str, Any] = Field(default_factory=dict)
+    """What it changes in [data] but for the rows, such as retrieved demonstrations."""
+    trials: list[dict[str, Any]] | None = Field(default=None, min_length=1)
+    """Settings to choose among on validation, by dotted name."""
+    votes_of: str | None = None
+    """The method whose seeds vote together as this one; then nothing else is set."""
+
+    @model_validator(mode="after")
+    def _is_one_thing(self) -> Entry:
+        own = self.model_fields_set - {"name", "votes_of"}
+        if self.votes_of is not None and own:
+            raise BrokenRuleError(f"a vote of {self.votes_of!r} cannot have {', '.join(sorted(own))} as well")
+        return self
+
+
+class Comparison(Section):
+    """All settings of a comparison."""
+
+    name: str = "comparison"
+    """Its name and its folder's."""
+    base: BaseConfig = Field(default_factory=BaseConfig)
+    """The frozen model."""
+    data: DataConfig
+    """The rows every method learns from and is scored on."""
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    """How all methods are trained, but for what one changes."""
+    compare: Rules = Field(default_factory=Rules)
+    """What every method is held to."""
+    methods: list[Entry] = Field(default_factory=lambda: [Entry.model_validate(e) for e in STANDARD])
+    """The methods; when not given, a standard list."""
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if not NAME_RULE.fullmatch(name):
+            raise BrokenRuleError(f"expected a name of letters, digits, '.', '_' and '-', got {shown(name)}")
+        return name
+
+    @field_validator("methods")
+    @classmethod
+    def _names_differ(cls, methods: list[Entry]) -> list[Entry]:
+        names = [entry.name for entry in methods]
+        for number, entry in enumerate(methods):
+            if entry.name in names[:number]:
+                raise BrokenRuleError(f"two methods are called {entry.name!r}")
+            if entry.votes_of is not None and entry.votes_of not in names[:number]:
+                raise BrokenRuleError(f"{entry.name!r} votes for {entry.votes_of!r}, no method above it")
+        return methods
+
+    @field_validator("data")
+    @classmethod
+    def _has_a_test_split(cls, data: DataConfig, info: ValidationInfo) -> DataConfig:
+        if data.test is None:
+            raise BrokenRuleError("required and missing; methods are compared on test rows", at="test")
+        return data
+
+
+STANDARD: list[dict[str, Any]] = [
+    {
+        "name": "prompt engineering",
+        "method": {"kind": "text"},
+        "trials": [{}, {"method.front": "{demos:2}"}, {"method.front": "{demos:4}"}],
+    },
+    {"name": "prompt tuning", "method": {"kind": "prompt-tuning"}},
+    {"name": "prefix tuning", "method": {"kind": "prefix-tuning"}},
+    {"name": "LoRA", "method": {"kind": "lora"}},
+    {"name": "full fine-tuning", "method": {"kind": "full"}},
+]
+
+
+class Contender:
+    """One method with everything resolved: a complete configuration for each of its trials."""
+
+    def __init__(self, entry: Entry, trials: list[dict[str, Any]], configs: list[Config]) -> None:
+        self.name = entry.name
+        self.votes_of = entry.votes_of
+        self.trials = trials
+        self._configs = configs
+
+    def config(self, trial: int, seed: int) -> Config:
+        """The configuration of one trial on one seed."""
+        return self._configs[trial].model_copy(update={"seed": seed})
+
+    @property
+    def learns(self) -> bool:
+        """Whether it trains anything of its own."""
+        return self.votes_of is None and self._configs[0].method.learns
+
+    @property
+    def kind(self) -> str:
+        return "ensemble" if self.votes_of is not None else self._configs[0].method.kind
+
+
+def load_comparison(source: str | Path | Mapping[str, Any]) -> tuple[Comparison, list[Contender]]:
+    """Read a comparison and resolve every trial of every method; all faults come at once.
+
+    Raises:
+        ConfigError: a setting is wrong, or methods that learn have different numbers of trials.
+    """
+    settings = _settings(source)
+    try:
+        comparison = Comparison.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError("\n".join(faults(error, Comparison))) from None
+    contenders = [_contender(comparison, settings, entry) for entry in comparison.methods]
+    _check_equal_trials(contenders)
+    return comparison, contenders
+
+
+def _settings(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(source, Mapping):
+        return copy.deepcopy(dict(source))
+    path = Path(source)
+    settings = {"name": path.stem} | read_toml(path)
+    data = settings.get("data")
+    if isinstance(data, dict):
+        # The paths of the splits start at the file's folder; the run configurations resolve them so.
+        rooted = parse({"data": {"input": "", "target": "-", **data}}, folder=path.parent).data
+        settings["data"] = data | {k: getattr(rooted, k) for k in SOURCES if k in data}
+    return settings
+
+
+def _contender(comparison: Comparison, settings: Mapping[str, Any], entry: Entry) -> Contender:
+    if entry.votes_of is not None:
+        return Contender(entry, [{}], [])
+    own: dict[str, Any] = {"method": entry.method}
+    for section in ("base", "data", "train"):
+        own[section] = {**settings.get(section, {}), **getattr(entry, section)}
+    trials = entry.trials
+    if trials is None:
+        trials = _rates(_parsed(own, entry.name), comparison.compare.trials)
+    configs = [_parsed(_changed(own, trial, entry.name), entry.name) for trial in trials]
+    return Contender(entry, trials, configs)
+
+
+def _parsed(settings: dict[str, Any], name: str) -> Config:
+    try:
+        return parse(settings)
+    except ConfigError as error:
+        lines = str(error).splitlines()
+        raise ConfigError("\n".join(f"methods, {name!r}: {line}" for line in lines)) from None
+
+
+def _rates(config: Config, trials: int) -> list[dict[str, Any]]:
+    """Learning rates a factor of about three apart around the method's own; one trial if nothing trains."""
+    if not config.method.learns:
+        return [{}]
+    middle = config.train.learning_rate
+    return [
+        {"train.learning_rate": float(f"{middle * 10 ** ((i - (trials - 1) / 2) / 2):.2g}")}
+        for i in range(trials)
+    ]
+
+
+def _changed(settings: Mapping[str, Any], trial: Mapping[str, Any], name: str) -> dict[str, Any]:
+    changed = copy.deepcopy(dict(settings))
+    for dotted, value in trial.items():
+        section, dot, key = dotted.partition(".")
+        if not dot or section not in ("method", "train", "base", "data"):
+            raise ConfigError(
+                f"methods, {name!r}: a trial sets {dotted!r}; name a setting of method, train, base or data, "
+                "such as train.learning_rate."
+            )
+        changed.setdefault(section, {})[key] = value
+    return changed
+
+
+def _check_equal_trials(contenders: list[Contender]) -> None:
+    """Methods that learn must have been tuned as hard as each other."""
+    counts = {c.name: len(c.trials) for c in contenders if c.learns}
+    if len(set(counts.values())) > 1:
+        said = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise ConfigError(
+            f"Every method that learns must have the same number of trials, or the comparison is not fair, "
+            f"but they have: {said}."
+        )

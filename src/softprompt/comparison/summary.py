@@ -1,0 +1,284 @@
+"""Cells put together: means over seeds, tests between methods, votes; pure arithmetic over what was seen."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import combinations
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from softprompt.base.model import Base
+from softprompt.comparison.cell import Cell, Tested
+from softprompt.comparison.hardware import hardware, versions
+from softprompt.comparison.measure import Measurement, Observation, references
+from softprompt.comparison.results import (
+    Costs,
+    MethodResult,
+    Metric,
+    Pair,
+    Results,
+    Run,
+    Seeds,
+    TestRow,
+    Trial,
+)
+from softprompt.comparison.settings import Comparison, Contender
+from softprompt.config.data import SOURCES
+from softprompt.data.task import Task
+from softprompt.evaluation.paired import mcnemar, over_seeds, paired_difference
+
+__all__ = ["Findings", "summarise"]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All cells of one method: its trials, which was chosen, that one's runs and tests by seed."""
+
+    trials: Sequence[Cell] = ()
+    chosen: int = 0
+    runs: Sequence[Cell] = ()
+    tests: Sequence[Tested] = ()
+    votes_of: str | None = None
+    trouble: str = ""
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The test rows: right labels where they mean the same in every row, right texts, number of each."""
+
+    truth: Sequence[int | None] | None
+    references: Sequence[Sequence[str]]
+    shown: list[TestRow] = field(default_factory=list)
+
+
+def summarise(
+    comparison: Comparison,
+    contenders: Sequence[Contender],
+    findings: Mapping[str, Findings],
+    measurement: Measurement,
+    base: Base,
+    task: Task,
+) -> Results:
+    """The results of all cells there are so far."""
+    rows = _rows(task)
+    seen = {c.name: _observations(findings, c.name, rows) for c in contenders if c.name in findings}
+    seeds = comparison.compare.seeds
+    methods = [
+        _method(contender, findings, seen[contender.name], measurement, rows, seeds)
+        for contender in contenders
+        if contender.name in findings
+    ]
+    return Results(
+        name=comparison.name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        finished=len(findings) == len(contenders),
+        metric=measurement.metric,
+        higher_is_better=measurement.higher_is_better,
+        labels=list(task.template.labels) if task.template.labels else None,
+        test_rows=rows.shown,
+        data={
+            name: {"origin": _from_here(table.origin), "rows": len(table), "digest": table.digest}
+            for name, table in task.tables.items()
+        },
+        methods=methods,
+        pairs=_pairs({name: found for name, found in seen.items() if found}, measurement, rows),
+        notes=list(task.notes),
+        settings=_settings(comparison),
+        versions=versions(),
+        hardware=hardware(base),
+        base={
+            "name": base.name,
+            "fingerprint": base.fingerprint,
+            "parameters": sum(p.numel() for p in base.model.parameters()),
+        },
+    )
+
+
+def _settings(comparison: Comparison) -> dict[str, Any]:
+    settings = comparison.model_dump(mode="json")
+    data = settings["data"]
+    data |= {name: _from_here(data[name]) for name in SOURCES if data[name] is not None}
+    return settings
+
+
+def _from_here(path: str) -> str:
+    """A path below the working folder without that folder, which means nothing on another machine."""
+    here = f"{Path.cwd()}{os.sep}"
+    return path.removeprefix(here)
+
+
+def _rows(task: Task) -> _Rows:
+    table, template = task.tables["test"], task.template
+    truth = [template.label_index(row) for row in table.rows] if template.labels else None
+    right = references(task, "test")
+    shown = [
+        TestRow(input=template.input_text(row), answer=answers[0])
+        for row, answers in zip(table.rows, right, strict=True)
+    ]
+    return _Rows(truth, right, shown)
+
+
+# One method --------------------------------------------------------------------------------------
+
+
+def _observations(findings: Mapping[str, Findings], name: str, rows: _Rows) -> list[Observation]:
+    """What each run of a method said of the test rows; a vote says one thing."""
+    found = findings[name]
+    if found.votes_of is None:
+        return [tested.test.observation for tested in found.tests]
+    voters = _observations(findings, found.votes_of, rows)
+    return [_vote(voters, rows)] if voters and voters[0].predictions else []
+
+
+def _vote(voters: Sequence[Observation], rows: _Rows) -> Observation:
+    """The label most runs give, ties by how sure they are together; losses are the voters' mean."""
+    predictions, confidences, hits = [], [], []
+    for row in range(len(voters[0].predictions)):
+        votes: Counter[int] = Counter()
+        weight: Counter[int] = Counter()
+        right = {v.predictions[row] for v in voters if v.hits[row]}
+        for voter in voters:
+            votes[voter.predictions[row]] += 1
+            weight[voter.predictions[row]] += voter.confidences[row]  # type: ignore[assignment]
+        winner = max(votes, key=lambda label: (votes[label], weight[label]))
+        predictions.append(winner)
+        confidences.append(weight[winner] / len(voters))
+        hits.append(winner in right)
+    losses = [fmean(column) for column in zip(*(v.losses for v in voters), strict=True)]
+    return Observation(
+        losses=losses, tokens=voters[0].tokens, predictions=predictions, confidences=confidences, hits=hits
+    )
+
+
+def _method(
+    contender: Contender,
+    findings: Mapping[str, Findings],
+    seen: Sequence[Observation],
+    measurement: Measurement,
+    rows: _Rows,
+    seeds: Sequence[int],
+) -> MethodResult:
+    found = findings[contender.name]
+    runs = [
+        _run(seed, cell, tested, measurement, rows)
+        for seed, cell, tested in zip(seeds, found.runs, found.tests, strict=False)
+    ]
+    if found.votes_of is not None and seen:
+        runs = [_voting_run(findings[found.votes_of], seen[0], seeds[0], measurement, rows)]
+    sampled = [measurement.sampled(observation, rows.truth, rows.references) for observation in seen]
+    summary = {
+        name: Seeds(**over_seeds([one[name] for one in sampled])._asdict())
+        for name in (sampled[0] if sampled else {})
+    }
+    for name in runs[0].test.keys() - summary.keys() if runs else ():
+        values = [run.test[name].value for run in runs]
+        summary[name] = Seeds(mean=fmean(values), spread=0.0, low=min(values), high=max(values))
+    return MethodResult(
+        name=contender.name,
+        kind=contender.kind,
+        trained=contender.learns,
+        trials=[
+            Trial(
+                settings=settings,
+                validation=cell.validation.metrics,
+                seconds=cell.costs.train_seconds,
+                chosen=number == found.chosen,
+                trouble=cell.trouble,
+            )
+            for number, (settings, cell) in enumerate(zip(contender.trials, found.trials, strict=False))
+        ],
+        runs=runs,
+        summary=summary,
+        trouble=found.trouble,
+    )
+
+
+def _run(seed: int, cell: Cell, tested: Tested, measurement: Measurement, rows: _Rows) -> Run:
+    seen = tested.test.observation
+    return Run(
+        seed=seed,
+        costs=cell.costs.model_copy(update={"latency_seconds": tested.latency_seconds}),
+        steps=cell.steps,
+        best_step=cell.best_step,
+        losses=cell.losses,
+        validations=cell.validations,
+        validation=cell.validation.metrics,
+        test=tested.test.metrics,
+        perturbed={
+            name: measured.metrics[measurement.metric].value for name, measured in tested.perturbed.items()
+        }
+        | _worst(tested),
+        predictions=seen.texts or seen.predictions,
+        confidences=seen.confidences,
+        row_scores=measurement.per_row(seen, rows.references),
+    )
+
+
+def _worst(tested: Tested) -> dict[str, float]:
+    """The share of rows that are right as they are and under every change."""
+    if not tested.perturbed:
+        return {}
+    hits = [tested.test.observation.hits, *(m.observation.hits for m in tested.perturbed.values())]
+    return {"worst": fmean(float(all(row)) for row in zip(*hits, strict=True))}
+
+
+def _voting_run(voters: Findings, seen: Observation, seed: int, measurement: Measurement, rows: _Rows) -> Run:
+    """One run that costs what all voters cost together."""
+    costs = [cell.costs for cell in voters.runs]
+    sampled = measurement.sampled(seen, rows.truth, rows.references)
+    metrics = {}
+    for name, one in sampled.items():
+        value, low, high = one.interval()
+        metrics[name] = Metric(value=value, low=low, high=high)
+    return Run(
+        seed=seed,
+        costs=Costs(
+            trained_parameters=sum(c.trained_parameters for c in costs),
+            artifact_bytes=sum(c.artifact_bytes for c in costs),
+            positions=max(c.positions for c in costs),
+            train_seconds=sum(c.train_seconds for c in costs),
+            peak_memory_bytes=max((c.peak_memory_bytes or 0 for c in costs), default=None),
+        ),
+        steps=sum(cell.steps for cell in voters.runs),
+        best_step=0,
+        losses=[],
+        validations=[],
+        validation={},
+        test=metrics,
+        predictions=seen.predictions,
+        confidences=seen.confidences,
+        row_scores=measurement.per_row(seen, rows.references),
+    )
+
+
+# Two methods -------------------------------------------------------------------------------------
+
+
+def _pairs(seen: Mapping[str, Sequence[Observation]], measurement: Measurement, rows: _Rows) -> list[Pair]:
+    """Every two methods: difference over seeds with its interval, and a p."""
+    sampled = {
+        name: [measurement.sampled(one, rows.truth, rows.references)[measurement.metric] for one in found]
+        for name, found in seen.items()
+    }
+    pairs = []
+    for first, second in combinations(seen, 2):
+        found = paired_difference(sampled[first], sampled[second])
+        exact = measurement.metric == "accuracy"
+        p = mcnemar(seen[first][0].hits, seen[second][0].hits) if exact else found.p
+        pairs.append(
+            Pair(
+                first=first,
+                second=second,
+                difference=found.difference,
+                low=found.low,
+                high=found.high,
+                p=p,
+                test="mcnemar" if exact else "bootstrap",
+            )
+        )
+    return pairs

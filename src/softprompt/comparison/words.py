@@ -1,0 +1,172 @@
+"""What a comparison says in sentences: its verdict, what it lacks, what was compared on what.
+
+It makes plain text of results; it does not know where the text is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from softprompt.comparison.numbers import (
+    bytes_text,
+    count_text,
+    difference_text,
+    interval_text,
+    metric_name,
+    metric_text,
+    p_text,
+    seconds_text,
+)
+from softprompt.comparison.results import MethodResult, Pair, Results
+from softprompt.comparison.table import comparison, learnt, ranked, scores
+from softprompt.comparison.visible import clipped
+
+__all__ = ["SIGNIFICANT", "facts", "missing", "verdict"]
+
+SIGNIFICANT = 0.05
+"""Below this p a difference is called significant."""
+
+
+def verdict(results: Results) -> str:
+    """Which method leads, by how much, and whether that is significant, in one sentence."""
+    scored = [method for method in ranked(results) if scores(method, results.metric) is not None]
+    if not scored:
+        return "No method has a test score yet."
+    leader, rest = scored[0], scored[1:]
+    so_far = "" if results.finished else "So far "
+    opening = f"{so_far}{_short(leader)} {'leads with' if rest else 'reaches'} {_with_score(results, leader)}"
+    if not rest:
+        return f"{opening}; there is no other score to hold it against."
+    rival = next((method for method in rest if learnt(method) != learnt(leader)), None)
+    role = "the best method without training" if learnt(leader) else "the best trained method"
+    if rival is rest[0]:
+        return f"{opening}: {_ahead(results, leader, rest[0], f', {role}')}."
+    sentence = f"{opening}: {_ahead(results, leader, rest[0])}"
+    return f"{sentence}, and {_ahead(results, leader, rival, f', {role}')}." if rival else f"{sentence}."
+
+
+def _with_score(results: Results, method: MethodResult) -> str:
+    found = scores(method, results.metric)
+    assert found is not None
+    name = metric_name(results.metric)
+    article = "an" if name[0] in "aeiouAEIOUFM" and not name.startswith("macro") else "a"
+    interval = interval_text(results.metric, found.low, found.high)
+    bracket = f" (95% interval {interval})" if interval else ""
+    return f"{article} {name} of {metric_text(results.metric, found.mean)}{bracket}"
+
+
+def _ahead(results: Results, leader: MethodResult, other: MethodResult, role: str = "") -> str:
+    """How far in front of another method the leader is, and whether that may be chance."""
+    pair = comparison(results, leader.name, other.name)
+    first, second = scores(leader, results.metric), scores(other, results.metric)
+    assert first is not None
+    assert second is not None
+    gap = abs(pair.difference if pair else first.mean - second.mean)
+    text = difference_text(results.metric, gap, unit=True).lstrip("+")
+    distance = "level with" if float(text.split()[0]) == 0 else f"{text} {_direction(results)}"
+    return f"{distance} {_short(other)}{role}, {_significance(pair)}"
+
+
+def _short(method: MethodResult) -> str:
+    return clipped(method.name, 60)
+
+
+def _direction(results: Results) -> str:
+    return "ahead of" if results.higher_is_better else "below"
+
+
+def _significance(pair: Pair | None) -> str:
+    if pair is None:
+        return "which was not tested for significance"
+    clear = "" if pair.p < SIGNIFICANT else "not "
+    return f"which is {clear}significant ({p_text(pair.p)})"
+
+
+# What is missing ---------------------------------------------------------------------------------
+
+
+def missing(results: Results) -> list[str]:
+    """A sentence for everything that is not there but should be; empty for a whole comparison."""
+    failed = [method for method in results.methods if method.trouble]
+    found = [f"{method.name} has no result: {method.trouble.rstrip('.')}." for method in failed]
+    seeds = {run.seed for method in results.methods for run in method.runs}
+    for method in results.methods:
+        absent = sorted(seeds - {run.seed for run in method.runs})
+        if not method.trouble and not method.runs:
+            found.append(f"{method.name} has not been run yet.")
+        elif not method.trouble and method.trained and absent:
+            word = "seed" if len(absent) == 1 else "seeds"
+            found.append(f"{method.name} lacks {word} {', '.join(map(str, absent))}.")
+    known = {method.name for method in results.methods}
+    found += [f"{name} has not been run yet." for name in _planned(results.settings) if name not in known]
+    if not results.finished and not found:
+        found.append("Some runs are still to come.")
+    return found
+
+
+def _planned(settings: Mapping[str, Any]) -> list[str]:
+    """The names of the methods that the settings ask for."""
+    methods = settings.get("methods")
+    entries = methods if isinstance(methods, list) else []
+    names = [entry.get("name") for entry in entries if isinstance(entry, Mapping)]
+    return [name for name in names if isinstance(name, str)]
+
+
+# What was compared -------------------------------------------------------------------------------
+
+
+def facts(results: Results) -> dict[str, str]:
+    """What was compared on what, a line each."""
+    trials = sum(len(method.trials) for method in results.methods)
+    spent = sum(trial.seconds for method in results.methods for trial in method.trials)
+    seeds = sorted({run.seed for method in results.methods for run in method.runs})
+    found = {"base": _base(results.base)}
+    found |= {f"{split} rows": _data(about) for split, about in results.data.items()}
+    if "test" not in results.data:
+        found["test rows"] = count_text(len(results.test_rows))
+    if results.labels is not None:
+        found["labels"] = _labels(results.labels)
+    found["methods"] = f"{len(results.methods)}, of which {sum(map(learnt, results.methods))} trained"
+    found["seeds"] = ", ".join(map(str, seeds)) or "none yet"
+    found["trials"] = f"{trials}, in {seconds_text(spent)}" if spent else str(trials)
+    found["hardware"] = _hardware(results.hardware)
+    found["versions"] = ", ".join(f"{name} {version}" for name, version in results.versions.items())
+    found["made"] = results.created.replace("T", " ").removesuffix("Z").removesuffix("+00:00")[:19] + " UTC"
+    return {name: text for name, text in found.items() if text}
+
+
+def _base(base: Mapping[str, Any]) -> str:
+    parts = [str(base["name"])] if base.get("name") else []
+    if isinstance(base.get("parameters"), int):
+        parts.append(f"{count_text(base['parameters'])} parameters")
+    if base.get("fingerprint"):
+        parts.append(f"fingerprint {str(base['fingerprint'])[:16]}")
+    return ", ".join(parts)
+
+
+def _data(about: Mapping[str, Any]) -> str:
+    rows = about.get("rows")
+    parts = [count_text(rows) if isinstance(rows, int) else "unknown number"]
+    if about.get("origin"):
+        parts.append(f"of {about['origin']}")
+    return " ".join(parts) + (f" (digest {str(about['digest'])[:12]})" if about.get("digest") else "")
+
+
+def _labels(labels: list[str]) -> str:
+    shown = ", ".join(labels[:12])
+    return f"{len(labels)}: {shown}" + (f" and {len(labels) - 12} more" if len(labels) > 12 else "")
+
+
+def _hardware(hardware: Mapping[str, Any]) -> str:
+    known = []
+    for name, value in hardware.items():
+        if value is None:
+            continue
+        if name.endswith("_bytes") and isinstance(value, int):
+            known.append(f"{bytes_text(value)} {name.removesuffix('_bytes')}")
+        elif name == "cores":
+            known.append(f"{value} cores")
+        else:
+            known.append(str(value) if name == "processor" else f"{name} {value}")
+    return ", ".join(known)

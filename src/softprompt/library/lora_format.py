@@ -1,0 +1,251 @@
+"""LoRA adapters in PEFT's format: knows its two files and which layers they are for; adds the words in front.
+
+PEFT keeps an adapter as ``adapter_config.json`` and ``adapter_model.safetensors``, with tensors called
+``base_model.model.LAYER.lora_A.weight`` ``[r, in]``, ``lora_B.weight`` ``[out, r]`` and, for DoRA,
+``lora_magnitude_vector`` ``[out]``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from softprompt.atomic import write_bytes
+from softprompt.base.copies import Change
+from softprompt.base.model import Base
+from softprompt.errors import ArtifactError, ConfigError
+from softprompt.library.changed import (
+    front_on,
+    front_positions,
+    hash_of,
+    read_front,
+    refuse_changed,
+    write_front,
+)
+from softprompt.library.lora_config import build_lora_config, read_lora_config
+from softprompt.library.payload import Met
+from softprompt.library.peft_config import Fields
+from softprompt.library.peft_format import CONFIG_FILE, WEIGHTS_FILE, weights_path
+from softprompt.library.tensor_file import MOST_BYTES
+from softprompt.library.weights_file import shapes_of, stream, write_tensors
+from softprompt.methods.lora import adapted
+from softprompt.prefix import Front
+
+__all__ = ["Adapter", "check", "read"]
+
+_NAME = re.compile(
+    r"base_model\.model\.([A-Za-z0-9_.]{1,300})\.(lora_A\.weight|lora_B\.weight|lora_magnitude_vector)"
+)
+# How PEFT calls a part in its files, and in a model, where every adapter has a name.
+_PARTS = {
+    "lora_A.weight": "lora_A.default.weight",
+    "lora_B.weight": "lora_B.default.weight",
+    "lora_magnitude_vector": "lora_magnitude_vector.default.weight",
+}
+_IN_FILE = {inside: outside for outside, inside in _PARTS.items()}
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """A learnt adapter, and the words in front of the model that has it.
+
+    Attributes:
+        change: settings rank, alpha, targets (ends of the layers' names), rslora and dora; the tensors by
+            their names in a model.
+        front: fp32 ``[P, E]``, often of no positions.
+        transposed: whether the layers are stored as GPT-2's are; PEFT asks for it.
+    """
+
+    change: Change
+    front: Tensor
+    transposed: bool = False
+
+    @classmethod
+    def of(cls, base: Base, front: Front, change: Change) -> Adapter:
+        """What to keep of an adapter that is at work in ``base``."""
+        assert isinstance(front, Tensor)
+        layers = _layers(change.tensors)
+        settings = {**change.settings, "targets": _targets(base, layers, change.settings["targets"])}
+        transposed = any(getattr(base.model.get_submodule(name), "fan_in_fan_out", False) for name in layers)
+        return cls(Change(change.kind, settings, change.tensors), front, transposed)
+
+    @property
+    def kind(self) -> str:
+        return "lora"
+
+    @property
+    def positions(self) -> int:
+        return len(self.front)
+
+    @property
+    def numbers(self) -> int:
+        return sum(tensor.numel() for tensor in self.change.tensors.values())
+
+    @property
+    def front_template(self) -> str:
+        return ""
+
+    def write(self, folder: Path, base_name: str, revision: str | None) -> str:
+        """Write PEFT's two files and the front's; see ``Payload``."""
+        config = build_lora_config(self.change.settings, base_name, revision, self.transposed)
+        tensors = {_in_file(n): t.to("cpu", torch.float32) for n, t in self.change.tensors.items()}
+        write_tensors(folder / WEIGHTS_FILE, tensors)
+        write_front(folder, self.front)
+        write_bytes(folder / CONFIG_FILE, json.dumps(config, indent=2).encode())
+        return hash_of(folder, WEIGHTS_FILE)
+
+    def meet(self, base: Base) -> Met:
+        """A copy of ``base`` with the adapter in it; see ``Payload``."""
+        layers = _layers(self.change.tensors)
+        _check_layers(base, layers, {name: tuple(t.shape) for name, t in self.change.tensors.items()})
+        front = front_on(base, self.front)
+        exact = Change("lora", {**self.change.settings, "targets": layers}, self.change.tensors)
+        try:
+            return Met(adapted(base, exact), front, self.change)
+        except ConfigError as error:
+            raise ArtifactError(
+                f"The adapter is for layers of {base.name} that cannot take one here, such as {layers[0]}; "
+                "use it with PEFT."
+            ) from error
+
+    def adopted(self, base: Base) -> Adapter:
+        """Behind the start token, which PEFT's usual training sets before every text."""
+        return self if self.positions else replace(self, front=base.embed(base.start_ids).float())
+
+
+# Reading -----------------------------------------------------------------------------------------
+
+
+def read(folder: Path, sha256: str | None = None) -> tuple[Adapter, Fields]:
+    """The adapter in a folder, and PEFT's configuration of it.
+
+    Args:
+        folder: of LoRA, rsLoRA or DoRA for a causal language model.
+        sha256: hash the weights must have, in hex, if it is known.
+
+    Raises:
+        ArtifactError: a file is missing, damaged, changed, or asks for what cannot be done exactly.
+        ResourceError: a file cannot be read.
+    """
+    config, settings, path, layers = _checked(folder)
+    digest = hashlib.sha256()
+    tensors = {_in_model(name): tensor for name, tensor in stream(path, digest, torch.float32)}
+    front = read_front(folder, digest)
+    refuse_changed(path, digest, sha256)
+    used = [target for target in settings["targets"] if any(_ends(layer, target) for layer in layers)]
+    change = Change("lora", {**settings, "targets": used}, tensors)
+    return Adapter(change, front, config.get("fan_in_fan_out") is True), config
+
+
+def check(folder: Path) -> int:
+    """P of an adapter whose files were checked but for the weights themselves; errors as in ``read``."""
+    _checked(folder)
+    return front_positions(folder)
+
+
+def _checked(folder: Path) -> tuple[Fields, dict[str, Any], Path, list[str]]:
+    config, settings = read_lora_config(folder / CONFIG_FILE)
+    path = weights_path(folder)
+    shapes = shapes_of(path)
+    if path.stat().st_size > MOST_BYTES:
+        raise ArtifactError(f"{path} is larger than {MOST_BYTES // 2**30} GiB, which no adapter needs.")
+    for name in shapes:
+        if not _NAME.fullmatch(name):
+            raise ArtifactError(
+                f"{path} has more than an adapter of linear layers in it, such as the tensor {name[:120]!a}; "
+                "use it with PEFT."
+            )
+    layers = _layers(map(_in_model, shapes))
+    _check_parts(path, layers, {_in_model(name): shape for name, shape in shapes.items()}, settings)
+    for layer in layers:
+        if not any(_ends(layer, target) for target in settings["targets"]):
+            raise ArtifactError(
+                f"{path} adapts {layer}, which target_modules does not name; the two files do not belong "
+                "together."
+            )
+    return config, settings, path, layers
+
+
+def _check_parts(path: Path, layers: list[str], shapes: Shapes, settings: Mapping[str, Any]) -> None:
+    """Every layer must have the parts, in the shapes, that the configuration asks for."""
+    if not layers:
+        raise ArtifactError(f"{path} holds no adapter; restore it from a good copy.")
+    for layer in layers:
+        first, second, magnitude = (shapes.get(f"{layer}.{part}", ()) for part in _PARTS.values())
+        rank = settings["rank"]
+        pair = len(first) == len(second) == 2 and first[0] == second[1] == rank
+        if not pair or magnitude != (second[:1] if settings["dora"] else ()):
+            raise ArtifactError(
+                f"{path} does not hold what its configuration asks for at {layer} (rank {rank}"
+                f"{', DoRA' if settings['dora'] else ''}); the two files do not belong together."
+            )
+
+
+# Names -------------------------------------------------------------------------------------------
+
+
+def _in_model(name: str) -> str:
+    found = _NAME.fullmatch(name)
+    assert found is not None
+    return f"{found[1]}.{_PARTS[found[2]]}"
+
+
+def _in_file(name: str) -> str:
+    part = next(part for part in _IN_FILE if name.endswith(f".{part}"))
+    return f"base_model.model.{name.removesuffix(part)}{_IN_FILE[part]}"
+
+
+def _layers(names: Iterable[str]) -> list[str]:
+    """The layers that tensors, by their names in a model, are for."""
+    return sorted({name[: name.rindex(".lora_")] for name in names})
+
+
+def _ends(layer: str, target: str) -> bool:
+    return layer == target or layer.endswith(f".{target}")
+
+
+def _targets(base: Base, layers: list[str], wanted: str | list[str]) -> list[str]:
+    """The shortest names by which PEFT finds these layers of ``base`` and no other module."""
+    short = wanted if isinstance(wanted, list) else sorted({name.rsplit(".", 1)[-1] for name in layers})
+    inside = set(layers)
+    for name, _ in base.model.named_modules():
+        if name not in inside and any(_ends(name, target) for target in short):
+            return layers
+    return short
+
+
+# The base ----------------------------------------------------------------------------------------
+
+
+def _check_layers(base: Base, layers: list[str], shapes: Shapes) -> None:
+    """Hold every shape against the base's layers before anything is made for them."""
+    modules = dict(base.model.named_modules())
+    for layer in layers:
+        sides = _sides(modules.get(layer))
+        first, second = (shapes[f"{layer}.{_PARTS[part]}"] for part in ("lora_A.weight", "lora_B.weight"))
+        if (first[1], second[0]) != sides:
+            there = f"is {sides[0]} x {sides[1]}" if sides else "is no linear layer or not there"
+            raise ArtifactError(
+                f"The adapter takes {layer} to be {first[1]} x {second[0]}, which in {base.name} {there}; "
+                "load the base it was learnt on."
+            )
+
+
+def _sides(module: Any) -> tuple[int, int] | None:
+    """How many numbers a linear layer takes and gives."""
+    if hasattr(module, "in_features"):
+        return int(module.in_features), int(module.out_features)
+    weight = getattr(module, "weight", None)
+    if hasattr(module, "nf") and weight is not None and weight.dim() == 2:  # GPT-2's, stored transposed
+        return int(weight.shape[0]), int(weight.shape[1])
+    return None

@@ -1,0 +1,304 @@
+"""An adapter written here is PEFT's to the byte and gives PEFT's logits; one PEFT wrote does so here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import tiny
+from library import samples
+from softprompt.errors import ArtifactError
+from softprompt.library import formats, lora_format
+from softprompt.library.changed import FRONT_FILE
+from softprompt.library.lora_format import Adapter
+from softprompt.library.peft_format import CONFIG_FILE, WEIGHTS_FILE
+
+pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")
+
+
+def written(folder: Path, prompt: Any, base_name: str = "some/base") -> Path:
+    folder.mkdir(exist_ok=True)
+    formats.payload(prompt.base, prompt.front, prompt.change).write(folder, base_name, "abc")
+    return folder
+
+
+def theirs(folder: Path, architecture: str = "llama", **options: Any) -> Any:
+    """A model of PEFT's with an adapter that matters, saved in ``folder``."""
+    options = {"r": 2, "lora_alpha": 6, "target_modules": "all-linear"} | options
+    config = peft.LoraConfig(task_type="CAUSAL_LM", **options)
+    wrapped: Any = peft.get_peft_model(tiny.model(architecture), config).eval()
+    samples.shaken([p for n, p in wrapped.named_parameters() if "lora_" in n], seed=5)
+    wrapped.save_pretrained(folder)
+    return wrapped
+
+
+def ours(folder: Path, architecture: str = "llama") -> Tensor:
+    """Logits behind nothing of the adapter in ``folder``."""
+    met = lora_format.read(folder)[0].meet(tiny.base(architecture))
+    with torch.no_grad():
+        return met.base.next_logits(samples.ROWS, met.front)
+
+
+def same(a: Tensor, b: Tensor) -> None:
+    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+# What we write, PEFT reads -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", samples.VARIANTS)
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_peft_reads_our_adapter(architecture: str, variant: str, tmp_path: Path) -> None:
+    prompt = samples.lora(tiny.base(architecture), **samples.VARIANTS[variant])
+    written(tmp_path, prompt)
+    loaded = peft.PeftModel.from_pretrained(tiny.model(architecture), tmp_path).eval()
+    same(samples.logits(prompt), samples.peft_logits(loaded))
+    assert not torch.allclose(
+        samples.logits(prompt), tiny.base(architecture).next_logits(samples.ROWS, prompt.front)
+    )
+
+
+def test_pefts_loss_is_ours(tmp_path: Path) -> None:
+    prompt = samples.lora(tiny.base(), dora=True)
+    loaded = peft.PeftModel.from_pretrained(tiny.model("llama"), written(tmp_path, prompt)).eval()
+    row = samples.ROWS[1]
+    ids = torch.tensor([row.ids])
+    with torch.no_grad():
+        expected = loaded(input_ids=ids, labels=ids).loss
+        found = prompt.base.nll([row], prompt.front).nll.mean()
+    same(found, expected)
+
+
+@pytest.mark.parametrize("variant", samples.VARIANTS)
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_both_files_are_pefts(architecture: str, variant: str, tmp_path: Path) -> None:
+    prompt = samples.lora(tiny.base(architecture), **samples.VARIANTS[variant])
+    name = str(tmp_path / "base")
+    prompt.base.config.save_pretrained(name)  # PEFT looks for it when it saves
+    written(tmp_path / "ours", prompt, name)
+    loaded = peft.PeftModel.from_pretrained(tiny.model(architecture), tmp_path / "ours")
+    loaded.save_pretrained(str(tmp_path / "theirs"))
+    mine, other = ((tmp_path / side / WEIGHTS_FILE).read_bytes() for side in ("ours", "theirs"))
+    assert mine == other
+    about, expected = (json.loads((tmp_path / side / CONFIG_FILE).read_text()) for side in ("ours", "theirs"))
+    expected |= {"target_modules": sorted(expected["target_modules"]), "peft_version": "0.21.2"}
+    assert about == expected
+
+
+def test_what_was_written_comes_back(tmp_path: Path) -> None:
+    prompt = samples.lora(tiny.base(), positions=3, targets=["q_proj", "mlp.up_proj"])
+    adapter, _ = lora_format.read(written(tmp_path, prompt))
+    assert prompt.change is not None
+    assert adapter.change.settings == samples.LORA | {"targets": ["mlp.up_proj", "q_proj"]}
+    assert adapter.change.tensors.keys() == prompt.change.tensors.keys()
+    for name, tensor in prompt.change.tensors.items():
+        assert torch.equal(adapter.change.tensors[name], tensor)
+    assert isinstance(prompt.front, Tensor)
+    assert torch.equal(adapter.front, prompt.front)
+    assert (adapter.positions, lora_format.check(tmp_path)) == (3, 3)
+    assert adapter.numbers == sum(t.numel() for t in prompt.change.tensors.values())
+
+
+def test_names_that_would_catch_other_layers_are_written_in_full(tmp_path: Path) -> None:
+    base = tiny.base()
+    prompt = samples.lora(base)
+    assert prompt.change is not None
+    layer = "model.layers.1.self_attn.q_proj"
+    some = {name: t for name, t in prompt.change.tensors.items() if name.startswith(layer)}
+    change = type(prompt.change)("lora", prompt.change.settings, some)
+    assert Adapter.of(base, prompt.front, change).change.settings["targets"] == [layer]
+
+
+def test_without_words_in_front_there_is_no_file_of_them(tmp_path: Path) -> None:
+    written(tmp_path, samples.lora(tiny.base()))
+    assert {file.name for file in tmp_path.iterdir()} == {CONFIG_FILE, WEIGHTS_FILE}
+
+
+# What PEFT writes, we read -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"use_rslora": True}, {"use_dora": True}, {"init_lora_weights": "gaussian"}],
+    ids=["lora", "rslora", "dora", "gaussian"],
+)
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_pefts_adapter_gives_pefts_logits(architecture: str, options: Any, tmp_path: Path) -> None:
+    wrapped = theirs(tmp_path, architecture, **options)
+    same(ours(tmp_path, architecture), samples.peft_logits(wrapped))
+
+
+def test_names_of_layers_that_are_not_there_do_no_harm(tmp_path: Path) -> None:
+    wrapped = theirs(tmp_path, target_modules=["q_proj", "query_key_value"])
+    adapter, about = lora_format.read(tmp_path)
+    assert adapter.change.settings["targets"] == ["q_proj"]
+    assert "query_key_value" in about["target_modules"]
+    same(ours(tmp_path), samples.peft_logits(wrapped))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_precisions_are_read_as_fp32(dtype: torch.dtype, tmp_path: Path) -> None:
+    theirs(tmp_path)
+    tensors = {name: t.to(dtype) for name, t in load_file(tmp_path / WEIGHTS_FILE).items()}
+    save_file(tensors, tmp_path / WEIGHTS_FILE)
+    read = lora_format.read(tmp_path)[0].change.tensors
+    for name, tensor in tensors.items():
+        inside = name.removeprefix("base_model.model.").replace(".weight", ".default.weight")
+        assert torch.equal(read[inside], tensor.float())
+        assert read[inside].dtype == torch.float32
+
+
+# The base ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", samples.VARIANTS)
+def test_the_base_keeps_every_byte_and_answer(variant: str, tmp_path: Path) -> None:
+    base = tiny.base()
+    written(tmp_path, samples.lora(base, **samples.VARIANTS[variant]))
+    nothing = torch.empty(0, base.width)
+    before, outputs = samples.bytes_of(base), base.next_logits(samples.ROWS, nothing)
+    met = lora_format.read(tmp_path)[0].meet(base)
+    met.base.next_logits(samples.ROWS, met.front)
+    assert samples.bytes_of(base) == before
+    assert torch.equal(base.next_logits(samples.ROWS, nothing), outputs)
+    assert met.base.fingerprint != base.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [("gpt2", "is no linear layer or not there"), ("opt", "is no linear layer or not there")],
+)
+def test_an_adapter_of_another_architecture_is_refused(other: str, said: str, tmp_path: Path) -> None:
+    theirs(tmp_path)
+    with pytest.raises(ArtifactError, match=said):
+        lora_format.read(tmp_path)[0].meet(tiny.base(other))
+
+
+def test_an_adapter_of_another_width_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    theirs(tmp_path, target_modules=["q_proj"])
+    tensors = load_file(tmp_path / WEIGHTS_FILE)
+    wide = {name: torch.ones(2, 8) if "lora_A" in name else t for name, t in tensors.items()}
+    save_file(wide, tmp_path / WEIGHTS_FILE)
+    with pytest.raises(ArtifactError, match=r"q_proj to be 8 x 32, which in tiny-llama-0 is 32 x 32"):
+        lora_format.read(tmp_path)[0].meet(tiny.base())
+
+
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")
+def test_an_adapter_of_the_head_is_refused(tmp_path: Path) -> None:
+    theirs(tmp_path, target_modules=["lm_head"])
+    assert "such as the tensor 'base_model.model.lm_head.base_layer.weight'" in refused(tmp_path)
+    tensors = load_file(tmp_path / WEIGHTS_FILE)
+    save_file({n: t for n, t in tensors.items() if ".lora_" in n}, tmp_path / WEIGHTS_FILE)
+    with pytest.raises(ArtifactError, match="cannot take one here, such as lm_head"):
+        lora_format.read(tmp_path)[0].meet(tiny.base())
+
+
+def test_words_of_another_width_are_refused(tmp_path: Path) -> None:
+    written(tmp_path, samples.lora(tiny.base(), positions=2))
+    save_file({"front": torch.ones(2, 31)}, tmp_path / FRONT_FILE)
+    with pytest.raises(ArtifactError, match="31 numbers wide, but tiny-llama-0 takes 32"):
+        lora_format.read(tmp_path)[0].meet(tiny.base())
+
+
+# Files from strangers ----------------------------------------------------------------------------
+
+
+def refused(folder: Path) -> str:
+    said = []
+    for door in (lora_format.read, lora_format.check):
+        with pytest.raises(ArtifactError) as caught:
+            door(folder)
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+    assert str(folder) in said[0]
+    assert "\n" not in said[0]
+    return said[0]
+
+
+def retensored(folder: Path, **changes: Tensor | None) -> None:
+    """Replace tensors of q_proj in layer 0 by part, or take them out."""
+    path = folder / WEIGHTS_FILE
+    tensors = load_file(path)
+    for part, tensor in changes.items():
+        name = f"base_model.model.model.layers.0.self_attn.q_proj.{part.replace('__', '.')}"
+        tensors.pop(name, None)
+        if tensor is not None:
+            tensors[name] = tensor
+    save_file(tensors, path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"lora_B__weight": None}, "does not hold what its configuration asks for at model.layers.0"),
+        ({"lora_A__weight": torch.ones(3, 32)}, "does not hold what its configuration asks for"),
+        ({"lora_A__weight": torch.ones(2, 32, 1)}, "does not hold what its configuration asks for"),
+        ({"lora_magnitude_vector": torch.ones(32)}, "does not hold what its configuration asks for"),
+        ({"lora_embedding_A": torch.ones(2, 32)}, "more than an adapter of linear layers in it"),
+        ({"lora_B__bias": torch.ones(32)}, "more than an adapter of linear layers in it"),
+        ({"weight": torch.ones(32)}, "more than an adapter of linear layers in it"),
+    ],
+)
+def test_tensors_that_do_not_belong_are_refused(changes: Any, said: str, tmp_path: Path) -> None:
+    theirs(tmp_path)
+    retensored(tmp_path, **changes)
+    assert said in refused(tmp_path)
+
+
+def test_layers_the_configuration_does_not_name_are_refused(tmp_path: Path) -> None:
+    theirs(tmp_path, target_modules=["q_proj", "v_proj"])
+    about = json.loads((tmp_path / CONFIG_FILE).read_text())
+    (tmp_path / CONFIG_FILE).write_text(json.dumps(about | {"target_modules": ["v_proj"]}))
+    assert "which target_modules does not name" in refused(tmp_path)
+
+
+def test_an_adapter_without_tensors_is_refused(tmp_path: Path) -> None:
+    theirs(tmp_path)
+    save_file({}, tmp_path / WEIGHTS_FILE)
+    assert "holds no adapter" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_numbers_that_are_not_finite_are_refused(bad: float, tmp_path: Path) -> None:
+    theirs(tmp_path)
+    retensored(tmp_path, lora_A__weight=torch.full((2, 32), bad))
+    with pytest.raises(ArtifactError, match="64 of 64 numbers that are not finite"):
+        lora_format.read(tmp_path)
+
+
+def test_numbers_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
+    prompt = samples.lora(tiny.base())
+    assert prompt.change is not None
+    next(iter(prompt.change.tensors.values()))[0, 0] = torch.nan
+    with pytest.raises(ArtifactError, match=r"1 of 64 numbers that are not finite; train it again"):
+        written(tmp_path, prompt)
+
+
+def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
+    theirs(tmp_path)
+    (tmp_path / WEIGHTS_FILE).unlink()
+    (tmp_path / "adapter_model.bin").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
+    assert "is a pickle" in refused(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "said"),
+    [
+        ({"other": torch.ones(2, 32)}, "does not hold one tensor front"),
+        ({"front": torch.ones(2, 32), "more": torch.ones(1)}, "does not hold one tensor front"),
+        ({"front": torch.ones(32)}, "does not hold one tensor front"),
+        ({"front": torch.ones(0, 32)}, "does not hold one tensor front"),
+        ({"front": torch.ones(2**16 + 1, 1)}, "beyond all limits"),
+    ],
+)
+def test_a_front_that_is_none_is_refused(tensors: Any, said: str, tmp_path: Path) -> None:
+    written(tmp_path, samples.lora(tiny.base(), positions=2))
+    save_file(tensors, tmp_path / FRONT_FILE)
+    assert said in refused(tmp_path)
