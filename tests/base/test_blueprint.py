@@ -91,7 +91,7 @@ def test_a_config_alone_is_enough(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_not_here_is_refused_in_a_sentence(source: str, said: str) -> None:
-    with pytest.raises(BaseModelError, match="^There is no .*[:?]") as fault:
+    with pytest.raises(BaseModelError, match=r"^There is no .*[:?]") as fault:
         draw(source, dtype=torch.float32)
     assert said in str(fault.value)
 

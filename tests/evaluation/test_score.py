@@ -10,7 +10,7 @@ import torch
 
 import tiny
 from softprompt.data.rows import Encoded, Example
-from softprompt.evaluation.score import Scores, judge, likelihoods, score, target_rows
+from softprompt.evaluation.score import Scores, judge, likelihoods, score, score_many, target_rows
 
 INPUTS = [(5, 6, 7), (8,), (9, 10, 11, 12), (13, 14)]
 
@@ -40,7 +40,7 @@ def test_label_likelihoods(architecture: str, words: tuple[tuple[int, ...], ...]
     seen = words if whole else tuple(word[:1] for word in words)
     expected = [[sum(plain(base, front, ids, word)) for word in seen] for ids in INPUTS]
     with torch.no_grad():
-        found = likelihoods(base, front, encoded(words, whole))
+        (found,) = likelihoods(base, [front], encoded(words, whole))
     torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-4, atol=1e-4)
     scores = score(base, front, encoded(words, whole))
     best = tuple(row.index(max(row)) for row in expected)
@@ -48,6 +48,22 @@ def test_label_likelihoods(architecture: str, words: tuple[tuple[int, ...], ...]
     assert scores.accuracy == sum(p == i % 2 for i, p in enumerate(best)) / 4
     losses = [-expected[i][i % 2] for i in range(4)]
     assert scores.nll == pytest.approx(sum(losses) / sum(len(seen[i % 2]) for i in range(4)), rel=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "bloom"])
+@pytest.mark.parametrize("whole", [False, True])
+def test_many_fronts_at_once_score_as_each_alone(architecture: str, whole: bool) -> None:
+    base = tiny.base(architecture)
+    fronts = [base.embed(ids) for ids in ((3, 4), (9,), (5, 6, 7, 8, 30))]
+    fronts.append(base.prefill(base.embed((40, 41, 42))))  # type: ignore[arg-type]
+    words: tuple[tuple[int, ...], ...] = ((20, 21), (20, 22, 23)) if whole else ((20,), (21, 22))
+    texts = tuple(Example(ids, (30, 31)[: 1 + i % 2], None, i) for i, ids in enumerate(INPUTS))
+    for rows in (encoded(words, whole), Encoded(texts, 0, None, False, ())):
+        for together, front in zip(score_many(base, fronts, rows), fronts, strict=True):
+            alone = score(base, front, rows)
+            assert together.predictions == alone.predictions
+            assert together.losses == pytest.approx(alone.losses, rel=1e-4)
+            assert together.confidences == pytest.approx(alone.confidences, rel=1e-4)
 
 
 def test_text_loss_is_per_target_token() -> None:
@@ -91,7 +107,7 @@ def test_whole_choices_of_each_row_are_compared() -> None:
     encoded = Encoded(rows, 0, None, True, ())
     expected = [[sum(plain(base, front, r.input_ids, c)) for c in r.candidates or ()] for r in rows]
     with torch.no_grad():
-        found = likelihoods(base, front, encoded)
+        (found,) = likelihoods(base, [front], encoded)
     assert found.shape == (4, 4)
     for row, wanted in zip(found, expected, strict=True):
         torch.testing.assert_close(row[: len(wanted)], torch.tensor(wanted), rtol=1e-4, atol=1e-4)
@@ -217,8 +233,8 @@ def test_long_inputs_are_read_once_for_all_candidates(architecture: str) -> None
     )
     told: list[tuple[int, int]] = []
     with torch.no_grad():
-        found = likelihoods(
-            base, front, Encoded(rows, 0, None, True, ()), lambda *counts: told.append(counts)
+        (found,) = likelihoods(
+            base, [front], Encoded(rows, 0, None, True, ()), lambda *counts: told.append(counts)
         )
     for row, values in zip(rows, found, strict=True):
         expected = [sum(plain(base, front, row.input_ids, word)) for word in row.candidates or ()]

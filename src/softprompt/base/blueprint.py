@@ -9,8 +9,8 @@ from __future__ import annotations
 import difflib
 import math
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,9 @@ def draw(
     rest = [t for t in (*model.parameters(), *model.buffers()) if id(t) not in weights]
     tokenizer = None if folder is None else _tokenizer(folder)
     guessed = tokenizer is None
-    base = Base(model, _Guess(config.get_text_config().vocab_size) if guessed else tokenizer, source, "", PADDED)
+    base = Base(
+        model, _Guess(config.get_text_config().vocab_size) if guessed else tokenizer, source, "", PADDED
+    )
     base = _settled(base)
     here = folder is not None and any(folder.glob("*.safetensors"))
     storage = str(dtype).removeprefix("torch.") if quantisation == "none" else quantisation
@@ -158,8 +160,8 @@ def _read(source: str, folder: Path) -> Any:
         raise BaseModelError(f"The config.json of {source} cannot be planned with ({said}).") from error
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or getattr(config, "is_encoder_decoder", False):
         raise BaseModelError(
-            f"{source} ({config.model_type}) is no causal language model that transformers knows: choose one, "
-            "such as smollm2-135m."
+            f"{source} ({config.model_type}) is no causal language model that transformers knows: choose "
+            "one, such as smollm2-135m."
         )
     return config
 
@@ -210,13 +212,17 @@ def _model(source: str, config: Any, dtype: torch.dtype) -> Any:
     for name, most in sizes.items():
         size = getattr(about, name, None)
         if isinstance(size, int) and not 0 < size <= most:
-            raise BaseModelError(f"{source} has {name} = {size}, which is not from 1 to {most:,}: get it again.")
+            raise BaseModelError(
+                f"{source} has {name} = {size}, which is not from 1 to {most:,}: get it again."
+            )
     try:
         with quiet(), META:
             model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     except Exception as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
-        raise BaseModelError(f"The config.json of {source} describes no model ({said}): get it again.") from error
+        raise BaseModelError(
+            f"The config.json of {source} describes no model ({said}): get it again."
+        ) from error
     model.eval().requires_grad_(False)
     if getattr(model, "_supports_sdpa", False):
         register()
@@ -232,10 +238,12 @@ def _settled(base: Base) -> Base:
     """
     rows = [TokenRow((1, 2, 3, 4)), TokenRow((1, 2, 3))]
     for layout in (PACKED, PADDED):
-        candidate = Base(base.model, base.tokenizer, base.name, "blueprint", layout)
+        candidate = replace(base, layout=layout)
         if _accepts(candidate, layout, rows):
             return candidate
-    raise BaseModelError(f"{base.name} is a {base.config.model_type} model, which cannot be read behind a prefix.")
+    raise BaseModelError(
+        f"{base.name} is a {base.config.model_type} model, which cannot be read behind a prefix."
+    )
 
 
 def _accepts(base: Base, layout: Layout, rows: list[TokenRow]) -> bool:
@@ -268,7 +276,7 @@ def _stored(module: Any, kind: str) -> int:
     block of 64, 4 bytes for that of 256 such scales, their mean and two tables of codes; int8 keeps a byte a
     number and 4 for each row.
     """
-    numbers = module.weight.numel()
+    numbers = int(module.weight.numel())
     if kind == "int8":
         rows = module.weight.shape[0 if isinstance(module, nn.Linear) else 1]
         return int(numbers + 4 * rows)
@@ -277,7 +285,7 @@ def _stored(module: Any, kind: str) -> int:
     return math.ceil(numbers / 2) + blocks + 4 * math.ceil(blocks / _SECOND_BLOCK) + tables
 
 
-def _bytes(tensors: Any) -> int:
+def _bytes(tensors: Iterable[Tensor]) -> int:
     """Bytes of tensors, each counted once."""
     return sum({id(t): t.numel() * t.element_size() for t in tensors}.values())
 
@@ -300,7 +308,9 @@ class _Quantised(nn.Linear):
     def __init__(self, like: Any, keeps_input: bool) -> None:
         outer, inner = like.weight.shape if isinstance(like, nn.Linear) else reversed(like.weight.shape)
         super().__init__(inner, outer, bias=False, device=META)
-        self.weight = nn.Parameter(torch.empty(outer, inner, dtype=torch.int8, device=META), requires_grad=False)
+        self.weight = nn.Parameter(
+            torch.empty(outer, inner, dtype=torch.int8, device=META), requires_grad=False
+        )
         self.bias = like.bias
         self._keeps_input = keeps_input
 

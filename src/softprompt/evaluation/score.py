@@ -12,14 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softprompt.base.model import Base, RowPairs
+from softprompt.base.model import Base, Batch, RowPairs
 from softprompt.base.packing import TokenRow, batches
 from softprompt.data.rows import Encoded, Example, Ids
 from softprompt.evaluation.intervals import Interval, bootstrap_ratio, wilson
 from softprompt.evaluation.metrics import macro_f1
 from softprompt.prefix import Front, Prefix
 
-__all__ = ["Judgement", "Scores", "judge", "likelihoods", "score", "target_rows"]
+__all__ = [
+    "Judgement",
+    "Scores",
+    "judge",
+    "judge_many",
+    "likelihoods",
+    "score",
+    "score_many",
+    "target_rows",
+]
 
 BATCH_TOKENS = 2048
 """Text tokens read in one pass; bounds memory, changes no score."""
@@ -102,12 +111,20 @@ class Judgement:
 
 def score(base: Base, front: Front, encoded: Encoded, progress: Progress | None = None) -> Scores:
     """Score a front on rows it was not trained on."""
+    (scores,) = score_many(base, [front], encoded, progress)
+    return scores
+
+
+def score_many(
+    base: Base, fronts: Sequence[Front], encoded: Encoded, progress: Progress | None = None
+) -> list[Scores]:
+    """Score several fronts on the same rows, read behind all of them in the same passes."""
     with torch.no_grad():
-        prefix = base.prefill(front)
+        prefixes = [base.prefill(front) for front in fronts]
         if not any(map(encoded.candidates, encoded.examples)):
-            return _score_text(base, prefix, encoded.examples, progress)
-        judged = judge(base, prefix, encoded, progress)
-    return _score_candidates(judged, encoded)
+            return _score_text(base, prefixes, encoded.examples, progress)
+        judged = judge_many(base, prefixes, encoded, progress)
+    return [_score_candidates(one, encoded) for one in judged]
 
 
 def target_rows(examples: Sequence[Example], *, whole_text: bool = False) -> list[TokenRow]:
@@ -121,19 +138,30 @@ def judge(base: Base, front: Front, encoded: Encoded, progress: Progress | None 
     Calibration takes off each candidate's log-likelihood behind the row's content-free input (Zhao et al.
     2021, "Calibrate Before Use"); length divides what is left by the candidate's tokens.
     """
-    found = likelihoods(base, front, encoded, progress)
+    (judged,) = judge_many(base, [front], encoded, progress)
+    return judged
+
+
+def judge_many(
+    base: Base, fronts: Sequence[Front], encoded: Encoded, progress: Progress | None = None
+) -> list[Judgement]:
+    """``judge`` for several fronts, each row read behind all of them in the same pass."""
+    found = likelihoods(base, fronts, encoded, progress)
     weights = found
     if any(example.neutral_ids is not None for example in encoded.examples):
-        weights = weights - _neutral(base, front, encoded)
+        weights = weights - _neutral(base, fronts, encoded)
     if encoded.by_length:
         weights = weights / _padded(
             [[float(len(c)) for c in encoded.candidates(e)] for e in encoded.examples]
         )
-    return Judgement(found, weights.where(found != -torch.inf, -torch.inf))
+    weights = weights.where(found != -torch.inf, -torch.inf)
+    return [Judgement(*pair) for pair in zip(found, weights, strict=True)]
 
 
-def likelihoods(base: Base, front: Front, encoded: Encoded, progress: Progress | None = None) -> Tensor:
-    """Log-likelihood ``[B, C]`` of every candidate behind every row, fp32 on the CPU.
+def likelihoods(
+    base: Base, fronts: Sequence[Front], encoded: Encoded, progress: Progress | None = None
+) -> Tensor:
+    """Log-likelihood ``[S, B, C]`` of every candidate behind every row and front, fp32 on the CPU.
 
     Where the labels' first tokens tell them apart only those are compared, in one pass over the
     inputs; else whole candidates are. Rows with fewer than C choices have ``-inf`` behind them.
@@ -141,26 +169,40 @@ def likelihoods(base: Base, front: Front, encoded: Encoded, progress: Progress |
     candidates = [encoded.candidates(example) for example in encoded.examples]
     inputs = [example.input_ids for example in encoded.examples]
     if not encoded.needs_whole_words:
-        return _first_tokens(base, front, inputs, candidates[0], _counted(progress, len(inputs)))
+        return _first_tokens(base, fronts, inputs, candidates[0], _counted(progress, len(inputs)))
     told = _counted(progress, sum(map(len, candidates)))
     pairs = list(zip(inputs, candidates, strict=True))
     long = [(len(words) - 1) * len(ids) >= SHARED_FROM for ids, words in pairs]
-    apart = iter(_each_whole(base, front, [p for p, many in zip(pairs, long, strict=True) if not many], told))
-    once = iter(_behind_inputs(base, front, [p for p, many in zip(pairs, long, strict=True) if many], told))
-    return _padded([next(once if many else apart) for many in long], -torch.inf)
+    short = [pair for pair, many in zip(pairs, long, strict=True) if not many]
+    rest = [pair for pair, many in zip(pairs, long, strict=True) if many]
+    apart = [iter(found) for found in _each_whole(base, fronts, short, told)]
+    once = [iter(_behind_inputs(base, front, rest, told)) for front in fronts]
+    rows = [[next(o if many else a) for many in long] for a, o in zip(apart, once, strict=True)]
+    return torch.stack([_padded(found, -torch.inf) for found in rows])
 
 
 _Pairs = Sequence[tuple[Ids, tuple[Ids, ...]]]
 """Inputs, each with its candidates."""
 
 
-def _each_whole(base: Base, front: Front, pairs: _Pairs, told: _Told) -> list[list[float]]:
-    """Log-likelihoods of candidates, each read behind its input: best for short inputs."""
+def _each_whole(base: Base, fronts: Sequence[Front], pairs: _Pairs, told: _Told) -> list[list[list[float]]]:
+    """For every front log-likelihoods of candidates, each read behind its input: best for short inputs."""
     rows = [TokenRow(ids + word, len(ids)) for ids, words in pairs for word in words]
     if not rows:
-        return []
-    flat = _in_batches(rows, lambda batch: -base.nll(batch, front).per_row(), told)
-    return [part.tolist() for part in flat.split([len(words) for _, words in pairs])]
+        return [[] for _ in fronts]
+    flat = -_losses(base, fronts, rows, told)  # [S, rows]
+    sizes = [len(words) for _, words in pairs]
+    return [[part.tolist() for part in one.split(sizes)] for one in flat]
+
+
+def _losses(base: Base, fronts: Sequence[Front], rows: Sequence[TokenRow], told: _Told) -> Tensor:
+    """Summed losses of every row behind every front, [S, rows]."""
+
+    def read(batch: list[TokenRow]) -> Tensor:
+        found = base.nll_many([Batch(batch, front) for front in fronts])
+        return torch.stack([losses.per_row() for losses in found], dim=1)
+
+    return _in_batches(rows, len(fronts), read, told).T
 
 
 def _behind_inputs(base: Base, front: Front, pairs: _Pairs, told: _Told) -> list[list[float]]:
@@ -187,26 +229,28 @@ def _longer(prefix: Prefix, added: RowPairs, row: int, length: int, last: Tensor
 
 
 def _first_tokens(
-    base: Base, front: Front, inputs: list[Ids], candidates: tuple[Ids, ...], told: _Told
+    base: Base, fronts: Sequence[Front], inputs: list[Ids], candidates: tuple[Ids, ...], told: _Told
 ) -> Tensor:
     first = torch.tensor([word[0] for word in candidates], device=base.device)
 
     def compare(batch: list[TokenRow]) -> Tensor:
-        return base.next_logits(batch, front).log_softmax(-1)[:, first]
+        found = base.next_logits_many([Batch(batch, front) for front in fronts])
+        return torch.stack([logits.log_softmax(-1)[:, first] for logits in found], dim=1)
 
-    return _in_batches([TokenRow(ids) for ids in inputs], compare, told)
+    rows = [TokenRow(ids) for ids in inputs]
+    return _in_batches(rows, len(fronts), compare, told).transpose(0, 1)  # [S, B, C]
 
 
-def _neutral(base: Base, front: Front, encoded: Encoded) -> Tensor:
-    """Log-likelihood ``[B, C]`` of every candidate behind the row's content-free input; 0 if it is none.
+def _neutral(base: Base, fronts: Sequence[Front], encoded: Encoded) -> Tensor:
+    """Log-likelihood ``[S, B, C]`` of every candidate behind the row's content-free input; 0 if it is none.
 
     Rows that share input and candidates, which with labels are all rows, are read once.
     """
     keys = [(example.neutral_ids or (), example.candidates) for example in encoded.examples]
     places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
     examples = tuple(Example(ids, (), None, 0, candidates) for ids, candidates in places)
-    found = likelihoods(base, front, replace(encoded, examples=examples))
-    return found.where(found != -torch.inf, 0.0)[[places[key] for key in keys]]
+    found = likelihoods(base, fronts, replace(encoded, examples=examples))
+    return found.where(found != -torch.inf, 0.0)[:, [places[key] for key in keys]]
 
 
 def _padded(rows: Sequence[Sequence[float]], filler: float = 1.0) -> Tensor:
@@ -215,10 +259,12 @@ def _padded(rows: Sequence[Sequence[float]], filler: float = 1.0) -> Tensor:
     return torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows])
 
 
-def _in_batches(rows: Sequence[TokenRow], read: Callable[[list[TokenRow]], Tensor], told: _Told) -> Tensor:
-    """Results of ``read`` for all rows, in order, read a bounded number of tokens at a time."""
+def _in_batches(
+    rows: Sequence[TokenRow], fronts: int, read: Callable[[list[TokenRow]], Tensor], told: _Told
+) -> Tensor:
+    """Results of ``read`` for all rows, in order, a bounded number of tokens behind all fronts at a time."""
     results: list[Tensor] = [torch.empty(0)] * len(rows)
-    for numbers in batches(rows, BATCH_TOKENS):
+    for numbers in batches(rows, BATCH_TOKENS // fronts):
         values = read([rows[i] for i in numbers]).float().cpu()
         for number, value in zip(numbers, values, strict=True):
             results[number] = value
@@ -239,13 +285,16 @@ def _counted(progress: Progress | None, total: int) -> _Told:
     return told
 
 
-def _score_text(base: Base, front: Front, examples: Sequence[Example], progress: Progress | None) -> Scores:
+def _score_text(
+    base: Base, fronts: Sequence[Front], examples: Sequence[Example], progress: Progress | None
+) -> list[Scores]:
     rows = target_rows(examples)
-    told = _counted(progress, len(rows))
-    losses = _in_batches(rows, lambda batch: base.nll(batch, front).per_row(), told).tolist()
-    tokens = [float(row.scored) for row in rows]
-    interval = bootstrap_ratio(losses, tokens)
-    return Scores(len(rows), sum(losses) / sum(tokens), interval, losses=tuple(losses), tokens=tuple(tokens))
+    tokens = tuple(float(row.scored) for row in rows)
+    found = []
+    for losses in _losses(base, fronts, rows, _counted(progress, len(rows))).tolist():
+        nll, interval = sum(losses) / sum(tokens), bootstrap_ratio(losses, tokens)
+        found.append(Scores(len(rows), nll, interval, losses=tuple(losses), tokens=tokens))
+    return found
 
 
 def _score_candidates(judged: Judgement, encoded: Encoded) -> Scores:

@@ -92,7 +92,7 @@ class Prompt:
         """
         if not self.template.compares:
             raise ConfigError(f"{self.name} was learnt without labels; use generate.")
-        encoded = self._encode_request(text)
+        encoded = self.encode_request(text)
         answers = self.template.answers({} if isinstance(text, str) else text)
         with torch.no_grad():
             shares = judge(self.base, self.prefix, encoded).probabilities[0].tolist()
@@ -119,7 +119,7 @@ class Prompt:
         if self.template.choices is not None and not _offers(text, self.template.choice_columns):
             room = self.card.template.max_tokens
             return Request(encode_input(self.template, text, self.base.encode, room), self.prefix)
-        encoded = self._encode_request(text)
+        encoded = self.encode_request(text)
         (example,) = encoded.examples
         longest = max(map(len, encoded.candidates(example)), default=0)
         return Request(example.input_ids, self.prefix, limit=longest or None)
@@ -146,7 +146,7 @@ class Prompt:
             "calibrate": about.calibrate,
         }
 
-    def _encode_request(self, text: Text) -> Encoded:
+    def encode_request(self, text: Text) -> Encoded:
         known = self._candidates
         return encode_request(self.template, text, self.base.encode, labels=known, **self._options)
 
