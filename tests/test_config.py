@@ -227,7 +227,8 @@ def test_the_text_method_starts_with_nothing_in_front() -> None:
 
 @pytest.mark.parametrize(("kind", "hint"), [("prompt-tunning", "prompt-tuning"), ("TEXT", "text")])
 def test_an_unknown_kind_lists_the_kinds_and_the_nearest(kind: str, hint: str) -> None:
-    expected = f"method.kind: expected one of prompt-tuning, prefix-tuning, text, lora, full, got '{kind}'; did you mean {hint}?"
+    kinds = "prompt-tuning, prefix-tuning, text, lora, full"
+    expected = f"method.kind: expected one of {kinds}, got '{kind}'; did you mean {hint}?"
     assert faults(settings(method={"kind": kind})) == [expected]
 
 
@@ -257,7 +258,7 @@ def test_a_setting_of_another_kind_is_said_to_be_one() -> None:
         ({}, None, "vocabulary"),
         ({}, ["a", "b"], "labels"),
         ({"init_text": "Name it."}, None, "text"),
-        ({"init_text": "Name it."}, ["a", "b"], "labels"),
+        ({"init_text": "Name it."}, ["a", "b"], "text"),
         ({"init_artifact": "old"}, None, "artifact"),
         ({"init": "text", "init_text": "Name it."}, ["a", "b"], "text"),
         ({"init": "random"}, ["a", "b"], "random"),

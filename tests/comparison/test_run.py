@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from softprompt.errors import ConfigError
 from softprompt.library.prompt import load_prompt
 from softprompt.training.loop import Report
 
-METHODS = [
+METHODS: list[dict[str, Any]] = [
     {"name": "text", "method": {"kind": "text"}, "trials": [{}, {"method.front": "{demos:2}"}]},
     {"name": "soft", "method": {"front": "{soft:3}"}},
     {"name": "vote", "votes_of": "soft"},
@@ -124,8 +125,8 @@ def test_a_vote_is_what_most_seeds_say(done: Done) -> None:
     _, results, _ = done
     _, soft, vote, *_ = results.methods
     for row, said in enumerate(vote.runs[0].predictions):
-        votes = [one.predictions[row] for one in soft.runs]
-        assert votes.count(said) == max(votes.count(v) for v in votes)
+        votes = Counter(one.predictions[row] for one in soft.runs)
+        assert votes[said] == max(votes.values())
 
 
 def test_pairs_are_of_every_two_methods_and_antisymmetric_in_sense(done: Done) -> None:

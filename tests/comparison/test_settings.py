@@ -68,7 +68,8 @@ def test_a_trial_is_the_method_s_settings_over_the_file_s_with_its_own_on_top() 
 def test_paths_start_at_the_file_and_its_name_is_the_comparison_s(tmp_path: Path) -> None:
     file = tmp_path / "moods.toml"
     file.write_text(
-        '[data]\ntrain = "a/train.jsonl"\ntest = "/b.csv"\ninput = "{t}"\ntarget = " {l}"\nlabels = ["x", "y"]\n'
+        '[data]\ntrain = "a/train.jsonl"\ntest = "/b.csv"\ninput = "{t}"\ntarget = " {l}"\n'
+        'labels = ["x", "y"]\n'
     )
     comparison, contenders = load_comparison(file)
     assert comparison.name == "moods"

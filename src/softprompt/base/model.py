@@ -241,7 +241,7 @@ class Base:
         return _gather(hidden, packed, [prefix], [_ends(batch)]), RowPairs(packed, cache.pairs)
 
     def hidden(self, batches: Sequence[Batch], wanted: Sequence[Sequence[Place]]) -> Tensor:
-        """Hidden states ``[M, E]`` at the places wanted of each batch: (row, token), -1 for the front's end."""
+        """Hidden states ``[M, E]`` at the (row, token) wanted of each batch; token -1 ends its front."""
         if not self.layout.inline:
             batches = [Batch(rows, self.prefill(front)) for rows, front in batches]
             if len(batches) > 1:

@@ -68,7 +68,7 @@ class Run(_Value):
     losses: list[tuple[int, float]]
     """(step, training loss)."""
     validations: list[tuple[int, float]]
-    """(step, headline metric on validation)."""
+    """(step, accuracy on validation where there are labels or choices, else loss per token)."""
     validation: dict[str, Metric]
     test: dict[str, Metric]
     perturbed: dict[str, float] = {}
@@ -129,6 +129,9 @@ class TestRow(_Value):
 
     input: str
     answer: str
+    """The right text, or the taught one where several are right."""
+    right: list[int] = []
+    """Numbers of all right labels, or of the row's own right choices; empty for free text."""
 
 
 class Results(_Value):

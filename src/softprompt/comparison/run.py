@@ -20,6 +20,7 @@ from softprompt.comparison.results import Results
 from softprompt.comparison.settings import Comparison, Contender, load_comparison
 from softprompt.comparison.summary import Findings, summarise
 from softprompt.config import BaseConfig, Config
+from softprompt.config_io import shown
 from softprompt.data.task import Task
 from softprompt.errors import ConfigError, SoftpromptError
 from softprompt.library.folder import Library
@@ -175,7 +176,7 @@ def _place(bench: _Bench, contender: Contender, trial: int, seed: int) -> _Place
 
 def _changes(trial: Mapping[str, Any]) -> str:
     """What a trial sets, in words: ``learning_rate 0.001, ``."""
-    return "".join(f"{dotted.rpartition('.')[2]} {value}, " for dotted, value in trial.items())
+    return "".join(f"{dotted.rpartition('.')[2]} {shown(value)}, " for dotted, value in trial.items())
 
 
 def _train(bench: _Bench, contender: Contender, trial: int, seed: int) -> Cell:

@@ -117,7 +117,7 @@ def _rows(task: Task) -> _Rows:
     truth = [template.label_index(row) for row in table.rows] if template.labels else None
     right = references(task, "test")
     shown = [
-        TestRow(input=template.input_text(row), answer=answers[0])
+        TestRow(input=template.input_text(row), answer=answers[0], right=list(template.right(row)))
         for row, answers in zip(table.rows, right, strict=True)
     ]
     return _Rows(truth, right, shown)

@@ -121,11 +121,11 @@ def digest(config: Config) -> str:
 def _default_init(
     method: PromptTuningConfig, data: DataConfig
 ) -> Literal["text", "labels", "vocabulary", "artifact"]:
-    if data.labels is not None:
-        return "labels"
     if method.init_text is not None:
         return "text"
-    return "vocabulary" if method.init_artifact is None else "artifact"
+    if method.init_artifact is not None:
+        return "artifact"
+    return "vocabulary" if data.labels is None else "labels"
 
 
 def _plain(value: Any) -> Any:

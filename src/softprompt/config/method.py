@@ -29,7 +29,7 @@ class PromptTuningConfig(Section):
     front: str = "{soft:20}"
     """What stands in front of every row: text, and {soft:N} for N learnt vectors."""
     init: Literal["text", "labels", "vocabulary", "random", "artifact"] = "vocabulary"
-    """What the vectors start from; when not given: the labels, else init_text, else init_artifact, if any."""
+    """What the vectors start from; when not given: init_text, else init_artifact, else the labels, if any."""
     init_text: str | None = Field(default=None, min_length=1)
     """The text to start from."""
     init_artifact: str | None = Field(default=None, min_length=1)
