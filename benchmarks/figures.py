@@ -10,6 +10,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from softprompt.cli.compare_table import markdown_table
+from softprompt.comparison.results import Results
+from softprompt.comparison.words import verdict
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
 
@@ -24,7 +28,9 @@ def rendered(readme: str) -> str:
     """The README with its marked parts made anew."""
     shown = (RESULTS / "demo.txt").read_text(encoding="utf-8").strip("\n")
     readme = _put(readme, "demo", f"```\n{shown}\n```")
-    return _put(readme, "figures", "\n\n".join([_steps(), _cookbook(), _sst2()]))
+    readme = _put(readme, "comparisons", "\n\n".join(_comparisons()))
+    parts = [_steps(), _method_steps(), _many(), _cookbook(), _sst2()]
+    return _put(readme, "figures", "\n\n".join(part for part in parts if part))
 
 
 def _put(text: str, mark: str, content: str) -> str:
@@ -68,6 +74,54 @@ def _steps() -> str:
         "rate is what the machine's bare matrix products reach."
     )
     return "\n".join([said, "", *(f"| {' | '.join(row)} |" for row in (heads, ("---",) * 8, *rows))])
+
+
+def _comparisons() -> list[str]:
+    """A sentence and a table for each comparison that is kept."""
+    found = [Results.load(path) for path in sorted((RESULTS / "compare").glob("*.json"))]
+    return [part for results in found for part in (_compared(results), markdown_table(results))]
+
+
+def _compared(results: Results) -> str:
+    rows = {split: found["rows"] for split, found in results.data.items()}
+    seeds, about = len(results.settings["compare"]["seeds"]), results.hardware
+    split = f"{rows['train']} training rows, {rows['validation']} for choices, {rows['test']} test rows"
+    machine = f"{results.base['name']} in {about['dtype']}, {about['threads']} threads of a CPU"
+    return f"**{results.name}** ({split}, {seeds} seeds, {machine}). {verdict(results)}"
+
+
+def _method_steps() -> str:
+    """Steps of the other methods beside PEFT's."""
+    if not (RESULTS / "method_step.jsonl").exists():
+        return ""
+    heads = ("method", "dtype", "PEFT", "softprompt", "ratio", "memory", "gradients differ")
+    rows = [
+        (
+            r["method"],
+            r["dtype"],
+            f"{r['peft_seconds']:.2f} s",
+            f"{r['softprompt_seconds']:.2f} s",
+            f"{r['speedup']:.1f}x",
+            f"{r['memory_ratio']:.0%}",
+            f"{r['gradient_error']:.0e}",
+        )
+        for r in _lines("method_step.jsonl")
+    ]
+    said = "The same for a KV prefix of 20 positions and LoRA of rank 8 on all linear layers:"
+    return "\n".join([said, "", *(f"| {' | '.join(row)} |" for row in (heads, ("---",) * 7, *rows))])
+
+
+def _many() -> str:
+    """Many prompts in one pass, or one after another."""
+    if not (RESULTS / "many_prompts.jsonl").exists():
+        return ""
+    said = [
+        f"{r['prompts']} prompts trained together in {r['together_seconds']:.0f} s, one after another in "
+        f"{r['one_after_another_seconds']:.0f} s ({r['ratio']:.2f}x, {r['dtype']}); learnt vectors apart by "
+        f"{r['vector_error']:.0e}."
+        for r in _lines("many_prompts.jsonl")
+    ]
+    return " ".join(said)
 
 
 def _cookbook() -> str:

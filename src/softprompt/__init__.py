@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from softprompt.base.freeze import freeze, load_base
     from softprompt.base.generate import Sampling
     from softprompt.base.model import Base
+    from softprompt.comparison.run import compare
     from softprompt.config import Config
     from softprompt.config import load as load_config
     from softprompt.config import parse as parse_config
+    from softprompt.library.ensemble import Ensemble
     from softprompt.library.folder import Library
     from softprompt.library.prompt import Prompt, answer_together, load_prompt
     from softprompt.prefix import Prefix
@@ -34,12 +36,14 @@ __version__ = "0.1.0"
 __all__ = [
     "Base",
     "Config",
+    "Ensemble",
     "Library",
     "Prefix",
     "Prompt",
     "Sampling",
     "SoftpromptError",
     "answer_together",
+    "compare",
     "errors",
     "freeze",
     "load_base",
@@ -52,11 +56,13 @@ __all__ = [
 _HOMES = {
     "Base": ("softprompt.base.model", "Base"),
     "Config": ("softprompt.config", "Config"),
+    "Ensemble": ("softprompt.library.ensemble", "Ensemble"),
     "Library": ("softprompt.library.folder", "Library"),
     "Prefix": ("softprompt.prefix", "Prefix"),
     "Prompt": ("softprompt.library.prompt", "Prompt"),
     "Sampling": ("softprompt.base.generate", "Sampling"),
     "answer_together": ("softprompt.library.prompt", "answer_together"),
+    "compare": ("softprompt.comparison.run", "compare"),
     "freeze": ("softprompt.base.freeze", "freeze"),
     "load_base": ("softprompt.base.freeze", "load_base"),
     "load_config": ("softprompt.config", "load"),

@@ -1,0 +1,32 @@
+"""Keeps a comparison's results for the repository, without the texts of its rows, which belong to others.
+
+    python benchmarks/keep.py comparisons/sst2/results.json
+
+Every prediction stays; what the rows said goes. Writes ``results/compare/NAME.json``.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from softprompt.comparison.results import Results
+
+FOLDER = Path(__file__).parent.parent / "results" / "compare"
+
+
+def kept(results: Results) -> Results:
+    """The results with the right labels of every row, but not its text."""
+    rows = [row.model_copy(update={"input": ""}) for row in results.test_rows]
+    return results.model_copy(update={"test_rows": rows})
+
+
+def main() -> None:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for path in map(Path, sys.argv[1:]):
+        results = kept(Results.load(path))
+        results.save(FOLDER / f"{results.name}.json")
+
+
+if __name__ == "__main__":
+    main()

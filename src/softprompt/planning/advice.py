@@ -1,0 +1,106 @@
+"""What to change where a job does not fit, each change planned itself before it is named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from softprompt.base.blueprint import Blueprint, draw
+from softprompt.config import Config, LoraConfig
+from softprompt.errors import SoftpromptError
+from softprompt.planning.needs import needs
+from softprompt.planning.rehearsal import rehearse
+from softprompt.planning.target import Target
+from softprompt.planning.workload import Assumed
+
+__all__ = ["Advice", "advise", "sketched"]
+
+_ENOUGH = 2
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A change of settings, as one would type it, and the bytes that are needed then."""
+
+    change: str
+    needs: int
+    fits: bool
+
+
+def sketched(config: Config, target: Target) -> Blueprint:
+    """The blueprint of a job's base; errors as in ``base.blueprint.draw``."""
+    about = config.base
+    return draw(
+        about.model, revision=about.revision, dtype=target.dtype(about.dtype), quantisation=about.quantisation
+    )
+
+
+def advise(
+    config: Config, target: Target, assumed: Assumed | None, now: int, whole: bool
+) -> tuple[Advice, ...]:
+    """Changes that need less than ``now`` bytes: those that fit, else the two that need least.
+
+    Args:
+        config: the job.
+        target: the device.
+        assumed: as in ``plan``.
+        now: what it needs as it is.
+        whole: whether all of the base's weights train.
+    """
+    found: list[Advice] = []
+    for one_of in _changes(config, whole):
+        for change, other in one_of:
+            taken = _needed(other, target, assumed)
+            if taken is None or taken >= now:
+                continue
+            found.append(Advice(change, taken, taken <= target.capacity))
+            if found[-1].fits:
+                break
+        if sum(advice.fits for advice in found) == _ENOUGH:
+            break
+    fitting = [advice for advice in found if advice.fits]
+    return tuple(fitting or sorted(found, key=lambda advice: advice.needs)[:_ENOUGH])
+
+
+def _needed(config: Config, target: Target, assumed: Assumed | None) -> int | None:
+    """Bytes; None where the method cannot do it, as full fine-tuning cannot learn 4-bit weights."""
+    try:
+        sketch = sketched(config, target)
+        return needs(sketch, rehearse(config, sketch.base, target.kind, assumed), target).total
+    except SoftpromptError:
+        return None
+
+
+_Change = tuple[str, Config]
+
+
+def _changes(config: Config, whole: bool) -> Iterator[list[_Change]]:
+    """What one may try, what alters results least first; of each group the first that fits is enough."""
+    yield _accumulated(config)
+    if config.base.quantisation == "none" and not whole:
+        yield _quantised(config)
+    if whole:
+        lora = config.model_copy(update={"method": LoraConfig(front=config.method.front)})
+        yield [('method.kind = "lora"', lora), *_and('method.kind = "lora"', _quantised(lora))]
+
+
+def _accumulated(config: Config) -> list[_Change]:
+    """Smaller and smaller micro-batches of the same batch."""
+    found, train = [], config.train
+    parts = 2 * train.accumulation
+    while parts <= train.batch_size:
+        other = train.model_copy(update={"accumulation": parts})
+        found.append((f"train.accumulation = {parts}", config.model_copy(update={"train": other})))
+        parts *= 2
+    return found
+
+
+def _quantised(config: Config) -> list[_Change]:
+    """The base in 4 bits, and with the smallest micro-batches too."""
+    base = config.base.model_copy(update={"quantisation": "nf4"})
+    change, other = 'base.quantisation = "nf4"', config.model_copy(update={"base": base})
+    return [(change, other), *_and(change, _accumulated(other)[-1:])]
+
+
+def _and(first: str, changes: list[_Change]) -> list[_Change]:
+    return [(f"{first} and {change}", other) for change, other in changes]

@@ -1,0 +1,177 @@
+"""What a job will need, brought together: sizes, memory by part, time, and whether it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from softprompt.base.blueprint import Blueprint
+from softprompt.config import Config, load, parse
+from softprompt.errors import ConfigError
+from softprompt.planning.advice import Advice, advise, sketched
+from softprompt.planning.artifact import artifact_size
+from softprompt.planning.kernels import Kernels
+from softprompt.planning.needs import Part, needs
+from softprompt.planning.rehearsal import Rehearsal, rehearse
+from softprompt.planning.target import Target, aim
+from softprompt.planning.timing import Timing, estimate, matrix_rate
+from softprompt.planning.timing import measure as timed
+from softprompt.planning.workload import Assumed
+
+__all__ = ["Plan", "plan"]
+
+TIGHT = 0.1
+"""Less than this share of a device to spare is said to be tight."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a job will need; memory in bytes.
+
+    Attributes:
+        base: what the user called it.
+        method: the kind.
+        parameters: numbers the base has.
+        trained: numbers that train.
+        parts: memory at the moment when most is held, by part.
+        needs: their sum.
+        device: what it was planned for.
+        capacity: bytes the device holds.
+        artifact: bytes of the weights that are kept.
+        steps: all of them; None where it is not known how many rows there are.
+        timing: seconds; None where they cannot be told.
+        advice: changes that need less, where it does not fit or hardly.
+        notes: plain sentences about what was assumed.
+    """
+
+    base: str
+    method: str
+    parameters: int
+    trained: int
+    parts: tuple[Part, ...]
+    needs: int
+    device: str
+    capacity: int
+    artifact: int
+    steps: int | None
+    timing: Timing | None
+    advice: tuple[Advice, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def margin(self) -> int:
+        """Bytes to spare; below zero it does not fit."""
+        return self.capacity - self.needs
+
+    @property
+    def fits(self) -> bool:
+        return self.margin >= 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as JSON values."""
+        about = asdict(self) | {"fits": self.fits, "margin": self.margin}
+        if self.timing is not None:
+            about["timing"]["total"] = self.timing.total
+        return about
+
+
+def plan(
+    config: Config | Mapping[str, Any] | str | Path,
+    *,
+    measure: bool = True,
+    device_memory: int | None = None,
+    tokens: int | None = None,
+    rows: int | None = None,
+    notify: Callable[[str], None] = lambda message: None,
+) -> Plan:
+    """Say what a job will need, without loading a weight or downloading anything to know its memory.
+
+    Memory is counted, not guessed: the job's first steps are gone through by the real code over tensors
+    without numbers (``planning.rehearsal``). What kernels take for themselves while they run is not in it.
+
+    Args:
+        config: a ``Config``, a mapping of settings, or the path of a TOML file. ``base.model`` may be
+            ``shape:NAME``, such as ``shape:llama-7b``, where no file of the model is at hand.
+        measure: whether to load the base, if it is here, and time a few steps; else, and where it is not
+            here, time is estimated from the rate of matrix products, and ``False`` tells none.
+        device_memory: bytes of a GPU to plan for that need not be in this machine; None for the device
+            that ``base.device`` names.
+        tokens: what every row is taken to have, instead of reading the job's rows.
+        rows: how many of these rows there are.
+        notify: told in a sentence when something takes a while.
+
+    Raises:
+        ConfigError: a setting is wrong, the method cannot hold the base, or rows are not on this machine.
+        DataError: a source, template or label is wrong.
+        BaseModelError: there is no description of the base on this machine.
+        ResourceError: this machine has no such device.
+    """
+    wanted = load(config) if isinstance(config, str | Path) else parse(config)
+    target = aim(wanted.base.device, device_memory)
+    assumed = _assumed(wanted, tokens, rows)
+    sketch = sketched(wanted, target)
+    found = rehearse(wanted, sketch.base, target.kind, assumed)
+    taken = needs(sketch, found, target)
+    fits = taken.total <= target.capacity
+    timing = _timing(wanted, sketch, found, target, assumed, notify) if measure and fits else None
+    tight = taken.total > (1 - TIGHT) * target.capacity
+    whole = found.trained >= sketch.parameters
+    with Kernels(target.kind):
+        artifact = artifact_size(found.work.method)
+    steps = found.work.steps
+    return Plan(
+        base=wanted.base.model,
+        method=wanted.method.kind,
+        parameters=sketch.parameters,
+        trained=found.trained,
+        parts=taken.parts,
+        needs=taken.total,
+        device=target.name,
+        capacity=target.capacity,
+        artifact=artifact,
+        steps=None if steps is None else steps.total if found.trained else 0,
+        timing=timing,
+        advice=advise(wanted, target, assumed, taken.total, whole) if tight else (),
+        notes=_notes(sketch, found, target, timing),
+    )
+
+
+def _assumed(config: Config, tokens: int | None, rows: int | None) -> Assumed | None:
+    """What stands for the job's rows, where it names none or others are asked for."""
+    for name, value in (("tokens", tokens), ("rows", rows)):
+        if value is not None and value < 2:
+            raise ConfigError(f"A plan needs at least 2 {name}, not {value}.")
+    if tokens is None and rows is None and config.data.train is not None:
+        return None
+    return Assumed(tokens, rows)
+
+
+def _timing(
+    config: Config,
+    sketch: Blueprint,
+    found: Rehearsal,
+    target: Target,
+    assumed: Assumed | None,
+    notify: Callable[[str], None],
+) -> Timing | None:
+    """Measured where base, rows and device are here, else estimated where the device is."""
+    if target.device is None:
+        return None
+    if sketch.here and assumed is None:
+        return timed(config, notify)
+    if found.work.steps is None:
+        return None
+    return estimate(config, found, matrix_rate(target.device, sketch.base.dtype))
+
+
+def _notes(sketch: Blueprint, found: Rehearsal, target: Target, timing: Timing | None) -> tuple[str, ...]:
+    notes = list(found.work.notes)
+    if sketch.guessed_tokens and not notes:
+        notes.append("The base's tokenizer is not here, so four letters are taken for a token.")
+    if target.device is None:
+        notes.append("No such device is in this machine, so no time is told.")
+    elif timing is not None and timing.how == "estimated":
+        notes.append("Time is estimated from matrix products alone and may be off by a factor of two.")
+    return tuple(notes)

@@ -1,0 +1,147 @@
+"""A plan adds up, fits or not, says what to change, and keeps its word."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tiny
+from softprompt.errors import BaseModelError, ConfigError, DataError, ResourceError
+from softprompt.planning.plan import Plan, plan
+
+CLASSIC: dict[str, Any] = {
+    "base": {"model": "shape:llama-7b", "quantisation": "nf4"},
+    "data": {"input": "{text}", "target": " {target}"},
+    "method": {"kind": "lora", "rank": 16, "targets": ["q_proj", "v_proj"]},
+    "train": {"batch_size": 4},
+}
+GB = 10**9
+
+
+def parts_of(found: Plan) -> dict[str, int]:
+    return {part.name: part.bytes for part in found.parts}
+
+
+@pytest.fixture(scope="module")
+def classic() -> Plan:
+    return plan(CLASSIC, device_memory=16 * GB, tokens=512)
+
+
+def test_the_classic_case_fits_one_card(classic: Plan) -> None:
+    assert classic.fits
+    assert classic.needs + classic.margin == 16 * GB
+    assert classic.needs == sum(part.bytes for part in classic.parts)
+    assert classic.trained == 32 * 2 * 16 * (4096 + 4096)
+    assert classic.parameters == 6_738_415_616
+    assert classic.timing is None  # no such device is here
+
+
+def test_its_parts_are_those_one_works_out_by_hand(classic: Plan) -> None:
+    found = parts_of(classic)
+    masters = 4 * classic.trained
+    assert found["trained tensors (fp32)"] == found["copy of the best state"] == masters
+    assert found["optimizer state and its working copies"] == 2 * masters
+    # What a layer keeps of a token behind LoRA on q and v, in bytes, E = 4096 and M = 11008 wide: two norms'
+    # fp32 inputs; q, k, v and the output of attention in bf16; q's and v's inputs again in fp32; the gate
+    # before and behind SiLU, and up. (Dettmers et al. 2023 keep the base out of it in the same way.)
+    token = 2 * 4 * 4096 + 4 * 2 * 4096 + 2 * 4 * 4096 + 3 * 2 * 11008
+    assert found["activations kept for the backward pass"] == pytest.approx(32 * 4 * 512 * token, rel=0.06)
+
+
+def test_what_hardly_fits_comes_with_advice(classic: Plan) -> None:
+    (advice,) = classic.advice
+    assert advice.change == "train.accumulation = 2"
+    changed = {**CLASSIC, "train": {"batch_size": 4, "accumulation": 2}}
+    assert plan(changed, device_memory=16 * GB, tokens=512).needs == advice.needs < 0.7 * classic.needs
+
+
+def test_what_does_not_fit_is_told_what_would() -> None:
+    job = CLASSIC | {"base": {"model": "shape:llama-7b"}, "method": {"kind": "full"}}
+    found = plan(job, device_memory=16 * GB, tokens=512)
+    assert not found.fits
+    assert found.trained == found.parameters
+    assert found.needs > 16 * found.parameters  # masters, moments and gradients alone
+    assert any("lora" in advice.change and advice.fits for advice in found.advice)
+
+
+def test_more_tokens_and_rows_need_more(classic: Plan) -> None:
+    assert plan(CLASSIC, device_memory=16 * GB, tokens=256).needs < classic.needs
+    longer = plan(CLASSIC, device_memory=16 * GB, tokens=1024)
+    assert not longer.fits
+    assert longer.advice[0].fits
+
+
+def test_a_plan_is_json(classic: Plan) -> None:
+    about = json.loads(json.dumps(classic.to_json()))
+    assert about["fits"] is True
+    assert about["margin"] == classic.margin
+    assert about["parts"][0] == {"name": "base: linear layers (nf4)", "bytes": 3341015936}
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> dict[str, Any]:
+    tiny.model("llama").save_pretrained(tmp_path / "base")
+    tiny.tokenizer().save_pretrained(tmp_path / "base")
+    rows = [{"text": f"row {i}", "label": ("pos", "neg")[i % 2]} for i in range(40)]
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    data = {"train": str(tmp_path / "rows.jsonl"), "input": "{text}:", "target": " {label}"}
+    return {
+        "base": {"model": str(tmp_path / "base"), "device": "cpu", "dtype": "float32"},
+        "data": data | {"labels": ["pos", "neg"]},
+        "train": {"batch_size": 8, "epochs": 2},
+    }
+
+
+def test_a_job_whose_base_is_here_is_timed(job: dict[str, Any]) -> None:
+    said: list[str] = []
+    found = plan(job, notify=said.append)
+    assert found.steps == 2 * 4
+    assert found.timing is not None
+    assert found.timing.how == "measured"
+    assert 0 < found.timing.step * found.steps == pytest.approx(found.timing.training)
+    assert found.timing.scoring > 0
+    assert "Timing a few steps" in said
+    assert plan(job, measure=False).timing is None
+
+
+def test_a_job_without_weights_is_estimated(job: dict[str, Any]) -> None:
+    for weights in Path(job["base"]["model"]).glob("*.safetensors"):
+        weights.unlink()
+    found = plan(job)
+    assert found.timing is not None
+    assert found.timing.how == "estimated"
+    assert any("factor of two" in note for note in found.notes)
+    longer = plan(job | {"train": {"batch_size": 8, "epochs": 6}})
+    assert longer.timing is not None
+
+
+def test_text_learns_nothing_and_takes_no_step(job: dict[str, Any]) -> None:
+    found = plan(job | {"method": {"kind": "text", "front": "Mood?"}})
+    assert (found.trained, found.steps) == (0, 0)
+    assert found.timing is not None
+    assert found.timing.training == 0
+
+
+def test_what_is_wrong_is_said_in_one_sentence(job: dict[str, Any], tmp_path: Path) -> None:
+    def refused(kind: type[Exception], said: str, settings: dict[str, Any], **options: Any) -> None:
+        with pytest.raises(kind, match=said) as fault:
+            plan(settings, measure=False, **options)
+        assert "\n" not in str(fault.value)
+
+    missing = job | {"data": job["data"] | {"train": str(tmp_path / "gone.jsonl")}}
+    refused(DataError, "There is no file", missing)
+    hub = job | {"data": job["data"] | {"train": "hub:somebody/rows/train"}}
+    refused(ConfigError, "planning downloads nothing", hub)
+    assert plan(hub, measure=False, tokens=32, rows=100).steps == 2 * 13
+    full = job | {"base": job["base"] | {"quantisation": "nf4"}, "method": {"kind": "full"}}
+    refused(ConfigError, "full fine-tuning cannot learn quantised weights", full)
+    lost = job | {"method": {"kind": "lora", "targets": ["no_proj"]}}
+    refused(ConfigError, "no such linear layer", lost)
+    refused(ConfigError, "at least 2 tokens", job, tokens=1)
+    refused(ConfigError, "plan for fewer tokens", job, tokens=512)
+    refused(BaseModelError, "There is no shape", job | {"base": {"model": "shape:x"}})
+    refused(BaseModelError, "device 'tpu' is not known", job | {"base": {"device": "tpu"}}, device_memory=GB)
+    refused(ResourceError, "has no device|no CUDA", job | {"base": {"device": "cuda:77"}})
