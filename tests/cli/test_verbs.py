@@ -145,6 +145,18 @@ def test_eval_gives_the_scores_of_the_card_again(taught: Shell) -> None:
     assert "untuned" not in plain.out
 
 
+def test_eval_writes_answers_and_scores_them(taught: Shell) -> None:
+    done = taught("eval", "moods", "test.jsonl", "--rows", "6", "--write", "4", "--untuned", "--json")
+    assert done.code == 0
+    for scores in done.json["scores"].values():
+        for metric in ("exact_match", "token_f1", "rougeL"):
+            low, high = scores[f"{metric}_interval"]
+            assert 0 <= low <= scores[metric] <= high <= 1
+    plain = taught("eval", "moods", "test.jsonl", "--rows", "6", "--write", "4")
+    assert "ROUGE-L" in plain.out
+    assert "chrF" in plain.out
+
+
 def test_export_gives_a_folder_that_peft_loads_and_import_takes_it_back(taught: Shell) -> None:
     import transformers
     from peft import PeftModel

@@ -266,3 +266,15 @@ def test_adapters_of_a_quantised_base_belong_to_it_alone(tmp_path: Path) -> None
     plain = load_base(str(tmp_path / "base"), dtype="float32", device="cpu")
     with pytest.raises(WrongBaseError):
         load_prompt(folder, plain)
+
+
+@each_kind
+def test_the_bare_job_is_the_base_as_it_was(kind: str, tmp_path: Path) -> None:
+    base = tiny.base()
+    made(kind, base, positions=2).save(tmp_path)
+    prompt = load_prompt(made(kind, base).name, base, tmp_path)
+    bare = prompt.bare()
+    nothing = base.embed(base.start_ids)
+    assert bare.base is base
+    assert torch.equal(base.next_logits(samples.ROWS, bare.prefix), base.next_logits(samples.ROWS, nothing))
+    assert not torch.allclose(samples.logits(bare), samples.logits(prompt))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,7 +17,6 @@ from softprompt.cli.options import (
 
 if TYPE_CHECKING:
     from softprompt.data.table import Table
-    from softprompt.evaluation.score import Scores
     from softprompt.library.prompt import Prompt
 
 __all__ = ["command"]
@@ -42,6 +40,12 @@ softprompt eval moods --harness invented_moods --include-path examples/harness
 @click.option("--seed", type=int, default=0, metavar="N", help="Which rows --rows draws.")
 @click.option("--untuned", is_flag=True, help="Score the bare base beside it.")
 @click.option(
+    "--write",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Write answers of at most N tokens too, and score them: ROUGE, BLEU, exact match.",
+)
+@click.option(
     "--harness", "tasks", multiple=True, metavar="TASK", help="Run this task of lm_eval instead; repeatable."
 )
 @click.option("--include-path", metavar="DIR", help="A folder with tasks of your own; they may run Python.")
@@ -54,6 +58,7 @@ def command(
     rows: int | None,
     seed: int,
     untuned: bool,
+    write: int | None,
     tasks: tuple[str, ...],
     include_path: str | None,
     library: str,
@@ -76,15 +81,10 @@ def command(
     table = read(data)
     prompt = open_prompt(name, library, choice)
     table = _drawn(table, prompt, rows, seed)
-    found = {"learnt": _scored(prompt, table, "Scoring")}
+    found = {"learnt": _scored(prompt, table, "Scoring", write)}
     if untuned:
-        found["untuned"] = _scored(_bare(prompt), table, "Scoring the bare base")
+        found["untuned"] = _scored(prompt.bare(), table, "Scoring the bare base", write)
     _tell(prompt, data, table.origin, found, as_json)
-
-
-def _bare(prompt: Prompt) -> Prompt:
-    """The same job with nothing learnt in front."""
-    return replace(prompt, front=prompt.base.embed(prompt.base.start_ids))
 
 
 def _run_tasks(
@@ -93,7 +93,7 @@ def _run_tasks(
     from softprompt.cli import screen
     from softprompt.harness import evaluate, measures
 
-    subjects = {"learnt": prompt, **({"untuned": _bare(prompt)} if untuned else {})}
+    subjects = {"learnt": prompt, **({"untuned": prompt.bare()} if untuned else {})}
     found = {
         which: measures(evaluate(subject, tasks, include_path=folder, limit=rows))
         for which, subject in subjects.items()
@@ -119,8 +119,8 @@ def _drawn(table: Table, prompt: Prompt, rows: int | None, seed: int) -> Table:
     return subset(table, rows, seed, prompt.template.label_column)
 
 
-def _scored(prompt: Prompt, table: Table, what: str) -> Scores:
-    """Scores of the prompt, behind a bar where stderr is a terminal."""
+def _scored(prompt: Prompt, table: Table, what: str, write: int | None) -> dict[str, object]:
+    """Scores of the prompt, behind a bar where stderr is a terminal, and of what it writes if asked to."""
     from rich.progress import Progress
 
     from softprompt.cli import screen
@@ -129,19 +129,26 @@ def _scored(prompt: Prompt, table: Table, what: str) -> Scores:
     console = screen.err()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=len(table))
-        return score(
+        found = score(
             prompt.base,
             prompt.prefix,
             prompt.encode(table),
             lambda done, total: bar.update(task, completed=done, total=total),
-        )
+        ).summary()
+    if write is not None:
+        with screen.waiting("Writing answers"):
+            metrics = prompt.write(table, max_new_tokens=write).metrics
+        for name, value in metrics.items():
+            found |= {name: value.value, f"{name}_interval": [value.low, value.high]}
+    return found
 
 
-def _tell(prompt: Prompt, data: str, origin: str, found: dict[str, Scores], as_json: bool) -> None:
+def _tell(
+    prompt: Prompt, data: str, origin: str, summaries: dict[str, dict[str, object]], as_json: bool
+) -> None:
     from softprompt.cli import screen
     from softprompt.cli.scores import print_scores
 
-    summaries = {name: scores.summary() for name, scores in found.items()}
     if as_json:
         screen.print_json({"name": prompt.name, "data": origin, "scores": summaries})
         return

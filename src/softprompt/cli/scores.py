@@ -11,7 +11,19 @@ __all__ = ["headline", "print_scores", "with_interval"]
 
 Summary = Mapping[str, Any]
 
-_MEASURES = (("accuracy", "accuracy"), ("nll", "loss per token"))
+_MEASURES = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro-F1",
+    "nll": "loss per token",
+    "exact_match": "exact match",
+    "token_f1": "token F1",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
+    "rougeLsum": "ROUGE-Lsum",
+    "bleu": "BLEU",
+    "chrf": "chrF",
+}
 _UNTUNED = ", untuned"
 
 
@@ -26,7 +38,7 @@ def print_scores(scores: Mapping[str, Summary]) -> None:
             with_interval(scores.get(f"{split}{_UNTUNED}", {}), measure),
         )
         for split in splits
-        for measure, words in _MEASURES
+        for measure, words in _MEASURES.items()
         if scores[split].get(measure) is not None
     ]
     width = 3 if all(row[3] == "-" for row in rows) else 4

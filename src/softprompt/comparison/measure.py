@@ -14,9 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from softprompt.comparison.results import Metric
 from softprompt.data.rows import Encoded
-from softprompt.data.table import Row
 from softprompt.data.task import Task
-from softprompt.data.template import Template
 from softprompt.evaluation.metrics import (
     Sampled,
     average,
@@ -27,7 +25,7 @@ from softprompt.evaluation.metrics import (
 )
 from softprompt.evaluation.score import Scores, score
 from softprompt.evaluation.superglue import official
-from softprompt.evaluation.writing import score_texts, write_texts
+from softprompt.evaluation.writing import references, score_texts, write_texts
 from softprompt.library.prompt import Prompt
 
 __all__ = ["Measured", "Measurement", "Observation"]
@@ -108,7 +106,8 @@ class Measurement:
         )
         truth = [example.label for example in encoded.examples]
         labelled = encoded.candidate_ids is not None
-        sampled = self.sampled(seen, truth if labelled else None, references(task, split))
+        right_texts = references(task.template, task.tables[split])
+        sampled = self.sampled(seen, truth if labelled else None, right_texts)
         metrics = {name: _metric(value) for name, value in sampled.items()}
         if seen.hits:
             metrics["accuracy"] = Metric(
@@ -152,20 +151,6 @@ class Measurement:
         if self.metric == "nll":
             return [loss / tokens for loss, tokens in zip(seen.losses, seen.tokens, strict=True)]
         return score_texts(seen.texts, references).per_row.get(self.metric, [])
-
-
-def references(task: Task, split: str) -> list[list[str]]:
-    """The right text of every row."""
-    template = task.template
-    rows = task.tables[split].rows
-    if template.choices is not None:
-        return [[text.strip() for text in _right_choices(template, row)] for row in rows]
-    return [[template.target_text(row).strip()] for row in rows]
-
-
-def _right_choices(template: Template, row: Row) -> list[str]:
-    answers = template.answers(row)
-    return [answers[place] for place in template.right(row)]
 
 
 def _ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Sampled:

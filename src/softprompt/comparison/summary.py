@@ -15,7 +15,7 @@ from typing import Any
 from softprompt.base.model import Base
 from softprompt.comparison.cell import Cell, Tested
 from softprompt.comparison.hardware import hardware, versions
-from softprompt.comparison.measure import Measurement, Observation, references
+from softprompt.comparison.measure import Measurement, Observation
 from softprompt.comparison.results import (
     Costs,
     MethodResult,
@@ -31,6 +31,7 @@ from softprompt.comparison.settings import Comparison, Contender
 from softprompt.config.data import SOURCES
 from softprompt.data.task import Task
 from softprompt.evaluation.paired import mcnemar, over_seeds, paired_difference
+from softprompt.evaluation.writing import references
 
 __all__ = ["Findings", "summarise"]
 
@@ -115,7 +116,7 @@ def _from_here(path: str) -> str:
 def _rows(task: Task) -> _Rows:
     table, template = task.tables["test"], task.template
     truth = [template.label_index(row) for row in table.rows] if template.labels else None
-    right = references(task, "test")
+    right = references(template, table)
     shown = [
         TestRow(input=template.input_text(row), answer=answers[0], right=list(template.right(row)))
         for row, answers in zip(table.rows, right, strict=True)

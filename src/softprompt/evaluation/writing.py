@@ -14,13 +14,15 @@ import torch
 from softprompt.base.generate import Request, Sampling, generate
 from softprompt.base.model import Base
 from softprompt.data.rows import Encoded, Example
+from softprompt.data.table import Row, Table
+from softprompt.data.template import Template
 from softprompt.errors import BaseModelError
 from softprompt.evaluation import text_metrics
 from softprompt.evaluation.metrics import Sampled, Value, average, exact_match, sampled_mean, token_f1
 from softprompt.evaluation.text_metrics import References
 from softprompt.prefix import Front, Prefix
 
-__all__ = ["Written", "perplexity", "score_texts", "write", "write_texts"]
+__all__ = ["Written", "perplexity", "references", "score_texts", "write", "write_texts"]
 
 ROWS = 32
 """The most rows written at once."""
@@ -106,6 +108,18 @@ def score_texts(
     metrics = {name: average(rows, seed=seed) for name, rows in per_row.items()}
     metrics |= {name: found.interval() for name, found in corpus.items()}
     return Written(list(texts), metrics, per_row, sampled)
+
+
+def references(template: Template, table: Table) -> list[list[str]]:
+    """The right texts of every row: its target, or each of its right choices."""
+    return [_right(template, row) for row in table.rows]
+
+
+def _right(template: Template, row: Row) -> list[str]:
+    if template.choices is None:
+        return [template.target_text(row).strip()]
+    answers = template.answers(row)
+    return [answers[place].strip() for place in template.right(row)]
 
 
 def write_texts(

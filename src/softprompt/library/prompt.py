@@ -21,6 +21,7 @@ from softprompt.data.table import Row, Table
 from softprompt.data.template import Template
 from softprompt.errors import ArtifactError, ConfigError
 from softprompt.evaluation.score import Scores, judge, score
+from softprompt.evaluation.writing import Written, references, write
 from softprompt.library.card import Card
 from softprompt.library.folder import Library, check_base
 from softprompt.library.formats import payload
@@ -41,12 +42,14 @@ class Prompt:
         front: what stands in front, embeddings ``[P, E]`` or a prefix.
         card: what is known about it: template, labels, scores, settings.
         change: what turns the frozen base into ``base``; None where that is the base itself.
+        frozen: the base it was learnt on; None where that is ``base``.
     """
 
     base: Base
     front: Front
     card: Card
     change: Change | None = None
+    frozen: Base | None = None
 
     @property
     def name(self) -> str:
@@ -101,6 +104,20 @@ class Prompt:
     def evaluate(self, table: Table) -> Scores:
         """Scores on labelled rows: accuracy where there are labels, loss per token anyway."""
         return score(self.base, self.prefix, self.encode(table))
+
+    def write(self, table: Table, *, max_new_tokens: int = 64) -> Written:
+        """Answer every row, greedily, and hold the answers against the targets: ROUGE, BLEU and more.
+
+        Raises:
+            ResourceError: rouge-score or sacrebleu is not installed.
+        """
+        right = references(self.template, table)
+        return write(self.base, self.prefix, self.encode(table), right, max_new_tokens=max_new_tokens)
+
+    def bare(self) -> Prompt:
+        """The same job on the base as it was, nothing learnt in front."""
+        base = self.frozen or self.base
+        return replace(self, base=base, front=base.embed(base.start_ids), change=None, frozen=None)
 
     def encode(self, table: Table) -> Encoded:
         """Rows in tokens, exactly as in training."""
@@ -169,7 +186,7 @@ def load_prompt(name: str | Path, base: Base, library: str | Path = "prompts") -
         raise ArtifactError(f"{name} has no card; bring it in with softprompt import first.")
     check_base(artifact, base)
     met = artifact.payload.meet(base)
-    return Prompt(met.base, met.front, artifact.card, met.change)
+    return Prompt(met.base, met.front, artifact.card, met.change, base)
 
 
 def answer_together(requests: Sequence[tuple[Prompt | None, Text]], base: Base, **sampling: Any) -> list[str]:

@@ -50,7 +50,7 @@ def finish(
         front = job.method.front()
     front = front.detached() if isinstance(front, Prefix) else front.detach()
     card = _card(job, outcome, front, scores)
-    return Prompt(job.method.base, front, card, job.method.change())
+    return Prompt(job.method.base, front, card, job.method.change(), job.base)
 
 
 def _card(job: Job, outcome: Outcome, front: Front, scores: dict[str, dict[str, Any]]) -> Card:
