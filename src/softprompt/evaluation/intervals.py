@@ -23,7 +23,7 @@ def wilson(hits: int, total: int) -> Interval:
     share, z2 = hits / total, _Z * _Z
     centre = (share + z2 / (2 * total)) / (1 + z2 / total)
     spread = _Z * math.sqrt(share * (1 - share) / total + z2 / (4 * total * total)) / (1 + z2 / total)
-    return max(0.0, centre - spread), min(1.0, centre + spread)
+    return 0.0 if hits == 0 else centre - spread, 1.0 if hits == total else centre + spread
 
 
 def bootstrap_ratio(numerators: Sequence[float], denominators: Sequence[float], seed: int = 0) -> Interval:
