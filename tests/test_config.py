@@ -38,6 +38,7 @@ SECTIONS: list[type[BaseModel]] = [
     OutputConfig,
     Config,
 ]
+TOP = "name, seed, base, data, method, train, output, search"
 JARGON = ("Input should", "pydantic", "Value error", "validation error", "extra_forbidden", "type=", "https:")
 
 
@@ -421,8 +422,11 @@ def test_all_faults_come_in_one_message_one_line_each() -> None:
             {"output": {"zzz": 1}},
             "output.zzz is not known; output knows library, runs, tensorboard, overwrite",
         ),
-        ({"zzz": 1}, "zzz is not known; the top level knows name, seed, base, data, method, train, output"),
-        ({1: 2}, "1 is not known; the top level knows name, seed, base, data, method, train, output"),
+        (
+            {"zzz": 1},
+            "zzz is not known; the top level knows name, seed, base, data, method, train, output, search",
+        ),
+        ({1: 2}, "1 is not known; the top level knows name, seed, base, data, method, train, output, search"),
     ],
 )
 def test_an_unknown_key_names_the_nearest_known_one(given: dict[str, Any], message: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from softprompt.base.attention import _Recomputed
+from softprompt.base.attention import Recomputed
 
 
 def test_recomputed_attention_equals_torchs() -> None:
@@ -16,7 +16,7 @@ def test_recomputed_attention_equals_torchs() -> None:
     mask = torch.zeros(visible.shape, dtype=torch.float64).masked_fill(
         ~visible, torch.finfo(torch.float64).min
     )
-    found = _Recomputed.apply(q, k, v, mask, 0.3)  # type: ignore[no-untyped-call]
+    found = Recomputed.apply(q, k, v, mask, 0.3)  # type: ignore[no-untyped-call]
     expected = torch.nn.functional.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, scale=0.3, enable_gqa=True
     )

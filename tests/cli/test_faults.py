@@ -39,7 +39,7 @@ TRAINING = {
     "unknown key": ([*ROWS, *TEMPLATE, "--set", "train.epoch=3"], "did you mean train.epochs?"),
     "bad set": ([*ROWS, *TEMPLATE, "--set", "epochs"], "expected KEY=VALUE"),
     "bad value": ([*ROWS, *TEMPLATE, "--set", "train.epochs=many"], "train.epochs"),
-    "learning rate fast": ([*ROWS, *TEMPLATE, "--learning-rate", "fast"], "'fast' is not a valid float"),
+    "learning rate fast": ([*ROWS, *TEMPLATE, "--learning-rate", "fast"], "expected numbers"),
     "learning rate 0": ([*ROWS, *TEMPLATE, "--learning-rate", "0"], "train.learning_rate"),
     "unknown model": ([*ROWS[:1], *ROWS[3:], *TEMPLATE, "--model", "./bse"], "was not found"),
     "hub without network": (
@@ -153,7 +153,7 @@ def test_a_run_away_loss_is_a_sentence(shell: Shell, monkeypatch: pytest.MonkeyP
     def diverge(*args: Any, **options: Any) -> None:
         raise DivergedError("Training diverged at step 3; lower train.learning_rate.")
 
-    monkeypatch.setattr("softprompt.training.run.fit", diverge)
+    monkeypatch.setattr("softprompt.training.run.fit_trials", diverge)
     done = shell.train()
     assert done.code == 2
     assert "Error: Training diverged at step 3; lower train.learning_rate." in done.err

@@ -10,7 +10,7 @@ import pytest
 from softprompt.cli.flags import label_words, settings
 
 FLAGS = ("data", "validation", "test", "input", "target", "labels", "name", "model", "front",
-         "learning_rate", "epochs", "seed", "library")  # fmt: skip
+         "learning_rate", "epochs", "seed", "seeds", "library")  # fmt: skip
 
 
 def flags(**given: Any) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def test_text_arrives_as_typed(text: str) -> None:
 
 
 def test_line_breaks_may_be_typed() -> None:
-    found = settings(None, flags(data="d.jsonl", input=r"{x}\nA:\t", front=r"Hi\n{soft:3}"), ())
+    found = settings(None, flags(data="d.jsonl", input=r"{x}\nA:\t", front=(r"Hi\n{soft:3}",)), ())
     assert found.data.input == "{x}\nA:\t"
     assert found.method.front == "Hi\n{soft:3}"
 
@@ -64,5 +64,41 @@ def test_set_wins_over_flags_and_flags_over_the_file(tmp_path: Path) -> None:
 
 
 def test_zero_is_a_value() -> None:
-    found = settings(None, flags(data="d.jsonl", seed=0, epochs=0, learning_rate=1e-5), ())
+    found = settings(None, flags(data="d.jsonl", seed=0, epochs=0, learning_rate=(1e-5,)), ())
     assert (found.train.epochs, found.train.learning_rate) == (0, 1e-5)
+
+
+def test_several_values_are_tried_and_one_is_set() -> None:
+    many = flags(data="d.jsonl", learning_rate=(0.01, 0.1), front=(r"A\n{soft:3}", "{soft:5}"), seeds=(0, 2))
+    found = settings(None, many, ())
+    assert found.search is not None
+    assert found.search.grid == {
+        "method.front": ["A\n{soft:3}", "{soft:5}"],
+        "train.learning_rate": [0.01, 0.1],
+    }
+    assert found.seeds == [0, 2]
+    one = settings(None, flags(data="d.jsonl", learning_rate=(0.1,), front=("{soft:5}",)), ())
+    assert (one.search, one.train.learning_rate, one.method.front) == (None, 0.1, "{soft:5}")
+
+
+def test_flags_win_over_what_a_file_tries(tmp_path: Path) -> None:
+    file = tmp_path / "job.toml"
+    file.write_text(
+        '[data]\ninput = "i {x}"\ntarget = "t"\ntrain = "t.jsonl"\n[search]\nseeds = [0, 1]\n'
+        '[search.grid]\n"train.learning_rate" = [0.1, 0.2]\nmethod.front = ["{soft:1}", "{soft:2}"]\n',
+        encoding="utf-8",
+    )
+    plain = flags(input=None, target=None)
+
+    def grid(**given: Any) -> dict[str, list[Any]]:
+        found = settings(str(file), plain | given, ()).search
+        assert found is not None
+        return found.grid
+
+    fronts = ["{soft:1}", "{soft:2}"]
+    assert grid() == {"train.learning_rate": [0.1, 0.2], "method.front": fronts}
+    assert grid(learning_rate=(0.3,)) == {"train.learning_rate": [0.3], "method.front": fronts}
+    assert grid(learning_rate=(0.3, 0.4)) == {"train.learning_rate": [0.3, 0.4], "method.front": fronts}
+    assert settings(str(file), plain | {"seed": 5}, ()).seeds == [5]
+    assert settings(str(file), plain | {"seeds": (5, 6)}, ()).seeds == [5, 6]
+    assert settings(str(file), plain | {"seed": 5}, ("search.seeds=[7]",)).seeds == [7]

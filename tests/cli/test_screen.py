@@ -8,7 +8,7 @@ import pytest
 
 from softprompt.cli import screen
 from softprompt.cli.scores import headline, print_scores, with_interval
-from softprompt.cli.watch import Lines, Pace
+from softprompt.cli.watch import Bar, Lines, Pace
 from softprompt.evaluation.score import Scores
 from softprompt.training.loop import Report
 
@@ -91,3 +91,16 @@ def test_lines_are_few(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     said = capsys.readouterr().err.splitlines()
     assert [line.split()[1] for line in said] == ["3/10", "5/10", "8/10"]
     assert "validation 75.0%" in said[1]
+
+
+def test_the_best_is_told_beside_a_later_and_worse_validation() -> None:
+    def validated(accuracy: float, best: bool) -> Report:
+        scores = Scores(4, 0.5, (0.4, 0.6), accuracy, (0.3, 0.9), (0, 1, 1, 1))
+        return Report(1, 10, 1.0, 0.01, 1.0, 100, 1.0, scores, best)
+
+    with Bar() as bar:
+        said = [bar.validated]
+        for accuracy, best in ((0.75, True), (0.5, False), (0.9, True)):
+            bar.report(validated(accuracy, best))
+            said.append(bar.validated)
+    assert said == ["", "validation 75.0%", "validation 50.0% (best 75.0%)", "validation 90.0%"]

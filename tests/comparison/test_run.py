@@ -125,7 +125,7 @@ def test_a_vote_is_what_most_seeds_say(done: Done) -> None:
     _, results, _ = done
     _, soft, vote, *_ = results.methods
     for row, said in enumerate(vote.runs[0].predictions):
-        votes = Counter(one.predictions[row] for one in soft.runs)
+        votes: Counter[Any] = Counter(one.predictions[row] for one in soft.runs)
         assert votes[said] == max(votes.values())
 
 

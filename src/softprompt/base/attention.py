@@ -15,7 +15,7 @@ from torch.nn import functional
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-__all__ = ["IMPLEMENTATION", "register"]
+__all__ = ["IMPLEMENTATION", "Recomputed", "register"]
 
 IMPLEMENTATION = "softprompt"
 
@@ -39,7 +39,7 @@ def attend(
     """Query [N, H, W, D], key and value [N, K, C, D], mask broadcast to [N, 1, W, C] -> [N, W, H, D]."""
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if _wants_recomputation(query, attention_mask):
-        out = _Recomputed.apply(query, key, value, attention_mask, scale)  # type: ignore[no-untyped-call]
+        out = Recomputed.apply(query, key, value, attention_mask, scale)  # type: ignore[no-untyped-call]
     else:
         out = functional.scaled_dot_product_attention(
             query,
@@ -64,7 +64,7 @@ def _wants_recomputation(query: Tensor, mask: Tensor | None) -> bool:
     )
 
 
-class _Recomputed(torch.autograd.Function):
+class Recomputed(torch.autograd.Function):
     """Softmax attention that keeps only q, k, v and its output, and computes the scores again backward."""
 
     @staticmethod

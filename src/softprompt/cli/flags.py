@@ -18,6 +18,7 @@ __all__ = ["label_words", "settings"]
 _SETTINGS = {
     "name": "name",
     "seed": "seed",
+    "seeds": "search.seeds",
     "model": "base.model",
     "data": "data.train",
     "validation": "data.validation",
@@ -32,6 +33,12 @@ _SETTINGS = {
     "overwrite": "output.overwrite",
 }
 _TYPED = ("input", "target", "front")
+_TRIED = {
+    "front": "search.grid.method.front",
+    "learning_rate": "search.grid.train.learning_rate",
+    "seed": "search.seeds",
+}
+"""Where the values of a flag go if they are to be tried, or one for all that a file tries."""
 _ROWS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 
 
@@ -52,12 +59,19 @@ def settings(file: str | None, flags: Mapping[str, Any], assignments: tuple[str,
             f"{file} looks like rows, not like a configuration; give it as --data {file}.",
             click.get_current_context(),
         )
-    given = {flag: value for flag, value in flags.items() if value is not None and value is not False}
+    given = {flag: value for flag, value in flags.items() if value not in (None, ()) and value is not False}
     if file is None and "name" not in given and "data" in given:
         given["name"] = _name_from(given["data"])
-    wanted = [f"{_SETTINGS[flag]}={_toml(_value(flag, value))}" for flag, value in given.items()]
-    overrides = [*wanted, *assignments]
-    return parse({}, overrides, folder=Path.cwd()) if file is None else load(file, overrides)
+    overrides = [_override(flag, value) for flag, value in given.items()]
+    if file is None:
+        return parse({}, [*overrides, *assignments], folder=Path.cwd())
+    config = load(file, [*overrides, *assignments])
+    single = [
+        f"{_TRIED[flag]}=[{_toml(_value(flag, given[flag]))}]"
+        for flag in _TRIED.keys() & given.keys()
+        if _tries(config, flag) and not _several(given[flag])
+    ]
+    return load(file, [*overrides, *single, *assignments]) if single else config
 
 
 def label_words(text: str) -> list[str] | dict[str, str]:
@@ -69,9 +83,29 @@ def label_words(text: str) -> list[str] | dict[str, str]:
     return parts
 
 
+def _override(flag: str, value: Any) -> str:
+    """One value is the setting; several are tried."""
+    place = _TRIED[flag] if _several(value) and flag in _TRIED else _SETTINGS[flag]
+    return f"{place}={_toml(_value(flag, value))}"
+
+
+def _several(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) > 1
+
+
+def _tries(config: Config, flag: str) -> bool:
+    """Whether a file tries several values of what a flag sets."""
+    if config.search is None:
+        return False
+    return bool(config.search.seeds) if flag == "seed" else _SETTINGS[flag] in config.search.grid
+
+
 def _value(flag: str, value: Any) -> Any:
     if flag == "labels":
         return label_words(value)
+    if isinstance(value, tuple):
+        values = [_value(flag, one) for one in value]
+        return values if len(values) > 1 or flag == "seeds" else values[0]
     return plain_text(value) if flag in _TYPED else value
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,23 @@ __all__ = ["command", "learn", "tell"]
 EXAMPLES = r"""
 softprompt train --data train.jsonl --input "Q: {question}\nA:" --target " {answer}"
 softprompt train topics.toml --epochs 5 --set train.batch_size=8
+softprompt train topics.toml --learning-rate 0.01,0.03 --front "{soft:10}" --front "{soft:40}" --seeds 0,1,2
 """
+
+
+def _numbers(kind: type[int] | type[float]) -> Callable[[Any, Any, str | None], tuple[float, ...]]:
+    """Reads numbers with commas between."""
+
+    def read(context: click.Context, option: click.Parameter, text: str | None) -> tuple[float, ...]:
+        if text is None:
+            return ()
+        try:
+            return tuple(kind(part) for part in text.split(","))
+        except ValueError:
+            some = "0,1,2" if kind is int else "0.01 or 0.01,0.03"
+            raise click.BadParameter(f"expected numbers, such as {some}, got {text!r}.") from None
+
+    return read
 
 
 @click.command("train", epilog=examples(EXAMPLES))
@@ -36,10 +52,23 @@ softprompt train topics.toml --epochs 5 --set train.batch_size=8
 @click.option("--labels", metavar="A,B,C", help="The possible labels; 0=no,1=yes where words differ.")
 @click.option("--name", metavar="N", help="Name of the prompt.  [default: the data's name]")
 @click.option("--model", metavar="M", help="The base: a bundled name, hub id, folder or .gguf file.")
-@click.option("--front", metavar="F", help='What is learnt in front, such as "{soft:20}".')
-@click.option("--learning-rate", type=float, metavar="X", help="Highest learning rate.")
+@click.option(
+    "--front",
+    multiple=True,
+    metavar="F",
+    help='What is learnt in front, such as "{soft:20}"; if given again, tries all.',
+)
+@click.option(
+    "--learning-rate",
+    callback=_numbers(float),
+    metavar="X[,X...]",
+    help="Highest learning rate; of several the one that validates best.",
+)
 @click.option("--epochs", type=int, metavar="N", help="How often every row is seen.")
 @click.option("--seed", type=int, metavar="N", help="Fixes every random choice.")
+@click.option(
+    "--seeds", callback=_numbers(int), metavar="N,N...", help="Learn on several seeds; keeps each of them."
+)
 @click.option("--set", "assignments", multiple=True, metavar="A.B=C", help="Any other setting; may repeat.")
 @click.option("--resume", is_flag=True, help="Go on where a stopped or killed run left off.")
 @click.option("--overwrite", is_flag=True, help="Replace a prompt of the same name.")
@@ -57,7 +86,8 @@ def command(
 ) -> int:
     """Teach a base one job and keep the prompt.
 
-    Either a configuration file, or flags alone; flags win over the file, --set over both.
+    Either a configuration file, or flags alone; flags win over the file, --set over both. Several learning
+    rates, fronts or seeds train together, and the choice is made on validation.
     """
     from softprompt.cli.flags import settings
 
@@ -81,7 +111,8 @@ def learn(config: Config, *, resume: bool = False, typed: Sequence[str] = ()) ->
     from softprompt.cli.watch import watcher
     from softprompt.training.run import train
 
-    _refuse_overwriting(config)
+    if not resume:  # whether what is there may be gone on with, the run itself finds out
+        _refuse_overwriting(config)
     _check_rows(config)
     base = _load(config)
     try:
@@ -111,6 +142,7 @@ def tell(prompt: Prompt, config: Config, *, as_json: bool = False) -> None:
     """Print what came of a run."""
     from softprompt.cli import screen
     from softprompt.cli.scores import print_scores
+    from softprompt.cli.search_table import print_search
 
     folder = Path(config.output.library) / prompt.name
     size = sum(file.stat().st_size for file in folder.iterdir())
@@ -120,6 +152,9 @@ def tell(prompt: Prompt, config: Config, *, as_json: bool = False) -> None:
         )
         return
     console = screen.out()
+    if prompt.card.search is not None:
+        print_search(prompt.card.search)
+        console.print(f"\n{prompt.name}:")
     print_scores(prompt.card.scores)
     console.print()
     console.print(screen.facts(_facts(prompt, folder, size)))
@@ -131,9 +166,10 @@ def tell(prompt: Prompt, config: Config, *, as_json: bool = False) -> None:
 def _refuse_overwriting(config: Config) -> None:
     from softprompt.errors import ConfigError
 
-    if Path(config.output.library, config.name).exists() and not config.output.overwrite:
+    taken = [name for name in config.names if Path(config.output.library, name).exists()]
+    if taken and not config.output.overwrite:
         raise ConfigError(
-            f"There is a prompt {config.name!r} in {config.output.library} already; choose another name with "
+            f"There is a prompt {taken[0]!r} in {config.output.library} already; choose another name with "
             "--name, or replace it with --overwrite."
         )
 
@@ -150,9 +186,7 @@ def _check_rows(config: Config) -> None:
 
 def _load(config: Config) -> Any:
     about = config.base
-    choice = BaseChoice(
-        about.model, about.dtype, about.device, about.trust_remote_code, about.quantisation
-    )
+    choice = BaseChoice(about.model, about.dtype, about.device, about.trust_remote_code, about.quantisation)
     return choice.load(about.model, about.revision)
 
 
@@ -185,11 +219,11 @@ def _next(prompt: Prompt, config: Config) -> list[str]:
 
 
 def _stopped_at_once(config: Config, typed: Sequence[str]) -> str:
-    checkpoint = Path(config.output.runs) / config.name / "checkpoint.safetensors"
-    if not checkpoint.exists():
+    folder = Path(config.output.runs) / config.name
+    if not any(folder.rglob("checkpoint.safetensors")):
         return "Stopped at once; no checkpoint had been written yet, so nothing is kept."
     return (
-        f"Stopped at once; the last checkpoint is in {checkpoint.parent}. "
+        f"Stopped at once; the last checkpoint is in {folder}. "
         f"To go on from it:\n  {_again(typed, '--resume')}"
     )
 

@@ -1,6 +1,6 @@
 """How a training run looks while it goes on: a bar on a terminal, now and then a line elsewhere.
 
-It knows the loop's reports; it does not know methods or data.
+It knows the loop's reports, of one run or of many told of as one; it does not know methods or data.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class _Watcher:
     def __init__(self) -> None:
         self.pace = Pace()
         self.last: Report | None = None
-        self.validation = ""
+        self.validation = self.best = ""
 
     def report(self, report: Report) -> None:
         """Show one step."""
@@ -65,7 +65,14 @@ class _Watcher:
         self.last = report
         if report.scores is not None:
             self.validation = headline(report.scores.summary())
+            self.best = self.validation if report.best else self.best
         self._show(report)
+
+    @property
+    def validated(self) -> str:
+        """The latest validation, and the best where that is another."""
+        best = f" (best {self.best})" if self.best not in ("", self.validation) else ""
+        return f"validation {self.validation}{best}" if self.validation else ""
 
     def note(self, sentence: str) -> None:
         """Show a sentence of the library's."""
@@ -136,7 +143,7 @@ class Bar(_Watcher):
     def _show(self, report: Report) -> None:
         if report.step >= report.total:  # what is left is to score the test rows and the bare base
             self._progress.remove_task(self._task)
-            self._task = self._progress.add_task("Scoring", total=None, about=f"validation {self.validation}")
+            self._task = self._progress.add_task("Scoring", total=None, about=self.validated)
             return
         self._progress.update(
             self._task,
@@ -148,10 +155,9 @@ class Bar(_Watcher):
 
     def _about(self, report: Report) -> str:
         """As much as fits on the line, what matters most first."""
-        validation = f"validation {self.validation}" if self.validation else ""
         line = f"{report.step}/{report.total}"
         room = self._progress.console.width - _taken(self._progress.console.width)
-        for part in filter(None, (validation, *_numbers(report, self.pace))):
+        for part in filter(None, (self.validated, *_numbers(report, self.pace))):
             if len(line) + 2 + len(part) > room:
                 break
             line += f"  {part}"

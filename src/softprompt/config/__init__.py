@@ -5,7 +5,7 @@ be off, such as ``train.clip``, is turned off by the word ``"none"``, for TOML h
 """
 
 from softprompt.config.data import DataConfig
-from softprompt.config.job import NAME_RULE, Config, digest, dump_toml, load, parse
+from softprompt.config.job import NAME_RULE, Config, candidates, digest, dump_toml, load, parse
 from softprompt.config.method import (
     FullConfig,
     LoraConfig,
@@ -14,6 +14,7 @@ from softprompt.config.method import (
     PromptTuningConfig,
     TextConfig,
 )
+from softprompt.config.search import SearchConfig
 from softprompt.config.train import BaseConfig, OutputConfig, TrainConfig
 
 __all__ = [
@@ -27,8 +28,10 @@ __all__ = [
     "OutputConfig",
     "PrefixTuningConfig",
     "PromptTuningConfig",
+    "SearchConfig",
     "TextConfig",
     "TrainConfig",
+    "candidates",
     "digest",
     "dump_toml",
     "load",

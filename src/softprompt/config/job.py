@@ -7,18 +7,28 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from softprompt.config.data import SOURCES, DataConfig
 from softprompt.config.method import MethodConfig, PromptTuningConfig
+from softprompt.config.search import SearchConfig
 from softprompt.config.section import Section
 from softprompt.config.train import BaseConfig, OutputConfig, TrainConfig
 from softprompt.config_io import BrokenRuleError, faults, override, read_toml, shown, to_toml
 from softprompt.errors import ConfigError
 
-__all__ = ["NAME_RULE", "Config", "digest", "dump_toml", "load", "parse"]
+__all__ = ["NAME_RULE", "Config", "candidates", "digest", "dump_toml", "load", "parse"]
 
 NAME_RULE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 _NO_PATH = ("bundled:", "hub:", "superglue:")
@@ -41,6 +51,25 @@ class Config(Section):
     """How it is trained."""
     output: OutputConfig = Field(default_factory=OutputConfig)
     """Where results go."""
+    search: SearchConfig | None = None
+    """What to try and on which seeds; none means one run."""
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds that are learnt on; settings are chosen on the first."""
+        return [self.seed] if self.search is None or self.search.seeds is None else self.search.seeds
+
+    @property
+    def names(self) -> list[str]:
+        """The artifacts that may be written: ``name`` for the best seed, one for each other."""
+        seeds = self.seeds
+        return [self.name, *(f"{self.name}-seed{seed}" for seed in seeds if len(seeds) > 1)]
+
+    @model_serializer(mode="wrap")
+    def _without_a_search(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A run that searches nothing is written, and named by its digest, as if there were no searches."""
+        written: dict[str, Any] = write(self)
+        return written if self.search is not None else {k: v for k, v in written.items() if k != "search"}
 
     @model_validator(mode="before")
     @classmethod
@@ -67,7 +96,7 @@ class Config(Section):
         if data is None or not isinstance(method, PromptTuningConfig):
             return method
         if "init" not in method.model_fields_set:
-            return method.model_copy(update={"init": _default_init(method, data)})
+            return _resolved(method, init=_default_init(method, data))
         if method.init == "labels" and data.labels is None:
             raise BrokenRuleError('"labels" needs data.labels, which is missing', at="init")
         return method
@@ -78,7 +107,7 @@ class Config(Section):
         method = info.data.get("method")
         if method is None or "learning_rate" in train.model_fields_set:
             return train
-        return train.model_copy(update={"learning_rate": method.rate})
+        return _resolved(train, learning_rate=method.rate)
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -103,9 +132,16 @@ def parse(
         config = Config.model_validate(plain if folder is None else _rooted(plain, Path(folder)))
     except ValidationError as error:
         raise ConfigError("\n".join(found + faults(error, Config))) from None
+    found += _search_faults(config)
     if found:
         raise ConfigError("\n".join(found))
     return config
+
+
+def candidates(config: Config) -> list[tuple[dict[str, Any], Config]]:
+    """The runs a search chooses among: what each changes, by dotted name, and all its settings."""
+    search = config.search or SearchConfig()
+    return [(changes, _changed(config, changes)) for changes in search.combinations()]
 
 
 def dump_toml(config: Config) -> str:
@@ -116,6 +152,50 @@ def dump_toml(config: Config) -> str:
 def digest(config: Config) -> str:
     """Return a SHA-256 of every resolved setting, the order of labels and the data paths included."""
     return hashlib.sha256(config.model_dump_json().encode()).hexdigest()
+
+
+def _changed(config: Config, changes: Mapping[str, Any]) -> Config:
+    """One candidate of a search: what follows from other settings is found anew."""
+    plain = _plain(config)
+    plain.pop("search", None)
+    for dotted, value in changes.items():
+        section, _, key = dotted.partition(".")
+        plain.setdefault(section, {})[key] = value
+    return Config.model_validate(plain)
+
+
+def _search_faults(config: Config) -> list[str]:
+    """What is wrong with the candidates of a search, a line each."""
+    if config.search is None:
+        return []
+    found = []
+    if not NAME_RULE.fullmatch(longest := max(config.names, key=len)):
+        found.append(f"search.seeds: {longest} would be too long a name; shorten {config.name}")
+    for changes in config.search.combinations():
+        try:
+            candidate = _changed(config, changes)
+        except ValidationError as error:
+            found += [_of_the_grid(line, changes) for line in faults(error, Config)]
+            continue
+        if not (candidate.method.learns and candidate.train.epochs and candidate.train.max_steps != 0):
+            found.append(
+                "search: nothing is trained; choose a method.kind that learns, and train.epochs above 0"
+            )
+    return list(dict.fromkeys(found))
+
+
+def _of_the_grid(fault: str, changes: Mapping[str, Any]) -> str:
+    return f"search.grid.{fault}" if fault.startswith(tuple(changes)) else f"search.grid: {fault}"
+
+
+S = TypeVar("S", bound=Section)
+
+
+def _resolved(section: S, **found: Any) -> S:
+    """A section with what follows from other settings, which does not count as given."""
+    whole = section.model_copy(update=found)
+    whole.model_fields_set.difference_update(found)
+    return whole
 
 
 def _default_init(

@@ -26,8 +26,11 @@ __all__ = [
     "BaseCard",
     "Card",
     "DataCard",
+    "SearchCard",
+    "SeedCard",
     "TemplateCard",
     "TrainingCard",
+    "TrialCard",
     "card_json",
     "read_card",
 ]
@@ -129,6 +132,44 @@ class TrainingCard(_Part):
     """The most memory the process held, where it was measured."""
 
 
+class TrialCard(_Part):
+    """One candidate of a search."""
+
+    settings: dict[str, Any]
+    """What it changed, by dotted name."""
+    validation: dict[str, Any]
+    """The scores of its best state."""
+    steps: int = Field(ge=0)
+    """Steps it took."""
+    best_step: int = Field(ge=0)
+    """The step of that state."""
+    ended: str = Field(min_length=1)
+    """Why it ended: "dropped" when others were better, or as in training."""
+
+
+class SeedCard(_Part):
+    """What came of one seed."""
+
+    seed: int = Field(ge=0)
+    name: str | None = None
+    """The name it was saved under; None if its training diverged."""
+    scores: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """By split."""
+
+
+class SearchCard(_Part):
+    """What a prompt was chosen from."""
+
+    trials: list[TrialCard]
+    """Every candidate, on the first seed."""
+    chosen: int = Field(ge=0)
+    """Which of them had the settings of this prompt, counted from 0."""
+    seeds: list[SeedCard]
+    """Those settings on every seed."""
+    over_seeds: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """By split: the measure, its mean and its standard deviation over seeds."""
+
+
 class Card(_Part):
     """Everything known about a saved prompt except its weights."""
 
@@ -152,6 +193,8 @@ class Card(_Part):
     """By split or by row of a comparison; finite numbers and pairs of them."""
     training: TrainingCard | None = None
     """None where nothing was trained."""
+    search: SearchCard | None = None
+    """None where nothing was chosen among."""
     settings: dict[str, Any]
     """The resolved configuration."""
     versions: dict[str, str]
@@ -261,6 +304,7 @@ def _known(path: tuple[str, ...]) -> list[str]:
         "template": TemplateCard,
         "training": TrainingCard,
         "data": DataCard,
+        "search": SearchCard,
     }
     return list((parts[path[0]] if path else Card).model_fields)
 

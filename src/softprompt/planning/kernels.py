@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from softprompt.base.attention import _Recomputed
+from softprompt.base.attention import Recomputed
 
 __all__ = ["Kernels"]
 
@@ -67,7 +67,7 @@ def _on_cpu(
     half = q.dtype in (torch.bfloat16, torch.float16)
     if half and q.requires_grad and attn_mask is not None and attn_mask.is_floating_point():
         factor = q.shape[-1] ** -0.5 if scale is None else scale
-        found: Tensor = _Recomputed.apply(q, k, v, attn_mask, factor)  # type: ignore[no-untyped-call]
+        found: Tensor = Recomputed.apply(q, k, v, attn_mask, factor)  # type: ignore[no-untyped-call]
         return found
     fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     out: Tensor = fused(q, k, v, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]

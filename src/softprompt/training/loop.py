@@ -22,7 +22,7 @@ from softprompt.methods.method import Method
 from softprompt.training.schedule import rate
 from softprompt.training.state import Outcome, Run, State
 
-__all__ = ["Outcome", "Report", "Run", "fit", "fit_many"]
+__all__ = ["Outcome", "Report", "Run", "fit", "fit_many", "merit"]
 
 RUNAWAY_STEPS = 10
 """So many losses in a row, each worse than the first and than a blind guess among V words: divergence."""
@@ -232,7 +232,7 @@ def _report(
 def _judge(state: State, scores: Scores) -> bool:
     """Keep the method's state if it validates better than the best so far."""
     select = state.run.config.select
-    better = state.scores is None or _merit(scores, select) > _merit(state.scores, select)
+    better = state.scores is None or merit(scores, select) > merit(state.scores, select)
     if better:
         state.best.clear()  # it may be a whole model: free the old one first
         state.best = {name: t.detach().clone() for name, t in state.run.method.state().items()}
@@ -241,7 +241,7 @@ def _judge(state: State, scores: Scores) -> bool:
     return better
 
 
-def _merit(scores: Scores, select: str) -> tuple[float, ...]:
+def merit(scores: Scores, select: str) -> tuple[float, ...]:
     """Higher is better: accuracy where there are labels, ties by loss; else the loss alone."""
     nll = -scores.nll if math.isfinite(scores.nll) else -math.inf
     return (nll,) if select == "nll" or scores.accuracy is None else (scores.accuracy, nll)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,15 @@ import torch
 
 from softprompt.atomic import plain_disk_errors, write_bytes
 from softprompt.base.model import Base
-from softprompt.config import Config, dump_toml, load, parse
+from softprompt.config import Config, candidates, dump_toml, load, parse
 from softprompt.data.task import refuse_retrieval
-from softprompt.errors import ArtifactError, ConfigError, DivergedError
-from softprompt.evaluation.score import target_rows
+from softprompt.errors import ArtifactError, ConfigError, TrainingError
 from softprompt.library.folder import Library
 from softprompt.library.prompt import Prompt
-from softprompt.training.checkpoint import Checkpoint
-from softprompt.training.finish import finish
-from softprompt.training.job import Job
-from softprompt.training.log import Diary
-from softprompt.training.loop import Outcome, Report, fit
+from softprompt.training.keep import keep, keep_found
+from softprompt.training.loop import Report
+from softprompt.training.search import Search
+from softprompt.training.trial import Trial, fit_trials
 
 __all__ = ["train"]
 
@@ -42,11 +39,14 @@ def train(
 ) -> Prompt:
     """Teach a base one job, keep the artifact, and return the prompt.
 
+    With several candidates or seeds in ``config.search`` they train together; what is chosen on
+    validation is returned, and its card tells of the others.
+
     Args:
         base: the frozen model; it is not changed and may serve other prompts meanwhile.
         config: a ``Config``, a mapping of settings, or the path of a TOML file.
         resume: go on from where an earlier run of the same configuration was stopped or killed.
-        watch: told of every step.
+        watch: told of every step; of runs that train together as if they were one.
         progress: told (split, rows done, rows) while a split is scored.
         stop: asked after every step whether to end now and keep the best so far.
         notify: told plain sentences about the data and the run.
@@ -64,56 +64,53 @@ def train(
     refuse_retrieval(wanted.data)
     library = Library(wanted.output.library)
     overwrite = _may_overwrite(library, wanted, resume)
-    job = Job.prepare(base, wanted)
-    for note in job.notes:
-        notify(note)
     if wanted.train.threads is not None:
         torch.set_num_threads(wanted.train.threads)
-    outcome = _fit(job, resume, watch, progress, stop)
-    prompt = finish(job, outcome, progress)
-    if outcome.ended != "diverged":
-        prompt.save(library, overwrite=overwrite)
-        return prompt
-    if outcome.best_step == 0:
-        raise DivergedError(f"{outcome.trouble} Nothing had been learnt before it, so nothing was saved.")
-    folder = prompt.save(library, overwrite=overwrite)
-    raise DivergedError(
-        f"{outcome.trouble} The best state, of step {outcome.best_step}, is saved in {folder}."
-    )
+    alone = _alone(wanted)
+    if alone is not None:
+        trial = _fit_one(base, alone, resume, watch, progress, stop, notify)
+        return keep(trial, library, overwrite=overwrite, progress=progress)
+    search = Search(base, wanted, _folder(wanted), watch=watch, progress=progress, stop=stop, notify=notify)
+    for note in search.tried[0].job.notes:
+        notify(note)
+    if resume:
+        _check_same_search(wanted)
+    _open_folder(wanted, resume)
+    return keep_found(search.found(), library, overwrite=overwrite, progress=progress, notify=notify)
 
 
-def _fit(
-    job: Job,
+def _alone(config: Config) -> Config | None:
+    """The configuration of the one run that is asked for; None if there are several."""
+    if config.search is None:
+        return config
+    found = candidates(config)
+    if len(found) > 1 or len(config.seeds) > 1:
+        return None
+    return found[0][1].model_copy(update={"seed": config.seeds[0]})
+
+
+def _fit_one(
+    base: Base,
+    config: Config,
     resume: bool,
     watch: Callable[[Report], None],
     progress: Callable[[str, int, int], None],
     stop: Callable[[], bool],
-) -> Outcome:
-    """Run the loop with its diary."""
-    folder = _run_folder(job, resume)
-    checkpoint = folder / "checkpoint.safetensors"
-    done = int(Checkpoint.load(checkpoint).numbers["step"]) if resume and checkpoint.exists() else None
-    diary = Diary(folder, tensorboard=job.config.output.tensorboard, keep_to=done)
-
-    def told(report: Report) -> None:
-        diary.write(report)
-        watch(report)
-
-    try:
-        return fit(
-            job.method,
-            target_rows(job.encoded["train"].examples, whole_text=job.config.data.loss_on == "text"),
-            lambda: job.score("validation", partial(progress, "validation")),
-            job.config.train,
-            seed=job.config.seed,
-            checkpoint=checkpoint,
-            identity=job.identity,
-            resume=resume,
-            watch=told,
-            stop=stop,
-        )
-    finally:
-        diary.close()
+    notify: Callable[[str], None],
+) -> Trial:
+    """One run, its log and checkpoint right in the folder of its name."""
+    trial = Trial(base, config, _folder(config))
+    for note in trial.job.notes:
+        notify(note)
+    _open_folder(config, resume)
+    fit_trials(
+        [trial],
+        resume=resume,
+        watch=lambda _, report: watch(report),
+        progress=progress,
+        stop=lambda _: stop(),
+    )
+    return trial
 
 
 def _config(config: Config | Mapping[str, Any] | str | Path) -> Config:
@@ -121,13 +118,14 @@ def _config(config: Config | Mapping[str, Any] | str | Path) -> Config:
 
 
 def _may_overwrite(library: Library, config: Config, resume: bool) -> bool:
-    """Whether an artifact of this name may be replaced; a taken name is refused before any training."""
-    if config.output.overwrite or not (library.path / config.name).exists():
+    """Whether artifacts of these names may be replaced; a taken name is refused before any training."""
+    taken = [name for name in config.names if (library.path / name).exists()]
+    if config.output.overwrite or not taken:
         return config.output.overwrite
-    if resume and _was_interrupted(library, config.name):
+    if resume and taken == [config.name] and _was_interrupted(library, config.name):
         return True
     raise ConfigError(
-        f"There is a prompt {config.name!r} in {library.path} already; choose another name, or allow "
+        f"There is a prompt {taken[0]!r} in {library.path} already; choose another name, or allow "
         "replacing it with output.overwrite = true."
     )
 
@@ -141,13 +139,26 @@ def _was_interrupted(library: Library, name: str) -> bool:
     return card is not None and card.training is not None and card.training.ended == "interrupted"
 
 
-def _run_folder(job: Job, resume: bool) -> Path:
-    """The folder of log, checkpoint and resolved settings; an earlier run's is moved aside unless resumed."""
-    folder = Path(job.config.output.runs) / job.config.name
+def _folder(config: Config) -> Path:
+    return Path(config.output.runs) / config.name
+
+
+def _check_same_search(config: Config) -> None:
+    """What was given up follows from the candidates, so a search cannot go on with others."""
+    settings = _folder(config) / "config.toml"
+    if settings.exists() and load(settings).search != config.search:
+        raise TrainingError(
+            f"{settings.parent} belongs to another search; give back the old settings, or start again "
+            "without --resume."
+        )
+
+
+def _open_folder(config: Config, resume: bool) -> None:
+    """Make the folder of logs, checkpoints and settings; an earlier run's is moved aside unless resumed."""
+    folder = _folder(config)
     with plain_disk_errors(folder):
         if folder.exists() and not resume:
             aside = folder.with_name(f"{folder.name}.before-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}")
             folder.rename(aside)
         folder.mkdir(parents=True, exist_ok=True)
-    write_bytes(folder / "config.toml", dump_toml(job.config).encode())
-    return folder
+    write_bytes(folder / "config.toml", dump_toml(config).encode())
