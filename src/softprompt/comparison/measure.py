@@ -107,12 +107,7 @@ class Measurement:
         truth = [example.label for example in encoded.examples]
         labelled = encoded.candidate_ids is not None
         right_texts = references(task.template, task.tables[split])
-        sampled = self.sampled(seen, truth if labelled else None, right_texts)
-        metrics = {name: _metric(value) for name, value in sampled.items()}
-        if seen.hits:
-            metrics["accuracy"] = Metric(
-                **average(list(map(float, seen.hits)))._asdict()
-            )  # Wilson's interval
+        metrics = self.metrics(seen, truth if labelled else None, right_texts)
         if self.official is not None:
             found_official = official(
                 self.official,
@@ -122,6 +117,15 @@ class Measurement:
             )
             metrics |= {f"official {name}": Metric(value=value) for name, value in found_official.items()}
         return Measured(observation=seen, metrics=metrics)
+
+    def metrics(
+        self, seen: Observation, truth: Sequence[int | None] | None, references: Sequence[Sequence[str]]
+    ) -> dict[str, Metric]:
+        """Every metric of an observation with its interval, Wilson's for accuracy; see ``sampled``."""
+        found = {name: one.interval() for name, one in self.sampled(seen, truth, references).items()}
+        if seen.hits:
+            found["accuracy"] = average(list(map(float, seen.hits)))
+        return {name: Metric(**value._asdict()) for name, value in found.items()}
 
     def sampled(
         self, seen: Observation, truth: Sequence[int | None] | None, references: Sequence[Sequence[str]]
@@ -156,8 +160,3 @@ class Measurement:
 def _ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Sampled:
     pairs = torch.tensor([numerators, denominators], dtype=torch.float64).T  # [B, 2]
     return resampled(pairs, lambda sums: sums[:, 0] / sums[:, 1])
-
-
-def _metric(sampled: Sampled) -> Metric:
-    value, low, high = sampled.interval()
-    return Metric(value=value, low=low, high=high)

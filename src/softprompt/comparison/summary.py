@@ -19,7 +19,6 @@ from softprompt.comparison.measure import Measurement, Observation
 from softprompt.comparison.results import (
     Costs,
     MethodResult,
-    Metric,
     Pair,
     Results,
     Run,
@@ -231,11 +230,6 @@ def _worst(tested: Tested) -> dict[str, float]:
 def _voting_run(voters: Findings, seen: Observation, seed: int, measurement: Measurement, rows: _Rows) -> Run:
     """One run that costs what all voters cost together."""
     costs = [cell.costs for cell in voters.runs]
-    sampled = measurement.sampled(seen, rows.truth, rows.references)
-    metrics = {}
-    for name, one in sampled.items():
-        value, low, high = one.interval()
-        metrics[name] = Metric(value=value, low=low, high=high)
     return Run(
         seed=seed,
         costs=Costs(
@@ -250,7 +244,7 @@ def _voting_run(voters: Findings, seen: Observation, seed: int, measurement: Mea
         losses=[],
         validations=[],
         validation={},
-        test=metrics,
+        test=measurement.metrics(seen, rows.truth, rows.references),
         predictions=seen.predictions,
         confidences=seen.confidences,
         row_scores=measurement.per_row(seen, rows.references),
