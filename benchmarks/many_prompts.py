@@ -9,8 +9,9 @@ side. Time is all of ``fit`` and ``fit_many``: steps and validation, without loa
 
 The two sides must learn the same: ``loss_error`` is the largest relative difference between two
 losses of a step, ``vector_error`` between two learnt prompts (of norms). In fp32 both are about
-1e-6 after two steps; over more, rounding grows as it would from a start changed by as little, in
-some prompts to percents (docs/log.md). In bf16 each side rounds in its own order.
+1e-6 after two steps; over more, rounding grows. How much of it that explains is told by a control:
+the same prompts alone again, from starts changed by one part in a million (``control_loss_error``,
+``control_vector_error``). In bf16 each side rounds in its own order.
 
 The result is added to ``results/many_prompts.jsonl``.
 """
@@ -23,6 +24,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import torch
+
 from machine import describe, seconds
 from softprompt.base.freeze import load_base
 from softprompt.base.model import Base
@@ -34,6 +37,7 @@ from softprompt.training.loop import Report, Run, fit, fit_many
 MODEL = "smollm2-135m"
 RESULTS = Path(__file__).parent.parent / "results" / "many_prompts.jsonl"
 ROWS = 64
+NUDGE = 1e-6
 JOB = {
     "train": "bundled:bbc-news/train",
     "validation": "bundled:bbc-news/validation",
@@ -60,6 +64,8 @@ class Result:
     together_seconds: float
     loss_error: float
     vector_error: float
+    control_loss_error: float
+    control_vector_error: float
 
 
 @dataclass
@@ -77,6 +83,14 @@ class Trained:
         job = self.jobs[number]
         rows = target_rows(job.encoded["train"].examples)
         return Run(job.method, rows, job.config.train, job.config.seed)
+
+    def nudged(self) -> Trained:
+        """The same, from starts changed in the sixth place."""
+        for number, job in enumerate(self.jobs):
+            state = job.method.state()
+            noise = torch.randn(state["soft"].shape, generator=torch.Generator().manual_seed(number))
+            job.method.load_state({**state, "soft": state["soft"] * (1 + NUDGE * noise)})
+        return self
 
     def alone(self, numbers: Sequence[int]) -> None:
         """Train some, one after another."""
@@ -122,12 +136,13 @@ def sweep(base: Base, prompts: int, steps: int, batch_size: int) -> list[Job]:
 
 def measure(base: Base, prompts: int, steps: int, batch_size: int, pass_tokens: int | None) -> Result:
     """Train both sides and hold them against each other."""
-    apart, joined = (Trained(sweep(base, prompts, steps, batch_size)) for _ in range(2))
+    apart, joined, control = (Trained(sweep(base, prompts, steps, batch_size)) for _ in range(3))
     base.nll(apart.run(0).rows[:2], apart.jobs[0].method.front())  # the first pass of a process is slow
     half = prompts // 2
     before = seconds(lambda: apart.alone(range(half)), base.device)
     together = seconds(lambda: joined.together(pass_tokens), base.device)
     after = seconds(lambda: apart.alone(range(half, prompts)), base.device)
+    control.nudged().alone(range(prompts))
     return Result(
         dtype=str(base.dtype).removeprefix("torch."),
         prompts=prompts,
@@ -139,6 +154,8 @@ def measure(base: Base, prompts: int, steps: int, batch_size: int, pass_tokens: 
         together_seconds=together,
         loss_error=_loss_error(apart, joined),
         vector_error=_vector_error(apart, joined),
+        control_loss_error=_loss_error(apart, control),
+        control_vector_error=_vector_error(apart, control),
     )
 
 
@@ -161,7 +178,9 @@ def show(result: Result) -> str:
         f"together {result.together_seconds:.1f} s, one after another "
         f"{result.one_after_another_seconds:.1f} s, {result.ratio:.2f}x as fast.\n"
         f"  They learnt the same: losses apart by {result.loss_error:.1e} at most, "
-        f"prompts by {result.vector_error:.1e}."
+        f"prompts by {result.vector_error:.1e}.\n"
+        f"  Alone again from a start changed by {NUDGE:.0e}: losses apart by "
+        f"{result.control_loss_error:.1e}, prompts by {result.control_vector_error:.1e}."
     )
 
 
