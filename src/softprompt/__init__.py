@@ -19,7 +19,7 @@ from softprompt.errors import SoftpromptError
 
 if TYPE_CHECKING:
     from softprompt.base.freeze import freeze, load_base
-    from softprompt.base.generate import Sampling
+    from softprompt.base.sampling import Sampling
     from softprompt.base.model import Base
     from softprompt.comparison.run import compare
     from softprompt.config import Config
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from softprompt.library.folder import Library
     from softprompt.library.prompt import Prompt, answer_together, load_prompt
     from softprompt.prefix import Prefix
+    from softprompt.serving.engine import Engine
     from softprompt.training.run import train
 
 __version__ = "0.1.0"
@@ -36,6 +37,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Base",
     "Config",
+    "Engine",
     "Ensemble",
     "Library",
     "Prefix",
@@ -56,11 +58,12 @@ __all__ = [
 _HOMES = {
     "Base": ("softprompt.base.model", "Base"),
     "Config": ("softprompt.config", "Config"),
+    "Engine": ("softprompt.serving.engine", "Engine"),
     "Ensemble": ("softprompt.library.ensemble", "Ensemble"),
     "Library": ("softprompt.library.folder", "Library"),
     "Prefix": ("softprompt.prefix", "Prefix"),
     "Prompt": ("softprompt.library.prompt", "Prompt"),
-    "Sampling": ("softprompt.base.generate", "Sampling"),
+    "Sampling": ("softprompt.base.sampling", "Sampling"),
     "answer_together": ("softprompt.library.prompt", "answer_together"),
     "compare": ("softprompt.comparison.run", "compare"),
     "freeze": ("softprompt.base.freeze", "freeze"),

@@ -13,7 +13,9 @@ Programming mistakes are not here; they stay ``AssertionError`` and friends.
     ├── ArtifactError      a saved prompt that is damaged, foreign or malformed
     ├── TrainingError      a run that cannot start, resume or go on
     │   └── DivergedError      the loss became NaN or ran away
-    └── ResourceError      disk, permissions, network, memory, a missing extra
+    ├── ResourceError      disk, permissions, network, memory, a missing extra
+    │   └── QueueFullError     a server that has more to do than it may promise
+    └── CancelledJobError  an answer nobody waits for any more
 """
 
 from __future__ import annotations
@@ -21,9 +23,11 @@ from __future__ import annotations
 __all__ = [
     "ArtifactError",
     "BaseModelError",
+    "CancelledJobError",
     "ConfigError",
     "DataError",
     "DivergedError",
+    "QueueFullError",
     "ResourceError",
     "SoftpromptError",
     "TrainingError",
@@ -65,3 +69,11 @@ class DivergedError(TrainingError):
 
 class ResourceError(SoftpromptError):
     """Disk, permission, network, memory or an optional package is missing."""
+
+
+class QueueFullError(ResourceError):
+    """More work waits than the engine takes on; it may be asked again later."""
+
+
+class CancelledJobError(SoftpromptError):
+    """An answer was called off before it was finished."""

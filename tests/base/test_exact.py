@@ -98,7 +98,7 @@ def test_batch_mates_change_nothing(architecture: str) -> None:
 
 @pytest.mark.parametrize("architecture", [a for a in tiny.ARCHITECTURES if a != "bloom"])
 def test_these_architectures_are_packed(architecture: str) -> None:
-    assert tiny.base(architecture).layout.name == "packed"
+    assert tiny.base(architecture).layout.name == "flat"
 
 
 def test_bloom_falls_back_to_the_padded_layout() -> None:

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import tiny
-from softprompt.base.generate import Request, Sampling, choose, generate
+from softprompt.base.generate import Request, Sampling, generate
 from softprompt.base.model import Base
 from softprompt.base.packing import TokenRow
-from softprompt.errors import BaseModelError, ConfigError, WrongBaseError
+from softprompt.errors import BaseModelError, WrongBaseError
 
 
 def requests(base: Base) -> list[Request]:
@@ -80,35 +80,6 @@ def test_the_end_token_ends_an_answer_and_is_not_part_of_it() -> None:
     ended = dataclasses.replace(base, tokenizer=Ends())
     generate(ended, wanted, Sampling(max_new_tokens=6), lambda row, token: again.append(token))
     assert again == seen[:first]
-
-
-def test_top_k_and_top_p_leave_only_the_likeliest() -> None:
-    logits = torch.tensor([0.0, 3.0, 2.0, 1.0])
-    generator = torch.Generator().manual_seed(0)
-
-    def drawn(**options: Any) -> set[int]:
-        return {choose(logits, Sampling(temperature=1.5, **options), generator) for _ in range(300)}
-
-    assert drawn() == {0, 1, 2, 3}
-    assert drawn(top_k=2) == {1, 2}
-    assert drawn(top_p=0.5) == {1}  # the likeliest alone holds 0.52
-    assert drawn(top_p=0.6) == {1, 2}
-    assert choose(logits, Sampling(), generator) == 1
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"max_new_tokens": 0},
-        {"temperature": -1.0},
-        {"top_p": 0.0},
-        {"top_k": -1},
-        {"temperature": float("nan")},
-    ],
-)
-def test_impossible_sampling_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=next(iter(options))):
-        Sampling(**options)
 
 
 def test_a_prefix_of_another_base_is_refused() -> None:

@@ -11,7 +11,7 @@ import transformers
 
 import tiny
 from softprompt.base.freeze import freeze
-from softprompt.base.layout import PACKED, PADDED
+from softprompt.base.layout import FLAT, PADDED
 from softprompt.base.probe import settle
 from softprompt.errors import BaseModelError
 
@@ -44,7 +44,7 @@ class Deaf:
 
 def test_a_model_that_ignores_positions_is_not_packed() -> None:
     base = tiny.base("llama")
-    assert settle(base).layout is PACKED
+    assert settle(base).layout is FLAT
     try:
         layout = settle(dataclasses.replace(base, model=Deaf(base.model))).layout
     except BaseModelError:
@@ -54,5 +54,5 @@ def test_a_model_that_ignores_positions_is_not_packed() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_the_layout_does_not_depend_on_the_dtype(dtype: torch.dtype) -> None:
-    assert tiny.base("llama", dtype=dtype).layout is PACKED
+    assert tiny.base("llama", dtype=dtype).layout is FLAT
     assert tiny.base("bloom", dtype=dtype).layout is PADDED

@@ -7,7 +7,8 @@ backward is slow, the scores are recomputed with plain matrix products instead.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +16,30 @@ from torch.nn import functional
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-__all__ = ["IMPLEMENTATION", "Recomputed", "register"]
+__all__ = ["IMPLEMENTATION", "Part", "Recomputed", "register"]
 
 IMPLEMENTATION = "softprompt"
+
+
+class Part(NamedTuple):
+    """Tokens of a pass that look at strips: one token each of several rows, or several tokens of one row.
+
+    Attributes:
+        start, stop: which tokens of the pass.
+        keys, values: a layer's slots, each ``[R, K, C, D]``.
+        first, last: which strips of the R.
+        visible: how many of the C slots the longest row will have filled.
+        at: ``[stop - start]`` the slot of each token.
+    """
+
+    start: int
+    stop: int
+    keys: Sequence[Tensor]
+    values: Sequence[Tensor]
+    first: int
+    last: int
+    visible: int
+    at: Tensor
 
 
 def register() -> None:
@@ -34,10 +56,19 @@ def attend(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
+    strips: Sequence[Part] | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Query [N, H, W, D], key and value [N, K, C, D], mask broadcast to [N, 1, W, C] -> [N, W, H, D]."""
+    """Query [N, H, W, D], key and value [N, K, C, D], mask broadcast to [N, 1, W, C] -> [N, W, H, D].
+
+    With strips, N is 1 and the mask [1, 1, W, C] says which slots of its own strip each token sees.
+    """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if strips is not None:
+        assert attention_mask is not None
+        layer: int = module.layer_idx  # type: ignore[assignment]
+        found = [_in_strips(query, part, layer, attention_mask, scale) for part in strips]
+        return (torch.cat(found) if len(found) > 1 else found[0])[None], None
     if _wants_recomputation(query, attention_mask):
         out = Recomputed.apply(query, key, value, attention_mask, scale)  # type: ignore[no-untyped-call]
     else:
@@ -51,6 +82,25 @@ def attend(
             enable_gqa=query.shape[1] != key.shape[1],
         )
     return out.transpose(1, 2).contiguous(), None
+
+
+def _in_strips(query: Tensor, part: Part, layer: int, mask: Tensor, scale: float) -> Tensor:
+    """What one part of the tokens finds in its strips, [T, H, D]; query [1, H, W, D]."""
+    rows = slice(part.first, part.last)
+    key, value = (side[layer][rows, :, : part.visible] for side in (part.keys, part.values))
+    q, seen = query[0, :, part.start : part.stop], mask[0, 0, part.start : part.stop, : part.visible]
+    heads, width = key.shape[1], q.shape[-1]
+    if len(seen) == part.last - part.first:
+        # One token a row: heads that share keys stand where tokens would, five times faster on a CPU.
+        grouped = q.transpose(0, 1).reshape(len(seen), heads, -1, width)  # [B, K, G, D]
+        found = functional.scaled_dot_product_attention(
+            grouped, key, value, attn_mask=seen[:, None, None], scale=scale
+        )
+        return found.reshape(len(seen), -1, width)
+    found = functional.scaled_dot_product_attention(
+        q[None], key, value, attn_mask=seen[None, None], scale=scale, enable_gqa=len(q) != heads
+    )
+    return found[0].transpose(0, 1)
 
 
 def _wants_recomputation(query: Tensor, mask: Tensor | None) -> bool:

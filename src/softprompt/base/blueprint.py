@@ -22,7 +22,7 @@ from softprompt.base import catalog
 from softprompt.base.attention import IMPLEMENTATION, register
 from softprompt.base.convert import converted, quiet
 from softprompt.base.hub import is_hub_id
-from softprompt.base.layout import PACKED, PADDED, Layout
+from softprompt.base.layout import FLAT, PADDED, Layout
 from softprompt.base.model import Base
 from softprompt.base.packing import TokenRow
 from softprompt.base.shapes import PREFIX, SHAPES
@@ -237,7 +237,7 @@ def _settled(base: Base) -> Base:
     error has so far been exact in it.
     """
     rows = [TokenRow((1, 2, 3, 4)), TokenRow((1, 2, 3))]
-    for layout in (PACKED, PADDED):
+    for layout in (FLAT, PADDED):
         candidate = replace(base, layout=layout)
         if _accepts(candidate, layout, rows):
             return candidate

@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.cache_utils import Cache
 
+from softprompt.base.attention import Part
 from softprompt.base.packing import Pack
 from softprompt.prefix import Prefix
 
-__all__ = ["BehindFronts", "Recorder", "Slots"]
+__all__ = ["BehindFronts", "IntoStrips", "Recorder", "Slots"]
 
 
 class _Seen(Cache):  # type: ignore[misc]
@@ -120,3 +121,27 @@ class Slots(_Seen):
         values[self._rows, :, self._at] = v[:, :, 0]
         end = self._seen + 1
         return keys[:, :, :end], values[:, :, :end]
+
+
+class IntoStrips(_Seen):
+    """Writes what a pass over tokens of many rows computed into the rows' own strips."""
+
+    def __init__(self, parts: Sequence[Part], seen: int = 0, *, hand_out: bool = False) -> None:
+        """parts: whose tokens are read; hand_out: give the layer all that its one strip holds."""
+        super().__init__(seen)
+        self._parts = parts
+        self._hand_out = hand_out
+        # [N] strip and slot of each token, one index for each shelf that is written to.
+        self._rows = [torch.arange(part.first, part.last, device=part.at.device) for part in parts]
+
+    def update(self, k: Tensor, v: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """k, v: [1, K, N, D], handed back as they are, or with all [1, K, C, D] the strip holds."""
+        for part, rows in zip(self._parts, self._rows, strict=True):
+            for slots, new in ((part.keys[layer_idx], k), (part.values[layer_idx], v)):
+                slots[rows, :, part.at] = new[0, :, part.start : part.stop].transpose(0, 1)
+        if not self._hand_out:
+            return k, v
+        (part,) = self._parts
+        sides = part.keys[layer_idx], part.values[layer_idx]
+        keys, values = (side[part.first : part.last, :, : part.visible] for side in sides)
+        return keys, values

@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from softprompt.base.model import Base
 
-__all__ = ["Change", "linear_layers", "shared_copy"]
+__all__ = ["Change", "linear_layers", "shared_copy", "twin"]
 
 _numbers = itertools.count(1)
 
@@ -49,7 +49,10 @@ def shared_copy(base: Base) -> Base:
 
     Its fingerprint names it apart from the original, so a prefix made by one is refused by the other.
     """
-    model = base.model
-    tensors = itertools.chain(model.parameters(), model.buffers())
-    twin = copy.deepcopy(model, {id(t): t for t in tensors})
-    return replace(base, model=twin, fingerprint=f"{base.fingerprint}+{next(_numbers)}")
+    return replace(base, model=twin(base), fingerprint=f"{base.fingerprint}+{next(_numbers)}")
+
+
+def twin(base: Base) -> Any:
+    """A model with modules of its own over the tensors of the base's."""
+    tensors = itertools.chain(base.model.parameters(), base.model.buffers())
+    return copy.deepcopy(base.model, {id(t): t for t in tensors})

@@ -1,57 +1,28 @@
-"""Answers: many rows, each behind its own prefix, decoded together token by token.
+"""Answers: many rows, each behind its own prefix, written together token by token.
 
-It knows prefixes, token ids and how to choose the next one. A row's answer does not depend on
-which rows it is answered with.
+It knows prefixes and token ids. A row's answer does not depend on which rows it is answered with.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from softprompt.base.cache import Slots
-from softprompt.base.layout import Windows
 from softprompt.base.model import Base
-from softprompt.base.packing import TokenRow
-from softprompt.errors import BaseModelError, ConfigError
+from softprompt.base.packing import split
+from softprompt.base.sampling import Chooser, Sampling
+from softprompt.base.strips import Chunk, Strip, Strips
+from softprompt.base.writer import Writer
+from softprompt.errors import BaseModelError
 from softprompt.prefix import Prefix
 
 __all__ = ["Request", "Sampling", "generate"]
 
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen and when an answer ends.
-
-    Attributes:
-        max_new_tokens: longest answer, in tokens.
-        temperature: 0 takes the most likely token; higher draws more freely.
-        top_k: draw among the k likeliest only; 0 for all.
-        top_p: draw among the likeliest that together hold this much probability.
-        seed: the draws of row i depend on ``(seed, i)`` alone.
-        stop: an answer ends before the first of these strings.
-    """
-
-    max_new_tokens: int = 64
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
-    stop: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        for name, good, wanted in (
-            ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
-            ("temperature", 0 <= self.temperature < float("inf"), "0 or more"),
-            ("top_k", self.top_k >= 0, "0 or more"),
-            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
-        ):
-            if not good:
-                raise ConfigError(f"{name} must be {wanted}, got {getattr(self, name)}.")
+PASS_TOKENS = 2048
+"""Text tokens read in one pass; bounds memory, changes no answer."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +33,37 @@ class Request:
     prefix: Prefix
     limit: int | None = None
 
+    def longest(self, sampling: Sampling) -> int:
+        """The most tokens of its answer."""
+        return min(sampling.max_new_tokens, self.limit or sampling.max_new_tokens)
 
-@dataclass
+
 class _Row:
-    """The state of one answer while it is being written."""
+    """An answer while it is being written."""
 
-    generator: torch.Generator
-    limit: int
-    tokens: list[int] = field(default_factory=list)
-    text: str | None = None
+    def __init__(self, base: Base, request: Request, sampling: Sampling, number: int) -> None:
+        self.expected = request.prefix.hidden  # [E]
+        self.text: str | None = None
+        self._chooser = Chooser(sampling, request.ids, number)
+        self._writer = Writer(base, sampling.stop)
+        self._sampling, self._end = sampling, base.end_id
+        self._left = request.longest(sampling)
+
+    def advance(self, logits: Tensor) -> int | None:
+        """Choose the next token from logits [V]; None if that ended the answer before the token."""
+        token = self._chooser.choose(logits).id
+        if self._sampling.ends_at(token, self._end):
+            self._close()
+            return None
+        self._writer.push(token)
+        self._left -= 1
+        if self._writer.stopped or not self._left:
+            self._close()
+        return token
+
+    def _close(self) -> None:
+        self._writer.finish()
+        self.text = self._writer.text
 
 
 def generate(
@@ -91,24 +84,51 @@ def generate(
         WrongBaseError: a prefix of another base.
         BaseModelError: a row longer than the model's positions, or with nothing to go on from.
     """
-    if not requests:
-        return []
     sampling = sampling or Sampling()
     _check_lengths(base, requests, sampling)
-    longest = sampling.max_new_tokens
-    rows = [
-        _Row(
-            torch.Generator().manual_seed(_row_seed(sampling.seed, i)), min(longest, request.limit or longest)
-        )
-        for i, request in enumerate(requests)
-    ]
+    rows = [_Row(base, request, sampling, number) for number, request in enumerate(requests)]
     with torch.no_grad():
-        decoder, hidden = Decoder.after(base, requests, longest)
-        while True:
-            chosen = _advance(base, base.head.logits(hidden), rows, sampling, on_token)
-            if all(row.text is not None for row in rows):
-                return [row.text or "" for row in rows]
-            hidden = decoder.step(chosen)
+        strips = Strips(base)
+        places = {number: _open(strips, request, sampling) for number, request in enumerate(requests)}
+        for part in _parts(requests):
+            _read(strips, rows, {number: (places[number], requests[number].ids) for number in part})
+        while places:
+            logits = base.head.logits(torch.stack([_known(rows[number]) for number in places]))
+            said = {number: rows[number].advance(row) for number, row in zip(places, logits, strict=True)}
+            for number, token in said.items():
+                if on_token is not None and token is not None:
+                    on_token(number, token)
+                if rows[number].text is not None:
+                    strips.close(places.pop(number))
+            _read(strips, rows, {n: (place, [said[n] or 0]) for n, place in places.items()})
+    return [row.text or "" for row in rows]
+
+
+def _open(strips: Strips, request: Request, sampling: Sampling) -> Strip:
+    need = request.prefix.length + len(request.ids) + request.longest(sampling)
+    strip = strips.open(request.prefix, need)
+    assert strip is not None  # there is no bound
+    return strip
+
+
+def _parts(requests: Sequence[Request]) -> Iterable[list[int]]:
+    """The rows that have a text, a bounded number of tokens at a time."""
+    numbers = [number for number, request in enumerate(requests) if request.ids]
+    for part in split([len(requests[number].ids) for number in numbers], PASS_TOKENS):
+        yield [numbers[place] for place in part]
+
+
+def _read(strips: Strips, rows: Sequence[_Row], coming: dict[int, tuple[Strip, Sequence[int]]]) -> None:
+    """Read the next tokens of some rows, and note what each then expects."""
+    if coming:
+        found = strips.read([Chunk(strip, ids) for strip, ids in coming.values()])
+        for number, hidden in zip(coming, found, strict=True):
+            rows[number].expected = hidden[-1]
+
+
+def _known(row: _Row) -> Tensor:
+    assert row.expected is not None  # checked before the first token was read
+    return row.expected
 
 
 def _check_lengths(base: Base, requests: Iterable[Request], sampling: Sampling) -> None:
@@ -123,113 +143,3 @@ def _check_lengths(base: Base, requests: Iterable[Request], sampling: Sampling) 
             )
         if not request.ids and request.prefix.hidden is None:
             raise BaseModelError(f"Row {number} has no text to go on from; give it at least one token.")
-
-
-class Decoder:
-    """B rows being written at once; each ``step`` takes one token a row and reads it."""
-
-    def __init__(self, base: Base, slots: Slots, lengths: Tensor) -> None:
-        """slots: the rows so far; lengths: [B] how many positions each has filled."""
-        self._base, self._slots, self._lengths = base, slots, lengths
-        self._windows = Windows.of(base.config)
-
-    @classmethod
-    def after(cls, base: Base, requests: Sequence[Request], room: int) -> tuple[Decoder, Tensor]:
-        """Read every row behind its prefix, those of one prefix in one packed pass.
-
-        Returns the decoder, with ``room`` for that many steps, and each row's last hidden
-        state ``[B, E]``.
-        """
-        lengths = [r.prefix.length + len(r.ids) for r in requests]
-        some = requests[0].prefix.keys
-        keys, values = ([_room(len(requests), k, max(lengths) + room) for k in some] for _ in range(2))
-        hidden: list[Tensor] = [torch.empty(0)] * len(requests)
-        for group in _by_prefix(requests):
-            prefix = requests[group[0]].prefix
-            last, added = base.read([TokenRow(requests[i].ids) for i in group], prefix)
-            for place, number in enumerate(group):
-                hidden[number] = last[place]
-                for layer in range(len(keys)):
-                    k, v = added.of_row(layer, place, len(requests[number].ids))
-                    _fill(keys[layer][number], prefix.keys[layer], k)
-                    _fill(values[layer][number], prefix.values[layer], v)
-        return cls(base, Slots(keys, values), torch.tensor(lengths, device=base.device)), torch.stack(hidden)
-
-    def step(self, tokens: Tensor) -> Tensor:
-        """Read one more token a row, [B]; the hidden states after it, [B, E]."""
-        visible = int(self._lengths.max()) + 1
-        self._slots.step(self._lengths, visible)
-        where = self._base.layout.decoding(self._lengths, visible, self._windows, self._base.dtype)
-        hidden = self._base.run(input_ids=tokens[:, None], past_key_values=self._slots, **where)
-        self._lengths = self._lengths + 1
-        return hidden[:, -1]
-
-
-def _by_prefix(requests: Sequence[Request]) -> list[list[int]]:
-    groups: dict[int, list[int]] = defaultdict(list)
-    for number, request in enumerate(requests):
-        groups[id(request.prefix)].append(number)
-    return list(groups.values())
-
-
-def _room(rows: int, like: Tensor, capacity: int) -> Tensor:
-    """Zeroed slots [B, K, C, D] for one layer, shaped and typed like its prefix [K, P, D]."""
-    return like.new_zeros(rows, like.shape[0], capacity, like.shape[2])
-
-
-def _fill(slots: Tensor, prefix: Tensor, text: Tensor) -> None:
-    """Put a prefix [K, P, D] and a text [K, T, D] at the head of one row's slots [K, C, D]."""
-    slots[:, : prefix.shape[1]] = prefix
-    slots[:, prefix.shape[1] : prefix.shape[1] + text.shape[1]] = text
-
-
-def _row_seed(seed: int, row: int) -> int:
-    return (seed * 1_000_003 + row) % (2**63)
-
-
-def _advance(
-    base: Base,
-    logits: Tensor,
-    rows: Sequence[_Row],
-    sampling: Sampling,
-    on_token: Callable[[int, int], None] | None,
-) -> Tensor:
-    """Choose the next token of every open row [B]; closed rows repeat token 0, which nobody reads."""
-    chosen = [0] * len(rows)
-    for number, row in enumerate(rows):
-        if row.text is not None:
-            continue
-        token = choose(logits[number], sampling, row.generator)
-        if token == base.end_id:
-            row.text = base.decode(row.tokens)
-            continue
-        row.tokens.append(token)
-        chosen[number] = token
-        if on_token is not None:
-            on_token(number, token)
-        row.text = _stopped(base, row.tokens, sampling.stop)
-        if row.text is None and len(row.tokens) == row.limit:
-            row.text = base.decode(row.tokens)
-    return torch.tensor(chosen, dtype=torch.long, device=base.device)
-
-
-def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """The next token from fp32 logits [V]."""
-    if sampling.temperature == 0:
-        return int(logits.argmax())
-    ordered, ids = (logits.cpu() / sampling.temperature).sort(descending=True)
-    if sampling.top_k:
-        ordered, ids = ordered[: sampling.top_k], ids[: sampling.top_k]
-    probabilities = torch.softmax(ordered, dim=-1)
-    before = probabilities.cumsum(-1) - probabilities
-    probabilities = probabilities.where(before < sampling.top_p, 0.0)
-    return int(ids[torch.multinomial(probabilities, 1, generator=generator)])
-
-
-def _stopped(base: Base, tokens: Sequence[int], stop: Sequence[str]) -> str | None:
-    """The answer up to the first stop string, if one has appeared."""
-    if not stop:
-        return None
-    text = base.decode(tokens)
-    found = [at for at in (text.find(s) for s in stop) if at >= 0]
-    return text[: min(found)] if found else None

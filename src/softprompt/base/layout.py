@@ -1,9 +1,10 @@
 """How rows are laid out for a model and what masks tell it so.
 
-Two layouts exist. ``PACKED`` puts many rows in a bin and needs a model that takes explicit
-positions and four-dimensional masks. ``PADDED`` gives each row a bin of its own and asks for
-nothing, so it serves every causal model. Which one a model can hold is found out by
-``base.probe``, not by its name.
+Three layouts exist. ``PACKED`` puts many rows in a bin and needs a model that takes explicit
+positions and four-dimensional masks. ``FLAT`` is packed, too, and while answering lays the tokens of all
+rows in one row without padding, for which the model must hand its attention what it does not know itself.
+``PADDED`` gives each row a bin of its own and asks for nothing, so it serves every causal model. Which one
+a model can hold is found out by ``base.probe``, not by its name.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from softprompt.base.packing import Pack
 
-__all__ = ["PACKED", "PADDED", "Layout", "Windows"]
+__all__ = ["FLAT", "PACKED", "PADDED", "Layout", "Windows"]
 
 Mask = Tensor | dict[str, Tensor] | None
 
@@ -48,12 +49,14 @@ class Layout:
     """The arguments that make one model read packs, and decode steps, exactly.
 
     Attributes:
-        name: ``"packed"`` or ``"padded"``.
+        name: ``"flat"``, ``"packed"`` or ``"padded"``.
         inline: whether rows share bins, and a front can be read in the same pass as the rows.
+        flat: whether tokens of many rows that are being answered can lie in one row.
     """
 
     name: str
     inline: bool
+    flat: bool = False
 
     def reading(self, pack: Pack, windows: Windows, dtype: torch.dtype) -> dict[str, Any]:
         """Positions and masks for a pack whose bins have their fronts set before them."""
@@ -80,7 +83,15 @@ class Layout:
         masks = windows.masks(visible[:, None], distance[:, None], dtype)
         return {"position_ids": at[:, None], "attention_mask": masks}
 
+    def strips(self, at: Tensor, slots: int, windows: Windows, dtype: torch.dtype) -> dict[str, Any]:
+        """Positions and masks for tokens of many rows: ``at`` [N] the slot of each in its strip."""
+        assert self.flat
+        distance = at[:, None] - torch.arange(slots, device=at.device)[None, :]  # [N, C]
+        masks = windows.masks((distance >= 0)[None], distance[None], dtype)
+        return {"position_ids": at[None], "attention_mask": masks}
 
+
+FLAT = Layout("flat", inline=True, flat=True)
 PACKED = Layout("packed", inline=True)
 PADDED = Layout("padded", inline=False)
 

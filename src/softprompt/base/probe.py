@@ -1,6 +1,6 @@
 """Finds out by trying how an architecture can be read, instead of trusting its name.
 
-A few short rows are read behind a short front and decoded one step, and the logits are held
+A few short rows are read behind a short front, also in strips and by steps, and the logits are held
 against the model's own plain forward pass. The first layout that agrees is the model's.
 """
 
@@ -11,13 +11,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from softprompt.base.generate import Decoder, Request
-from softprompt.base.layout import PACKED, PADDED
+from softprompt.base.layout import FLAT, PACKED, PADDED
 from softprompt.base.model import Base
 from softprompt.base.packing import TokenRow
+from softprompt.base.strips import Chunk, Strips
 from softprompt.errors import BaseModelError
+from softprompt.prefix import Prefix
 
-__all__ = ["settle"]
+__all__ = ["agrees", "settle"]
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6, torch.bfloat16: 0.1, torch.float16: 0.03}
 """Largest relative difference (of norms) that rounding explains in each dtype."""
@@ -32,7 +33,7 @@ def settle(base: Base) -> Base:
         BaseModelError: the model agrees with its own plain forward pass in no layout.
     """
     reasons = []
-    for layout in (PACKED, PADDED):
+    for layout in (FLAT, PACKED, PADDED):
         candidate = replace(base, layout=layout)
         try:
             error = _disagreement(candidate)
@@ -48,6 +49,11 @@ def settle(base: Base) -> Base:
     )
 
 
+def agrees(base: Base) -> bool:
+    """Whether it still reads in its layout what its own plain forward pass does."""
+    return _disagreement(base) <= _tolerance(base)
+
+
 def _tolerance(base: Base) -> float:
     # In 8 bits what is read is rounded too, in a way that depends on what is read with it.
     rounds_inputs = getattr(base.model, "is_loaded_in_8bit", False)
@@ -55,7 +61,7 @@ def _tolerance(base: Base) -> float:
 
 
 def _disagreement(base: Base) -> float:
-    """Relative difference to the plain forward pass: packed losses, inline fronts and decoding."""
+    """Relative difference to the plain forward pass: packed rows, inline fronts, strips."""
     count = base.embedding.weight.shape[0]
     tokens = [1 + (i * 7919) % (count - 1) for i in range(14)]
     front, rows = tuple(tokens[:3]), [tuple(tokens[3:8]), tuple(tokens[8:10]), tuple(tokens[10:])]
@@ -64,19 +70,22 @@ def _disagreement(base: Base) -> float:
         embedded = base.embed(front)
         prefix = base.prefill(embedded)
         token_rows = [TokenRow(row) for row in rows]
-        requests = [Request(row[:-1], prefix) for row in rows]
         seen = [
             base.next_logits(token_rows, embedded),
             base.next_logits(token_rows, prefix),
-            _decoded(base, requests, [row[-1] for row in rows]),
+            _continued(base, prefix, rows),
         ]
     return max(float((logits - plain).norm() / plain.norm()) for logits in seen)
 
 
-def _decoded(base: Base, requests: list[Request], tokens: list[int]) -> Tensor:
-    """fp32 logits [B, V] after one decoding step behind the requests."""
-    decoder, _ = Decoder.after(base, requests, 1)
-    return base.head.logits(decoder.step(torch.tensor(tokens, device=base.device)))
+def _continued(base: Base, prefix: Prefix, rows: list[tuple[int, ...]]) -> Tensor:
+    """fp32 logits [B, V] after rows read in strips, all but the last token first."""
+    strips = Strips(base)
+    opened = [strips.open(prefix, prefix.length + len(row)) for row in rows]
+    places = [strip for strip in opened if strip is not None]
+    strips.read([Chunk(strip, row[:-1]) for strip, row in zip(places, rows, strict=True)])
+    found = strips.read([Chunk(strip, row[-1:]) for strip, row in zip(places, rows, strict=True)])
+    return base.head.logits(torch.cat(found))
 
 
 def _plain(base: Base, ids: tuple[int, ...]) -> Tensor:

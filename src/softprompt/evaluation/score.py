@@ -28,6 +28,7 @@ __all__ = [
     "score",
     "score_many",
     "target_rows",
+    "weigh",
 ]
 
 BATCH_TOKENS = 2048
@@ -147,15 +148,19 @@ def judge_many(
 ) -> list[Judgement]:
     """``judge`` for several fronts, each row read behind all of them in the same pass."""
     found = likelihoods(base, fronts, encoded, progress)
-    weights = found
-    if any(example.neutral_ids is not None for example in encoded.examples):
-        weights = weights - _neutral(base, fronts, encoded)
+    calibrated = any(example.neutral_ids is not None for example in encoded.examples)
+    neutral = _neutral(base, fronts, encoded) if calibrated else torch.zeros_like(found)
+    return [weigh(encoded, *pair) for pair in zip(found, neutral, strict=True)]
+
+
+def weigh(encoded: Encoded, found: Tensor, neutral: Tensor) -> Judgement:
+    """What follows from log-likelihoods ``[B, C]`` of candidates, and from those behind the neutral input."""
+    weights = found - neutral
     if encoded.by_length:
         weights = weights / _padded(
             [[float(len(c)) for c in encoded.candidates(e)] for e in encoded.examples]
         )
-    weights = weights.where(found != -torch.inf, -torch.inf)
-    return [Judgement(*pair) for pair in zip(found, weights, strict=True)]
+    return Judgement(found, weights.where(found != -torch.inf, -torch.inf))
 
 
 def likelihoods(

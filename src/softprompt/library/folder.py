@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,6 +146,22 @@ class Library:
     def list(self) -> Entries:
         """Every artifact by name, in order; a broken one with what is wrong. Weights are not read."""
         return [self._entry(name) for name in self._names()]
+
+    def names(self) -> Sequence[str]:
+        """Every artifact's name, in order, also of those that are broken."""
+        return self._names()
+
+    def card(self, name: str) -> Card:
+        """What is known about an artifact; its weights are not read. Errors as in ``load``."""
+        return read_card(self.find(name))
+
+    def stamp(self, name: str) -> Hashable | None:
+        """How an artifact lies on the disk now, which changes when it is replaced; None if there is none."""
+        try:
+            found = (self.find(name) / CARD_FILE).stat()
+        except (SoftpromptError, OSError):
+            return None
+        return found.st_mtime_ns, found.st_size, found.st_ino
 
     def remove(self, name: str) -> None:
         """Delete an artifact; it is gone from the list in one step.

@@ -97,6 +97,9 @@ class FreshModel:
         """A copy of ``base`` with these weights; see ``Payload``."""
         return Met(replaced(base, self.change), front_on(base, self.front), self.change)
 
+    def ride(self, base: Base) -> None:
+        """It needs a model of its own; see ``Payload``."""
+
     def adopted(self, base: Base) -> FreshModel:
         return self
 
@@ -159,6 +162,9 @@ class SavedModel:
             front = self.adopted_front
         change = Change("full", {}, tensors)
         return Met(replaced(base, change), front_on(base, front), change)
+
+    def ride(self, base: Base) -> None:
+        """It needs a model of its own; see ``Payload``."""
 
     def adopted(self, base: Base) -> SavedModel:
         """Behind the start token, which usual training sets before every text."""

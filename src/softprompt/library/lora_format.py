@@ -31,12 +31,12 @@ from softprompt.library.changed import (
     write_front,
 )
 from softprompt.library.lora_config import build_lora_config, read_lora_config
-from softprompt.library.payload import Met
+from softprompt.library.payload import Met, Ride
 from softprompt.library.peft_config import Fields
 from softprompt.library.peft_format import CONFIG_FILE, WEIGHTS_FILE, weights_path
 from softprompt.library.tensor_file import MOST_BYTES
 from softprompt.library.weights_file import shapes_of, stream, write_tensors
-from softprompt.methods.lora import adapted
+from softprompt.methods.lora import adapted, low_rank
 from softprompt.prefix import Front
 
 __all__ = ["Adapter", "check", "read"]
@@ -106,9 +106,7 @@ class Adapter:
 
     def meet(self, base: Base) -> Met:
         """A copy of ``base`` with the adapter in it; see ``Payload``."""
-        layers = _layers(self.change.tensors)
-        _check_layers(base, layers, {name: tuple(t.shape) for name, t in self.change.tensors.items()})
-        front = front_on(base, self.front)
+        layers, front = self._fitted(base)
         exact = Change("lora", {**self.change.settings, "targets": layers}, self.change.tensors)
         try:
             return Met(adapted(base, exact), front, self.change)
@@ -117,6 +115,18 @@ class Adapter:
                 f"The adapter is for layers of {base.name} that cannot take one here, such as {layers[0]}; "
                 "use it with PEFT."
             ) from error
+
+    def ride(self, base: Base) -> Ride | None:
+        """What every token carries beside the base's own products; see ``Payload``."""
+        _, front = self._fitted(base)
+        change = low_rank(base, self.change)
+        return None if change is None else Ride(front, change)
+
+    def _fitted(self, base: Base) -> tuple[list[str], Tensor]:
+        """The layers it is for and the words in front, once both are known to fit the base."""
+        layers = _layers(self.change.tensors)
+        _check_layers(base, layers, {name: tuple(t.shape) for name, t in self.change.tensors.items()})
+        return layers, front_on(base, self.front)
 
     def adopted(self, base: Base) -> Adapter:
         """Behind the start token, which PEFT's usual training sets before every text."""

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from softprompt.base.copies import Change
+from softprompt.base.lowrank import LowRank
 from softprompt.base.model import Base
 from softprompt.prefix import Front
 
-__all__ = ["Met", "Payload"]
+__all__ = ["Met", "Payload", "Ride"]
 
 
 class Met(NamedTuple):
@@ -24,6 +25,18 @@ class Met(NamedTuple):
     base: Base
     front: Front
     change: Change | None
+
+
+class Ride(NamedTuple):
+    """A payload as rows bring it into the base's own pass, beside rows of others.
+
+    Attributes:
+        front: what stands in front of every text, read with the change where there is one.
+        change: what every token carries; None for what only stands in front.
+    """
+
+    front: Front
+    change: LowRank | None
 
 
 class Payload(Protocol):
@@ -64,6 +77,10 @@ class Payload(Protocol):
         Raises:
             ArtifactError: it is for a model of another shape, or it is damaged.
         """
+        ...
+
+    def ride(self, base: Base) -> Ride | None:
+        """What rows bring into the base's own pass; None for what needs its own model. Errors as in ``meet``."""
         ...
 
     def adopted(self, base: Base) -> Payload:

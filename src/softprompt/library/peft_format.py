@@ -19,7 +19,7 @@ from torch import Tensor
 from softprompt.atomic import write_bytes
 from softprompt.base.model import Base
 from softprompt.errors import ArtifactError
-from softprompt.library.payload import Met
+from softprompt.library.payload import Met, Ride
 from softprompt.library.peft_config import (
     Fields,
     Geometry,
@@ -86,6 +86,10 @@ class Learnt:
     def meet(self, base: Base) -> Met:
         """The base itself, behind what was learnt; see ``Payload``."""
         return Met(base, to_front(self, base), None)
+
+    def ride(self, base: Base) -> Ride:
+        """Nothing but what stands in front; see ``Payload``."""
+        return Ride(to_front(self, base), None)
 
     def adopted(self, base: Base) -> Learnt:
         """Itself: what stands in front is all there is."""

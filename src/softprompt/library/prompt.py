@@ -27,7 +27,7 @@ from softprompt.library.folder import Library, check_base
 from softprompt.library.formats import payload
 from softprompt.prefix import Front, Prefix
 
-__all__ = ["Prompt", "answer_together", "load_prompt"]
+__all__ = ["Prompt", "Text", "answer_together", "load_prompt", "sampling_of"]
 
 Text = str | Row
 
@@ -198,7 +198,7 @@ def answer_together(requests: Sequence[tuple[Prompt | None, Text]], base: Base, 
     Raises:
         WrongBaseError: a prompt of another base.
     """
-    wanted = _sampling(sampling)
+    wanted = sampling_of(sampling)
     bare: Prefix | None = None
     models = {base.fingerprint: base}
     rows: dict[str, list[tuple[int, Request]]] = {}
@@ -225,7 +225,12 @@ def _offers(text: Text, columns: Sequence[str]) -> bool:
     return not isinstance(text, str) and all(column in text for column in columns)
 
 
-def _sampling(options: Mapping[str, Any]) -> Sampling:
+def sampling_of(options: Mapping[str, Any]) -> Sampling:
+    """The sampling that keywords ask for.
+
+    Raises:
+        ConfigError: one of them is no field of ``Sampling``, or has a value of no use.
+    """
     known = Sampling.__dataclass_fields__
     for name in options:
         if name not in known:

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from softprompt.base.copies import Change, linear_layers, shared_copy
+from softprompt.base.lowrank import LayerChange, LowRank
 from softprompt.base.model import Base
 from softprompt.base.quantise import quiet_bitsandbytes
 from softprompt.errors import BaseModelError, ConfigError, ResourceError
 
-__all__ = ["Lora", "adapted"]
+__all__ = ["Lora", "adapted", "low_rank"]
 
 
 class Lora:
@@ -76,6 +77,38 @@ def adapted(base: Base, change: Change) -> Base:
         for name, tensor in tensors.items():
             tensor.copy_(change.tensors[name]).requires_grad_(False)
     return changed
+
+
+def low_rank(base: Base, change: Change) -> LowRank | None:
+    """Saved adapters as rows can carry them into the base's own pass, among rows that carry others.
+
+    None where that takes what the base does not keep: DoRA rescales by the norm of the full weight, which a
+    quantised layer has not. The factors are in the base's number format.
+    """
+    settings, tensors = change.settings, change.tensors
+    factor = settings["alpha"] / settings["rank"] ** (0.5 if settings["rslora"] else 1.0)
+    layers = {}
+    for name in sorted({tensor[: tensor.rindex(".lora_")] for tensor in tensors}):
+        down = tensors[f"{name}.lora_A.default.weight"].to(base.device)
+        up = factor * tensors[f"{name}.lora_B.default.weight"].to(base.device)
+        scale = None
+        if settings["dora"]:
+            weight = _weight(base.model.get_submodule(name))
+            if weight is None:
+                return None
+            magnitude = tensors[f"{name}.lora_magnitude_vector.default.weight"].to(base.device)
+            scale = (magnitude / (weight.float() + up @ down).norm(dim=1)).to(base.dtype)
+        layers[name] = LayerChange(down.to(base.dtype), up.to(base.dtype), scale)
+    return LowRank(layers)
+
+
+def _weight(layer: nn.Module) -> Tensor | None:
+    """[out, in], or None where it is not kept as plain numbers."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    if not weight.is_floating_point() or type(weight) not in (Tensor, nn.Parameter):
+        return None
+    return weight if isinstance(layer, nn.Linear) else weight.T
 
 
 def _with_adapters(

@@ -1,0 +1,353 @@
+"""The API keys of a server and the file they lie in; knows nothing of requests and their limits.
+
+A file of keys is TOML, a table a key (``serving/key.py`` shows one), and holds no secret.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import os
+import secrets
+import stat
+import tempfile
+import threading
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from softprompt.atomic import plain_disk_errors
+from softprompt.config_io import nearest, shown
+from softprompt.errors import ConfigError, ResourceError
+from softprompt.serving.key import ALL, ID_RULE, Key, hash_of, key_of, one_line, table_of
+
+__all__ = ["Key", "KeyFile", "KeyRing", "NoKeysError", "add_key", "revoke_key"]
+
+_PREFIX = "sp-"
+_LONGEST_SECRET = 200
+_LARGEST_FILE = 1_000_000
+_LETTERS = "23456789abcdefghjkmnpqrstuvwxyz"  # none that are mistaken for one another
+_HEADING = (
+    "# Made by `softprompt keys`. The secrets themselves are nowhere; a table removed is a key revoked.\n"
+)
+
+
+class NoKeysError(ResourceError):
+    """The file of keys cannot be used at the moment, so everybody is refused."""
+
+
+@dataclass(frozen=True)
+class KeyRing:
+    """All keys of a server, as they were when the file was read; a change makes a new ring."""
+
+    keys: tuple[Key, ...] = ()
+
+    @staticmethod
+    def load(path: str | Path) -> KeyRing:
+        """Read a file of keys.
+
+        Raises:
+            ConfigError: it is missing, too large, malformed, or others may write to it.
+            ResourceError: it cannot be read.
+        """
+        return _load(Path(path))[0]
+
+    def save(self, path: str | Path) -> None:
+        """Replace the file in one step; only its owner may read it.
+
+        Raises:
+            ConfigError: there are more keys than a file may hold.
+            ResourceError: the disk refuses.
+        """
+        content = (_HEADING + "".join(map(table_of, self.keys))).encode()
+        if len(content) > _LARGEST_FILE:
+            raise ConfigError(
+                f"{path} would be larger than {_LARGEST_FILE:,} bytes; revoke keys that are not used."
+            )
+        _write_private(Path(os.path.realpath(path)), content)  # behind a link, not in its place
+
+    def add(
+        self,
+        name: str,
+        *,
+        prompts: Sequence[str] = (ALL,),
+        admin: bool = False,
+        requests_per_minute: int | None = None,
+        concurrent: int | None = None,
+        expires: date | None = None,
+    ) -> tuple[KeyRing, str]:
+        """The ring with one more key, its last, and that key's secret, which is nowhere else.
+
+        Raises:
+            ConfigError: a value breaks its rule, or the key would have expired already.
+        """
+        secret = _PREFIX + secrets.token_urlsafe(32)
+        values: dict[str, Any] = {
+            "id": self._new_id(),
+            "name": name,
+            "sha256": hash_of(secret),
+            "prompts": prompts,
+            "admin": admin,
+            "requests_per_minute": requests_per_minute,
+            "concurrent": concurrent,
+            "created": datetime.now(UTC).replace(microsecond=0),
+            "expires": expires,
+        }
+        key = key_of(values, "The key's ")
+        if key.expired():
+            raise ConfigError(f"A key that expires on {expires} could not be used; give a later day.")
+        return KeyRing((*self.keys, key)), secret
+
+    def revoke(self, id: str) -> KeyRing:
+        """The ring without the key ``id``.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        rest = tuple(key for key in self.keys if key.id != id)
+        if len(rest) == len(self.keys):
+            raise ConfigError(_no_such(id, [key.id for key in rest]))
+        return KeyRing(rest)
+
+    def find(self, secret: str, today: date | None = None) -> Key | None:
+        """The key that ``secret`` belongs to, unless it has expired; None for any other text.
+
+        The time it takes tells nothing about the keys: every hash is compared, and each to its end.
+        """
+        if len(secret) > _LONGEST_SECRET:
+            return None
+        digest, found = hash_of(secret), None
+        for key in self.keys:
+            if hmac.compare_digest(key.sha256, digest):
+                found = key  # and on: leaving here would tell where in the file it stands
+        return None if found is None or found.expired(today) else found
+
+    def _new_id(self) -> str:
+        taken = {key.id for key in self.keys}
+        while (id := "k" + "".join(secrets.choice(_LETTERS) for _ in range(5))) in taken:
+            pass
+        return id
+
+
+class KeyFile:
+    """The keys of a running server; a changed file is read again, so a key is revoked without a restart.
+
+    It fails closed: while the file is missing, broken or writable for others, ``find`` refuses everybody.
+    Going on with the last good ring would let in whoever was revoked by the change that broke the file. The
+    operator is told why, once a fault, and the first sound file opens the door again. Any thread may call.
+
+    Raises:
+        ConfigError, ResourceError: as ``KeyRing.load``, when the server starts.
+    """
+
+    def __init__(self, path: str | Path, notify: Callable[[str], None] = lambda message: None) -> None:
+        """Read the keys.
+
+        Args:
+            path: of the file.
+            notify: told in a sentence, for the operator's log, that keys cannot be read, or can again.
+        """
+        self.path = Path(path)
+        self._notify = notify
+        self._lock = threading.Lock()
+        self._ring: KeyRing | None
+        self._stamp: _Stamp | None
+        self._ring, self._stamp = _load(self.path)
+        self._trouble = ""
+
+    def find(self, secret: str) -> Key | None:
+        """As ``KeyRing.find``, in the file as it is now; costs one ``stat`` where it has not changed.
+
+        Raises:
+            NoKeysError: the file cannot be used; the message tells a client nothing about it.
+        """
+        with self._lock:
+            self._refresh()
+            ring = self._ring
+        if ring is None:
+            raise NoKeysError(
+                "The server cannot check API keys at the moment; its operator finds the reason in its log."
+            )
+        return ring.find(secret)
+
+    def _refresh(self) -> None:
+        try:
+            stamp: _Stamp | None = _stamp(os.stat(self.path))
+        except OSError:
+            stamp = None  # reading will say why
+        if stamp is not None and stamp == self._stamp:
+            return
+        # A fault of the content stays until the file changes; one of the machine, such as too many open
+        # files, may be gone at the next request, so it is not remembered.
+        self._ring, self._stamp = None, None
+        try:
+            self._ring, self._stamp = _load(self.path)
+            self._tell("")
+        except ConfigError as error:
+            self._stamp = stamp
+            self._tell(str(error))
+        except ResourceError as error:
+            self._tell(str(error))
+
+    def _tell(self, trouble: str) -> None:
+        if trouble == self._trouble:
+            return
+        self._trouble = trouble
+        self._notify(
+            f"Every request is refused until the file of keys is in order. {trouble}"
+            if trouble
+            else f"{self.path} is in order again; keys are accepted."
+        )
+
+
+def add_key(path: str | Path, name: str, **what: Any) -> tuple[Key, str]:
+    """Add a key to a file, which need not exist yet; returns it and its secret, which is nowhere else.
+
+    Args:
+        path: of the file.
+        name: whose key it is.
+        what: as ``KeyRing.add`` takes it.
+
+    Raises:
+        ConfigError, ResourceError: as ``KeyRing.load``, ``add`` and ``save``.
+    """
+    with _alone(Path(path)):
+        ring, secret = (KeyRing.load(path) if os.path.exists(path) else KeyRing()).add(name, **what)
+        ring.save(path)
+    return ring.keys[-1], secret
+
+
+def revoke_key(path: str | Path, id: str) -> Key:
+    """Take a key out of a file and return it; a running server refuses it from the next request on.
+
+    Raises:
+        ConfigError, ResourceError: as ``KeyRing.load``, ``revoke`` and ``save``.
+    """
+    KeyRing.load(path)  # a missing file is said before a lock lies beside it
+    with _alone(Path(path)):
+        ring = KeyRing.load(path)
+        ring.revoke(id).save(path)
+    return next(key for key in ring.keys if key.id == id)
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold off other changes: of two at once the later would bring back what the earlier revoked."""
+    if path.is_dir():
+        raise ConfigError(f"{str(path)!r} is a folder; name the file of keys in it.")
+    with plain_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            yield
+
+
+# The file ----------------------------------------------------------------------------------------
+
+_Stamp = tuple[int, ...]
+
+
+def _stamp(status: os.stat_result) -> _Stamp:
+    """What changes whenever the file is written, replaced or has its permissions changed."""
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _load(path: Path) -> tuple[KeyRing, _Stamp]:
+    content, stamp = _read(path)
+    return KeyRing(_parse(content, path)), stamp
+
+
+def _read(path: Path) -> tuple[bytes, _Stamp]:
+    """The content and the stamp of the very file it was read from."""
+    try:
+        with open(path, "rb", opener=_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            _check(path, status)
+            content = file.read(_LARGEST_FILE + 1)
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"There is no file of keys at {str(path)!r}; `softprompt keys add NAME --file {path}` makes one."
+        ) from error
+    except IsADirectoryError as error:
+        raise ConfigError(f"{str(path)!r} is a folder; name the file of keys in it.") from error
+    except OSError as error:
+        raise ResourceError(
+            f"The file of keys {str(path)!r} cannot be read: {error.strerror or error}; check who owns it."
+        ) from error
+    if len(content) > _LARGEST_FILE:
+        raise ConfigError(
+            f"{path} is larger than {_LARGEST_FILE:,} bytes, which is no file of keys; check the path."
+        )
+    return content, _stamp(status)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; where it is a pipe, do not wait for somebody to write to it."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _check(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigError(f"{str(path)!r} is not a file of keys but a pipe or a device; check the path.")
+    if os.name == "posix" and status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ConfigError(
+            f"Others may write to {path} and so give themselves keys; run `chmod 600 {path}` and look."
+        )
+
+
+def _parse(content: bytes, path: Path) -> tuple[Key, ...]:
+    try:
+        tree = tomllib.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:  # of UTF-8, of TOML, of numbers too long to read
+        reason = "nested too deeply" if isinstance(error, RecursionError) else one_line(str(error))
+        raise ConfigError(
+            f"{path} is not valid TOML ({reason}); put that right or restore the file."
+        ) from error
+    tables = tree.pop("keys", {})
+    if tree or not isinstance(tables, dict):
+        found = shown(next(iter(tree), "keys"))
+        raise ConfigError(f"{path} may hold tables such as [keys.k3f9a2] only, but has {found}; remove that.")
+    keys = tuple(_entry(id, table, path) for id, table in tables.items())
+    seen: dict[str, str] = {}
+    for key in keys:
+        if (other := seen.setdefault(key.sha256, key.id)) != key.id:
+            raise ConfigError(f"{path}: {other} and {key.id} have the same secret; remove one of them.")
+    return keys
+
+
+def _entry(id: str, table: Any, path: Path) -> Key:
+    if not ID_RULE.fullmatch(id):
+        raise ConfigError(
+            f"{path}: a key's id is made of letters, digits, _ and -, unlike {shown(id)}; rename it."
+        )
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path}: expected a table with the heading [keys.{id}], got {shown(table)}.")
+    if "id" in table:
+        raise ConfigError(f"{path}: keys.{id} says its id twice; remove the line that begins with id.")
+    return key_of({**table, "id": id}, f"{path}: keys.{id}.")
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    """Replace a file in one step by one that was never readable for others."""
+    with plain_disk_errors(path):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # of mode 0600
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+def _no_such(id: str, ids: Sequence[str]) -> str:
+    if id.startswith(_PREFIX) or not ID_RULE.fullmatch(id):  # perhaps a secret, which no message may repeat
+        return "That is no id of a key; ids, such as k3f9a2, are listed by `softprompt keys list`."
+    near = nearest(id, ids)
+    return f"There is no key {id}; " + (f"did you mean {near}?" if near else "see `softprompt keys list`.")
