@@ -29,12 +29,15 @@ def prepacked(base: Base) -> Base:
     if base.device.type != "cpu" or base.dtype not in _DTYPES or not torch.backends.mkldnn.is_available():
         return base
     model = twin(base)
-    for name, module in list(model.named_modules()):
-        if type(module) is nn.Linear and not module.weight.is_meta:
-            parent, _, own = name.rpartition(".")
-            setattr(model.get_submodule(parent), own, Packed(module))
-    packed = replace(base, model=model)
-    return packed if agrees(packed) else base
+    try:
+        for name, module in list(model.named_modules()):
+            if type(module) is nn.Linear and not module.weight.is_meta:
+                parent, _, own = name.rpartition(".")
+                setattr(model.get_submodule(parent), own, Packed(module))
+        packed = replace(base, model=model)
+        return packed if agrees(packed, base) else base
+    except RuntimeError:  # a processor that does not have such products
+        return base
 
 
 _DTYPES = (torch.float32, torch.bfloat16)

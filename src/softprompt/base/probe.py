@@ -49,9 +49,9 @@ def settle(base: Base) -> Base:
     )
 
 
-def agrees(base: Base) -> bool:
-    """Whether it still reads in its layout what its own plain forward pass does."""
-    return _disagreement(base) <= _tolerance(base)
+def agrees(base: Base, original: Base) -> bool:
+    """Whether a copy still reads in its layout what the plain forward pass of the original does."""
+    return _disagreement(base, original) <= _tolerance(base)
 
 
 def _tolerance(base: Base) -> float:
@@ -60,13 +60,13 @@ def _tolerance(base: Base) -> float:
     return ROUGH if rounds_inputs else TOLERANCE.get(base.dtype, ROUGH)
 
 
-def _disagreement(base: Base) -> float:
-    """Relative difference to the plain forward pass: packed rows, inline fronts, strips."""
+def _disagreement(base: Base, original: Base | None = None) -> float:
+    """Relative difference of packed rows, inline fronts and strips to a plain forward pass."""
     count = base.embedding.weight.shape[0]
     tokens = [1 + (i * 7919) % (count - 1) for i in range(14)]
     front, rows = tuple(tokens[:3]), [tuple(tokens[3:8]), tuple(tokens[8:10]), tuple(tokens[10:])]
     with torch.no_grad():
-        plain = torch.stack([_plain(base, front + row) for row in rows])
+        plain = torch.stack([_plain(original or base, front + row) for row in rows])
         embedded = base.embed(front)
         prefix = base.prefill(embedded)
         token_rows = [TokenRow(row) for row in rows]

@@ -22,7 +22,7 @@ MOST_LOGPROBS = 100
 """The most alternatives that may be asked for of every token."""
 
 _COLDEST = 1e-5
-"""Below this temperature the likeliest token is taken: fp32 could not tell the draws apart anyway."""
+"""Below this temperature the likeliest token is taken, as in vLLM: draws would follow fp32's rounding."""
 
 _PREFILTER = 1024
 """So many of the likeliest tokens nearly always hold ``top_p``; sorting all V takes ten times as long."""
@@ -32,8 +32,8 @@ _PREFILTER = 1024
 class Sampling:
     """How the next token is chosen and when an answer ends.
 
-    Logits go through the three penalties, ``logit_bias``, ``temperature``, ``top_k``, ``top_p`` and ``min_p``,
-    in this order; each cut sees what the one before it left. Presence and frequency mean what they mean in
+    Logits go through the penalties, ``logit_bias``, ``temperature``, ``top_k``, ``top_p`` and ``min_p``,
+    in this order; each cut sees what the one before left. Presence and frequency mean what they mean in
     OpenAI's API and vLLM, everything else what it means in transformers.
 
     Attributes:
@@ -92,11 +92,7 @@ class Sampling:
         return token in self.stop_tokens or (token == end_id and not self.ignore_end)
 
     def check_tokens(self, words: int) -> None:
-        """Refuse token ids a model of this many words does not have.
-
-        Raises:
-            ConfigError: ``logit_bias`` or ``stop_tokens`` names such a token.
-        """
+        """Raise ConfigError where ``logit_bias`` or ``stop_tokens`` names a token beyond this many words."""
         biased = [token for token, _ in cast(_Pairs, self.logit_bias)]
         for name, named in (("logit_bias", biased), ("stop_tokens", self.stop_tokens)):
             beyond = [token for token in named if token >= words]
@@ -143,7 +139,7 @@ class Chooser:
     def choose(self, logits: Tensor) -> Choice:
         """Choose the next token from fp32 logits ``[V]``, which stay as they are, and remember it.
 
-        Logits on another device are copied to the CPU: copy a batch's together, before.
+        Logits on another device are copied to the CPU; copy those of a batch together, before.
 
         Raises:
             BaseModelError: the logits hold NaN or infinity, or rule every token out.
@@ -152,11 +148,7 @@ class Chooser:
         raw = logits.detach().float().cpu()
         # numpy finds the first maximum ten times as fast as torch, and NaN counts as one for it too.
         likeliest = int(raw.numpy().argmax())
-        if not math.isfinite(float(raw[likeliest])):
-            raise BaseModelError(
-                "The model gave no finite numbers for the next token; its weights or the prompt in front are "
-                "damaged, or too large for its number type."
-            )
+        _finite(raw[likeliest])
         adjusted = self.adjusted(raw)
         if not self._sampling.greedy:
             token = _draw(*candidates(adjusted, self._sampling), self._generator)
@@ -164,11 +156,8 @@ class Chooser:
             token = likeliest if adjusted is raw else int(adjusted.numpy().argmax())
         if self._penalises:
             self._said.say(token)
-        return (
-            Choice(token)
-            if self._sampling.logprobs is None
-            else choice_of(raw, token, self._sampling.logprobs)
-        )
+        count = self._sampling.logprobs
+        return Choice(token) if count is None else choice_of(raw, token, count)
 
     def adjusted(self, logits: Tensor) -> Tensor:
         """The logits ``[V]`` after penalties and bias: the same tensor where there are none, else a copy."""
@@ -185,9 +174,14 @@ class Chooser:
 
 
 def choice_of(logits: Tensor, token: int, count: int) -> Choice:
-    """What the model's own distribution, of fp32 logits ``[V]``, says of a token and the ``count`` likeliest."""
+    """What the distribution of fp32 logits ``[V]`` itself says of a token and of the ``count`` likeliest.
+
+    Raises:
+        BaseModelError: the logits hold NaN or infinity, or rule every token out.
+    """
     logits = logits.detach().float().cpu()
     total = logits.logsumexp(0)
+    _finite(total)
     best = _likeliest(logits, count)
     best = best[logits[best].sort(descending=True, stable=True).indices]
     top = tuple(zip(best.tolist(), (logits[best] - total).tolist(), strict=True))
@@ -201,8 +195,10 @@ def candidates(logits: Tensor, sampling: Sampling) -> tuple[Tensor | None, Tenso
         ids ``[C]`` in ascending order, None for all V; and their weights ``[C]``: probabilities, but for a
         factor that makes the likeliest token's 1.
     """
+    best = logits.amax()
+    _finite(best)
     temperature = min(max(sampling.temperature, _COLDEST), 1e30)  # what fp32 can divide by
-    weights = logits.sub(logits.amax()).div_(temperature).exp_()
+    weights = logits.sub(best).div_(temperature).exp_()
     ids: Tensor | None = None
     if 0 < sampling.top_k < len(logits):
         ids = _likeliest(logits, sampling.top_k)
@@ -218,21 +214,20 @@ def candidates(logits: Tensor, sampling: Sampling) -> tuple[Tensor | None, Tenso
 
 def _nucleus(weights: Tensor, top_p: float) -> Tensor:
     """Where the largest of weights [C] are that together hold ``top_p`` of them, ascending."""
-    wanted = top_p * float(weights.sum(dtype=torch.float64))
-    ordered = _descending(weights, wanted, top_p)
+    total = float(weights.sum(dtype=torch.float64))
+    ordered = _descending(weights, total, top_p)
     before = ordered.cumsum(0, dtype=torch.float64) - ordered
-    count = int((before < wanted).sum())
+    count = int((before < top_p * total).sum())
     return _largest(weights, count, ordered[count - 1])
 
 
-def _descending(weights: Tensor, wanted: float, top_p: float) -> Tensor:
-    """The largest of weights [C], largest first, as many as hold ``wanted`` and maybe more."""
+def _descending(weights: Tensor, total: float, top_p: float) -> Tensor:
+    """The largest of weights [C], largest first, as many as hold ``top_p`` of the total and maybe more."""
     # C tokens below this weight hold less than may be left out: none is wanted. Half allows for rounding.
-    enough = 0.5 * (1 - top_p) / top_p * wanted / len(weights)
-    some = weights[weights >= enough]
+    some = weights[weights >= 0.5 * (1 - top_p) * total / len(weights)]
     if len(some) > _PREFILTER:
         few = some.topk(_PREFILTER).values
-        if float(few.sum(dtype=torch.float64)) >= wanted:
+        if float(few.sum(dtype=torch.float64)) >= top_p * total:
             return few
     some.numpy().sort()  # in place, and four times as fast as torch, which sorts places along
     return some.flip(0)
@@ -267,12 +262,20 @@ def _draw(ids: Tensor | None, weights: Tensor, generator: torch.Generator) -> in
     """
     held = weights.cumsum(0, dtype=torch.float64)
     total = float(held[-1])
-    drawn = float(torch.rand((), dtype=torch.float64, generator=generator)) * total
+    drawn = total * float(torch.rand((), dtype=torch.float64, generator=generator))
     drawn = min(
         drawn, math.nextafter(total, 0.0)
-    )  # the product may round up to the total, beyond the last token
+    )  # rounded up to the total it would be beyond the last token
     place = int(torch.searchsorted(held, drawn, right=True))
     return place if ids is None else int(ids[place])
+
+
+def _finite(number: Tensor) -> None:
+    if not math.isfinite(float(number)):
+        raise BaseModelError(
+            "The model gave no finite numbers for the next token; its weights or the prompt in front are "
+            "damaged, or too large for its number type."
+        )
 
 
 def _row_seed(seed: int, row: int) -> int:
@@ -315,12 +318,9 @@ class _Said:
 def _penalise(logits: Tensor, said: _Said, sampling: Sampling) -> None:
     """Lower logits [V] of what was said, in place."""
     ids, counts = said.among(len(logits))
-    some = logits[ids]
-    if sampling.repetition_penalty != 1:
-        penalty = sampling.repetition_penalty
-        some = torch.where(some < 0, some * penalty, some / penalty)
-    some = some - sampling.presence_penalty * (counts > 0) - sampling.frequency_penalty * counts
-    logits[ids] = some
+    some, penalty = logits[ids], sampling.repetition_penalty
+    some = torch.where(some < 0, some * penalty, some / penalty)
+    logits[ids] = some - sampling.presence_penalty * (counts > 0) - sampling.frequency_penalty * counts
 
 
 # -- what a client may ask for ---------------------------------------------------------------------------
@@ -340,8 +340,6 @@ _NUMBERS: dict[str, tuple[bool, float, float, str]] = {
     "logprobs": (True, 0, MOST_LOGPROBS, f"a whole number from 0 to {MOST_LOGPROBS}, or none"),
 }
 """Whether it must be whole, the least, the most, and all that in words."""
-
-_MOST_BIAS = 100.0
 
 
 def _check_number(name: str, value: object) -> None:
@@ -370,7 +368,7 @@ def _biases(value: Any) -> _Pairs:
     pairs = tuple(value.items()) if isinstance(value, Mapping) else value
     good = _is_list(pairs) and all(_is_list(pair) and len(pair) == 2 for pair in pairs)
     good = good and all(_whole(token) and token >= 0 for token, _ in pairs)
-    good = good and all(_number(bias) and -_MOST_BIAS <= bias <= _MOST_BIAS for _, bias in pairs)
+    good = good and all(_number(bias) and -100 <= bias <= 100 for _, bias in pairs)
     if not good or len({token for token, _ in pairs}) < len(pairs):
         raise _wrong("logit_bias", "a mapping of token ids to numbers from -100 to 100", value)
     return tuple(sorted((token, float(bias)) for token, bias in pairs))

@@ -131,7 +131,7 @@ _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 @dataclass(frozen=True)
 class _Facts:
-    """Of one tokenizer: tokens that are no text, whether it tidies spaces, and texts of tokens seen so far."""
+    """Of one tokenizer: tokens that are no text, whether it tidies spaces, texts of tokens seen so far."""
 
     silent: frozenset[int]
     tidies: bool
@@ -157,7 +157,7 @@ _WORD = 4
 
 
 def _tidy_end(text: str, start: int, end: int) -> int:
-    """The last place up to ``end`` with no space shortly before: tidying both sides there tidies the whole."""
+    """The last place up to ``end`` with no space shortly before: both sides can be tidied by themselves."""
     while end > start and " " in text[max(end - _WORD, 0) : end]:
         end -= 1
     return end

@@ -47,7 +47,9 @@ def sampling_of(options: Mapping[str, Any], seed: int) -> Sampling:
     try:
         plain = normalize_gen_kwargs(given, MAX_NEW_TOKENS)
         until = [stop for stop in plain["until"] if stop != ""]
-        sampling = Sampling(
+        if not all(isinstance(stop, str) for stop in until):
+            raise ConfigError(f"The generation option 'until' must hold texts, got {plain['until']!r}.")
+        return Sampling(
             max_new_tokens=plain["max_gen_toks"],
             temperature=float(plain.get("temperature", 0.0)),
             top_k=int(plain.get("top_k", 0)),
@@ -57,9 +59,6 @@ def sampling_of(options: Mapping[str, Any], seed: int) -> Sampling:
         )
     except (TypeError, ValueError) as error:
         raise ConfigError(f"A generation option of the task has a wrong value: {error}.") from None
-    if not all(isinstance(stop, str) for stop in until):
-        raise ConfigError(f"The generation option 'until' must hold texts, got {plain['until']!r}.")
-    return sampling
 
 
 def options_key(options: Mapping[str, Any]) -> str:

@@ -39,6 +39,12 @@ class Ask(NamedTuple):
 class Engine:
     """One frozen base that answers for every prompt of a library, and for itself, in shared batches.
 
+    Attributes:
+        frozen: the base that prompts are learnt on and held against.
+        base: the same as it is served, its layers laid for speed and ready for adapters.
+        library: where the prompts lie.
+        registry: the versions in memory.
+
     Args:
         base: the frozen base; not a byte of it changes.
         library: the folder of prompts, read as names are asked for.
@@ -64,6 +70,7 @@ class Engine:
         pinned: Collection[str] = (),
         pack: bool = True,
     ) -> None:
+        self.frozen = base
         self.base = prepacked(ridden(base)) if pack else ridden(base)
         self.library = library if isinstance(library, Library) else Library(library)
         self.registry = Registry(

@@ -1,0 +1,246 @@
+"""The verb ``serve``: a library and a base in, an HTTP server with OpenAI's interface until it is stopped."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from softprompt.cli.options import BaseChoice, examples, json_option, library_option
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from softprompt.base.model import Base
+    from softprompt.library.card import Card
+    from softprompt.serving.keys import KeyFile
+
+__all__ = ["command"]
+
+BUNDLED = "smollm2-135m"
+"""What is served where neither --base nor a prompt names a base."""
+
+_EXTRA = ("fastapi", "starlette", "uvicorn", "prometheus_client", "multipart", "python_multipart")
+_EXAMPLES = """
+softprompt serve
+softprompt serve --library prompts --port 9000 --budget 2GB --pin bbc-topics
+softprompt serve --host 0.0.0.0 --keys keys.toml
+"""
+
+
+@click.command("serve", epilog=examples(_EXAMPLES))
+@library_option
+@click.option(
+    "--base",
+    "model",
+    metavar="M",
+    help="The base: a bundled name, hub id, folder or .gguf file.  [default: that of the prompts]",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, metavar="H", help="The address to listen at.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    metavar="N",
+    help="0 for any that is free.",
+)
+@click.option("--keys", metavar="FILE", help="API keys, made by `softprompt keys`; needed for other hosts.")
+@click.option("--admin", is_flag=True, help="Open the admin paths where there are no keys.")
+@click.option("--budget", metavar="SIZE", help="Memory for loaded prompts, such as 2GB.  [default: no limit]")
+@click.option("--pin", "pinned", multiple=True, metavar="NAME", help="Load now, never evict; may repeat.")
+@click.option(
+    "--rows",
+    type=click.IntRange(1),
+    default=32,
+    show_default=True,
+    metavar="N",
+    help="Answers at once.",
+)
+@click.option(
+    "--queue",
+    type=click.IntRange(1),
+    default=256,
+    show_default=True,
+    metavar="N",
+    help="Answers waiting.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    default=600.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds a request may take.",
+)
+@click.option(
+    "--drain",
+    type=click.FloatRange(0),
+    default=30.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds to finish requests in when stopped.",
+)
+@click.option("--dtype", default="auto", metavar="T", help="auto, float32, bfloat16 or float16.")
+@click.option("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:1 or mps.")
+@click.option("--trust-remote-code", is_flag=True, help="Run Python code that comes with a hub model.")
+@click.option("--log", "verbose", is_flag=True, help="Print a line for every request.")
+@json_option
+def command(
+    library: str,
+    model: str | None,
+    host: str,
+    port: int,
+    keys: str | None,
+    admin: bool,
+    budget: str | None,
+    pinned: tuple[str, ...],
+    timeout: float,
+    drain: float,
+    verbose: bool,
+    as_json: bool,
+    **how: Any,
+) -> None:
+    """Serve the prompts of a library over HTTP, in OpenAI's form.
+
+    Any client made for OpenAI works: give it this server's address with /v1, and as model the name of a
+    prompt, or of the base. Stop it with Ctrl-C or SIGTERM; requests under way are finished.
+    """
+    _need_extra()
+    from softprompt.planning.sizes import parse_size
+    from softprompt.serving.api.app import create_app
+    from softprompt.serving.api.gate import Bounds, Drain
+    from softprompt.serving.api.page import page_routes
+    from softprompt.serving.api.server import bind, serve
+    from softprompt.serving.engine import Engine
+    from softprompt.serving.service import Service
+
+    memory = None if budget is None else parse_size(budget)
+    ring = _keys(keys, host)
+    choice = BaseChoice(model, how["dtype"], how["device"], how["trust_remote_code"])
+    with bind(host, port) as sock:
+        cards = _cards(library)
+        base = _base(choice, cards)
+        _log(verbose)
+        engine = Engine(base, library, budget=memory, rows=how["rows"], queue=how["queue"], pinned=pinned)
+        for name in pinned:
+            engine.registry.lease(name).close()
+        service, stopping = Service(engine), Drain()
+        app = create_app(
+            service,
+            keys=ring,
+            bounds=Bounds(seconds=timeout),
+            drain=stopping,
+            admin_open=admin,
+            page=page_routes,
+        )
+        address, actual = sock.getsockname()[:2]
+        url = _url(host, address, actual)
+        engine.start()
+        try:
+            serve(
+                app,
+                sock,
+                stopping,
+                seconds=drain,
+                abandon=lambda: engine.close(0.0),
+                ready=lambda: _tell(url, base, cards, ring is not None, as_json),
+            )
+        finally:
+            engine.close(0.0)
+            service.close()
+
+
+def _need_extra() -> None:
+    from softprompt.errors import ResourceError
+
+    try:
+        import softprompt.serving.api.app  # noqa: F401
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in _EXTRA:
+            raise
+        raise ResourceError(
+            f"Serving needs {error.name}, which is not installed; run `pip install 'softprompt[serve]'`."
+        ) from error
+
+
+def _keys(path: str | None, host: str) -> KeyFile | None:
+    """The keys, without which only this machine is served."""
+    from softprompt.cli import screen
+    from softprompt.errors import ConfigError
+    from softprompt.serving.api.gate import is_loopback
+    from softprompt.serving.keys import KeyFile
+
+    if path is not None:
+        return KeyFile(path, screen.say)
+    if not is_loopback(host):
+        raise ConfigError(
+            f"Without keys everybody who reaches {host!r} could use this server; make some with `softprompt "
+            "keys add NAME` and give --keys keys.toml, or listen at 127.0.0.1."
+        )
+    return None
+
+
+def _cards(library: str) -> list[Card]:
+    """Cards of the sound prompts of a library."""
+    from softprompt.library.folder import Library
+
+    return [entry.card for entry in Library(library).list() if entry.card is not None]
+
+
+def _base(choice: BaseChoice, cards: Sequence[Card]) -> Base:
+    """The base to serve: the one asked for, that of the prompts, or the bundled one."""
+    from softprompt.errors import ConfigError
+
+    bases = {(c.base.name, c.base.revision, c.base.quantisation): None for c in cards}
+    if choice.model is not None:
+        kinds = {quantisation for name, _, quantisation in bases if name == choice.model}
+        return choice.load(choice.model, quantisation=kinds.pop() if len(kinds) == 1 else None)
+    if len(bases) > 1:
+        names = ", ".join(sorted({name for name, _, _ in bases}))
+        raise ConfigError(
+            f"The prompts of this library are for several bases ({names}); say with --base which to serve."
+        )
+    for name, revision, quantisation in bases:
+        return choice.load(name, revision, quantisation)
+    return choice.load(BUNDLED)
+
+
+def _log(verbose: bool) -> None:
+    """Warnings go to stderr, and with ``verbose`` a line for every request."""
+    logger = logging.getLogger("softprompt.serving")
+    logger.setLevel(logging.INFO if verbose else logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.handlers = [handler]
+    logger.propagate = False
+
+
+def _url(host: str, address: str, port: int) -> str:
+    """An address one can call: a server that listens everywhere is at this machine, too."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, host)
+    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+
+
+def _tell(url: str, base: Base, cards: Sequence[Card], keyed: bool, as_json: bool) -> None:
+    from softprompt.cli import screen
+
+    fitting = [card for card in cards if card.base.fingerprint == base.fingerprint]
+    if as_json:
+        names = [card.name for card in fitting]
+        screen.print_json({"url": url, "base": base.name, "prompts": names})
+        return
+    count = f"{len(fitting)} prompt{'' if len(fitting) == 1 else 's'}"
+    print(screen.clean(f"Serving {count} on {base.name} at {url}; stop it with Ctrl-C. Try:"))
+    print(screen.clean(_curl(url, base, fitting, keyed)), flush=True)
+
+
+def _curl(url: str, base: Base, cards: Sequence[Card], keyed: bool) -> str:
+    """A line to try, with a prompt that plain text will do for."""
+    one = next((card.name for card in cards if len(card.template.template.input_fields) == 1), base.name)
+    asked = json.dumps({"model": one, "prompt": "Rates cut as growth slows"})
+    key = ' -H "Authorization: Bearer $KEY"' if keyed else ""
+    return f"  curl {url}/v1/completions{key} -H 'Content-Type: application/json' -d {shlex.quote(asked)}"

@@ -1,0 +1,210 @@
+"""From a client's wishes to generations, and from events to answers; what completions and chats share."""
+
+from __future__ import annotations
+
+import math
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from softprompt.base.sampling import Sampling
+from softprompt.base.writer import Writer
+from softprompt.errors import ConfigError
+from softprompt.serving.api.errors import bad_request
+from softprompt.serving.api.schemas import SamplingRequest
+from softprompt.serving.api.stream import DONE, Crowd, sse
+from softprompt.serving.api.visit import Visit
+from softprompt.serving.job import Ended, Generation, Heard, Said, Wrote
+from softprompt.serving.version import Version
+
+__all__ = ["Gathered", "Heading", "Text", "alike", "finish", "gather", "generations", "piece", "streamed"]
+
+LEAST = -9999.0
+"""What OpenAI sends for a token that cannot be; JSON has no infinity."""
+
+Finish = Literal["stop", "length"]
+
+
+class Text(NamedTuple):
+    """A text to answer: its tokens, and the longest answer its job has."""
+
+    ids: tuple[int, ...]
+    limit: int | None = None
+
+
+@dataclass
+class Gathered:
+    """One whole answer."""
+
+    heard: tuple[Said, ...] = ()
+    text: str = ""
+    tokens: list[Said] = field(default_factory=list)
+    reason: Finish = "stop"
+
+
+@dataclass(frozen=True)
+class Heading:
+    """What all parts of one reply begin with."""
+
+    id: str
+    kind: str
+    model: str
+    fingerprint: str
+    created: int
+
+    @classmethod
+    def new(cls, prefix: str, kind: str, version: Version) -> Heading:
+        digest = version.digest.removeprefix("sha256:")[:12]
+        return cls(f"{prefix}-{secrets.token_hex(12)}", kind, version.name, f"fp_{digest}", int(time.time()))
+
+    def body(self, choices: Sequence[Any], **more: Any) -> dict[str, Any]:
+        """The reply, or a chunk of it."""
+        about = {"id": self.id, "object": self.kind, "created": self.created, "model": self.model}
+        return {**about, "system_fingerprint": self.fingerprint, "choices": list(choices), **more}
+
+
+def generations(
+    visit: Visit,
+    body: SamplingRequest,
+    texts: Sequence[Text],
+    *,
+    usual: int | None,
+    logprobs: int | None,
+    echo: bool = False,
+    param: str,
+) -> list[Generation]:
+    """The jobs of a request: n for each text, those of one text in a row.
+
+    Args:
+        visit: the request.
+        body: what it asks for.
+        texts: what to answer.
+        usual: most new tokens where the client gives no number; None for all there is room for.
+        logprobs: how many likeliest tokens to report.
+        echo: whether likelihoods of the texts' own tokens are wanted.
+        param: the field that holds the texts, for messages.
+
+    Raises:
+        ApiError: too many answers or tokens, or a value out of its range.
+    """
+    answers, most = body.n or 1, visit.serving.bounds.answers
+    if len(texts) * answers > most:
+        raise bad_request(
+            f"The request asks for {len(texts) * answers:,} answers, but one may ask for {most:,} at most.",
+            "n" if answers > 1 else param,
+        )
+    jobs = []
+    for text in texts:
+        asked = visit.room(len(text.ids), body.asked_tokens, usual)
+        visit.check_room(len(text.ids), 0 if asked == 0 else 1, param)
+        room = asked if text.limit is None else min(asked, text.limit)
+        visit.check_room(len(text.ids), room, "max_tokens")
+        # One token behind an echo is there to be measured, as evaluation harnesses do, also if it is the end.
+        measured = echo and room == 1
+        sampling = _sampling(visit, body, max(1, room), logprobs, measured)
+        jobs += [Generation(visit.version, text.ids, sampling, echo, row, room) for row in range(answers)]
+    return jobs
+
+
+def _sampling(
+    visit: Visit, body: SamplingRequest, longest: int, logprobs: int | None, ignore_end: bool
+) -> Sampling:
+    cold = body.top_p == 0  # OpenAI takes it; it can only mean the likeliest token
+    seed = body.seed if body.seed is not None else secrets.randbits(48)
+    try:
+        sampling = Sampling(
+            max_new_tokens=longest,
+            temperature=0.0 if cold else (1.0 if body.temperature is None else body.temperature),
+            top_k=max(0, body.top_k or 0),
+            top_p=1.0 if cold or body.top_p is None else body.top_p,
+            min_p=body.min_p or 0.0,
+            repetition_penalty=1.0 if body.repetition_penalty is None else body.repetition_penalty,
+            presence_penalty=body.presence_penalty or 0.0,
+            frequency_penalty=body.frequency_penalty or 0.0,
+            logit_bias=body.logit_bias,
+            seed=seed,
+            stop=body.stop,
+            ignore_end=ignore_end,
+            logprobs=logprobs,
+        )
+        sampling.check_tokens(words(visit.version))
+    except ConfigError as error:
+        said = str(error)
+        raise bad_request(said, said.split(" ", 1)[0]) from None
+    return sampling
+
+
+def words(version: Version) -> int:
+    """V, how many tokens there are."""
+    return int(version.model.embedding.weight.shape[0])
+
+
+async def gather(visit: Visit, jobs: Sequence[Generation], answers: int) -> list[Gathered]:
+    """Do the jobs and wait for all; ``answers`` in a row share one text."""
+    crowd = await visit.crowd(jobs)
+    found = [Gathered() for _ in jobs]
+    async for number, event in visit.events(crowd, answers):
+        one = found[number]
+        if isinstance(event, Heard):
+            one.heard = event.tokens
+        elif isinstance(event, Wrote):
+            one.text += event.text
+            one.tokens += event.tokens
+        elif isinstance(event, Ended):
+            one.reason = event.reason
+    return found
+
+
+async def streamed(
+    visit: Visit,
+    crowd: Crowd,
+    heading: Heading,
+    body: SamplingRequest,
+    first: Callable[[int], dict[str, Any] | None],
+    delta: Callable[[int, Heard | Wrote], dict[str, Any] | None],
+    last: Callable[[int, Ended], dict[str, Any]],
+) -> AsyncGenerator[bytes, None]:
+    """Server-sent events of a reply.
+
+    Args:
+        visit: the request.
+        crowd: its jobs, begun.
+        heading: what every chunk begins with.
+        body: what was asked for.
+        first: number of an answer -> the choice that opens it, or None.
+        delta: one piece of an answer -> a choice, or None where there is nothing to show.
+        last: the end of an answer -> the choice that closes it.
+    """
+    none = {"usage": None} if body.wants_usage else {}
+    opened: set[int] = set()
+    async for number, event in visit.events(crowd, body.n or 1):
+        if number not in opened:
+            opened.add(number)
+            if (opening := first(number)) is not None:
+                yield sse(heading.body([opening], **none))
+        if isinstance(event, Heard | Wrote):
+            if (choice := delta(number, event)) is not None:
+                yield sse(heading.body([choice], **none))
+        elif isinstance(event, Ended):
+            yield sse(heading.body([last(number, event)], **none))
+    if body.wants_usage:
+        yield sse(heading.body([], usage=visit.tally.usage))
+    yield DONE
+
+
+def finish(job: Generation, text: Text, asked: int | None, reason: Finish) -> Finish:
+    """Why an answer ended; one as long as its job's longest label is complete, not cut."""
+    complete = text.limit is not None and job.room == text.limit and (asked is None or asked > text.limit)
+    return "stop" if complete else reason
+
+
+def alike(value: float) -> float:
+    """A log-probability as JSON can say it."""
+    return value if math.isfinite(value) else LEAST
+
+
+def piece(version: Version, token: int) -> str:
+    """The text of one token by itself, control tokens included, as the engine writes it."""
+    return Writer(version.model).piece(token)

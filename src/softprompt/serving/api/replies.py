@@ -1,0 +1,184 @@
+"""What clients get back: the shapes of answers, for the OpenAPI page and for whoever builds them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+__all__ = ["Answer", "ChatAnswer", "Classified", "ErrorBody", "Loaded", "ModelInfo", "ModelList", "Usage"]
+
+
+class Fault(BaseModel):
+    """What was wrong with a request."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorBody(BaseModel):
+    """The body of every refusal."""
+
+    error: Fault
+
+
+class PromptTokens(BaseModel):
+    """What of the text was not read anew, and what stood in front of it."""
+
+    cached_tokens: int
+    """Always 0: texts are not cached."""
+    virtual_tokens: int
+    """Positions of the learnt prompt; not counted as prompt tokens, and read only once for all requests."""
+
+
+class Usage(BaseModel):
+    """Tokens read and written."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokens
+
+
+class TextLogprobs(BaseModel):
+    """Log-probabilities in the form of completions."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None] | None
+    text_offset: list[int]
+
+
+class TextChoice(BaseModel):
+    """One answer to a prompt."""
+
+    index: int
+    text: str
+    logprobs: TextLogprobs | None
+    finish_reason: Literal["stop", "length"] | None
+
+
+class Answer(BaseModel):
+    """Answers to the prompts of a completion request."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    system_fingerprint: str | None
+    choices: list[TextChoice]
+    usage: Usage | None = None
+
+
+class TopLogprob(BaseModel):
+    """A token that was likely at a place."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(TopLogprob):
+    """A token of the answer."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(BaseModel):
+    """Log-probabilities in the form of chats."""
+
+    content: list[TokenLogprob]
+    refusal: None = None
+
+
+class Said(BaseModel):
+    """The assistant's turn."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None = None
+
+
+class ChatChoice(BaseModel):
+    """One answer to a chat."""
+
+    index: int
+    message: Said
+    logprobs: ChatLogprobs | None
+    finish_reason: Literal["stop", "length"]
+
+
+class ChatAnswer(BaseModel):
+    """Answers to a chat."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    system_fingerprint: str | None
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class Shares(BaseModel):
+    """The label of one input."""
+
+    index: int
+    label: str
+    probabilities: dict[str, float]
+    """Of every label, the likeliest first."""
+
+
+class Classified(BaseModel):
+    """Labels of all inputs."""
+
+    object: Literal["list"]
+    model: str
+    data: list[Shares]
+    usage: Usage
+
+
+class PromptFacts(BaseModel):
+    """What its card says about a prompt."""
+
+    kind: str
+    """The method it was learnt with; "base" for the bare base."""
+    positions: int
+    """Virtual tokens in front of every text."""
+    labels: list[str] | None = None
+    choices: bool = False
+    """Whether each row brings its own possible answers."""
+    fields: list[str] = Field(default_factory=list)
+    """Columns a row must have; one means that plain text will do."""
+    scores: dict[str, Any] = Field(default_factory=dict)
+    digest: str | None = None
+    """Hash of what answers now, where it is loaded."""
+
+
+class ModelInfo(BaseModel):
+    """A model: the bare base, or a prompt on it."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    softprompt: PromptFacts
+
+
+class ModelList(BaseModel):
+    """All models a client may use."""
+
+    object: Literal["list"]
+    data: list[ModelInfo]
+
+
+class Loaded(BaseModel):
+    """A prompt that is held in memory."""
+
+    name: str
+    digest: str
+    bytes: int
+    users: int
+    pinned: bool

@@ -1,0 +1,263 @@
+"""What clients may send: knows the fields, their types and their ranges, not models or prompts.
+
+OpenAI's fields, and vLLM's ``top_k``, ``min_p`` and ``repetition_penalty``. A null stands for a field
+that was left out; fields nobody knows are passed over, as OpenAI's clients expect.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
+
+__all__ = [
+    "ChatRequest",
+    "ClassifyRequest",
+    "CompletionRequest",
+    "Message",
+    "SamplingRequest",
+    "StreamOptions",
+]
+
+MOST_STOPS = 16
+LONGEST_STOP = 1_000
+MOST_BIASES = 1_024
+MOST_CHOICES = 128
+MOST_LOGPROBS = 20
+MOST_TOKENS = 2**18
+LARGEST_TOKEN = 2**31 - 1
+
+
+def _integral(value: Any) -> Any:
+    """JSON has one kind of number: 16.0 is 16."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _prompts(value: Any) -> list[str] | list[list[int]]:
+    """A list of texts or of token rows, whichever of the four forms was sent."""
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list) or not value:
+        raise ValueError(_PROMPT)
+    if all(isinstance(part, str) for part in value):
+        return value
+    rows = [value] if not isinstance(value[0], list) else value
+    if any(not isinstance(row, list) or not row for row in rows):
+        raise ValueError(_PROMPT)
+    if sum(map(len, rows)) > MOST_TOKENS:
+        raise ValueError(f"may hold at most {MOST_TOKENS:,} token ids in all")
+    rows = [[_integral(token) for token in row] for row in rows]
+    if any(type(token) is not int or not 0 <= token <= LARGEST_TOKEN for row in rows for token in row):
+        raise ValueError(_PROMPT)
+    return rows
+
+
+def _stops(value: Any) -> tuple[str, ...]:
+    stops = [value] if isinstance(value, str) else ([] if value is None else value)
+    if not isinstance(stops, list) or any(not isinstance(stop, str) or not stop for stop in stops):
+        raise ValueError("must be a text or a list of texts, none of them empty")
+    if len(stops) > MOST_STOPS or any(len(stop) > LONGEST_STOP for stop in stops):
+        raise ValueError(f"may hold at most {MOST_STOPS} texts of at most {LONGEST_STOP:,} letters")
+    return tuple(stops)
+
+
+def _biases(value: Any) -> dict[int, float]:
+    """OpenAI's map from token ids, which JSON spells as text, to what is added to their logits."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or len(value) > MOST_BIASES:
+        raise ValueError(f"must be an object of at most {MOST_BIASES:,} token ids")
+    found = {}
+    for key, bias in value.items():
+        if not (key.isascii() and key.isdigit() and len(key) <= 10):
+            raise ValueError(f"has the key {key[:20]!r}, which is no token id")
+        if isinstance(bias, bool) or not isinstance(bias, int | float) or not -100 <= bias <= 100:
+            raise ValueError(f"must give token {key} a number from -100 to 100")
+        found[int(key)] = float(bias)
+    return found
+
+
+def _inputs(value: Any) -> list[str | dict[str, Any]]:
+    inputs = value if isinstance(value, list) else [value]
+    if not inputs or any(not isinstance(part, str | dict) for part in inputs):
+        raise ValueError("must be a text, an object with a value for each column, or a list of these")
+    return inputs
+
+
+_PROMPT = "must be a text, a list of texts, a list of token ids or a list of such lists, and not be empty"
+_TOKENS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+_TEXTS = {"type": "array", "items": {"type": "string"}, "minItems": 1}
+_ROW = {"anyOf": [{"type": "string"}, {"type": "object", "additionalProperties": True}]}
+
+Prompts = Annotated[
+    list[str] | list[list[int]],
+    PlainValidator(_prompts),
+    WithJsonSchema(
+        {"anyOf": [{"type": "string"}, _TEXTS, _TOKENS, {"type": "array", "items": _TOKENS, "minItems": 1}]}
+    ),
+]
+Stops = Annotated[
+    tuple[str, ...],
+    PlainValidator(_stops),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "minLength": 1, "maxLength": LONGEST_STOP},
+                {
+                    "type": "array",
+                    "items": {"type": "string", "minLength": 1, "maxLength": LONGEST_STOP},
+                    "maxItems": MOST_STOPS,
+                },
+                {"type": "null"},
+            ]
+        }
+    ),
+]
+Biases = Annotated[
+    dict[int, float],
+    PlainValidator(_biases),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {
+                    "type": "object",
+                    "propertyNames": {"pattern": "^[0-9]{1,10}$"},
+                    "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+                    "maxProperties": MOST_BIASES,
+                },
+                {"type": "null"},
+            ]
+        }
+    ),
+]
+Inputs = Annotated[
+    list[str | dict[str, Any]],
+    PlainValidator(_inputs),
+    WithJsonSchema({"anyOf": [*_ROW["anyOf"], {"type": "array", "items": _ROW, "minItems": 1}]}),
+]
+Whole = Annotated[int, BeforeValidator(_integral)]
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class StreamOptions(_Body):
+    """How an answer is streamed."""
+
+    include_usage: bool | None = None
+    """Whether a last chunk tells the tokens used."""
+
+
+class SamplingRequest(_Body):
+    """How answers are drawn; the same for completions and chats."""
+
+    model: Name
+    """The name of a prompt, or of the base for its bare self."""
+    max_tokens: Whole | None = Field(default=None, ge=0, le=2**31)
+    """The most tokens of an answer."""
+    max_completion_tokens: Whole | None = Field(default=None, ge=0, le=2**31)
+    """The newer name of the same."""
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    """0 takes the likeliest token; 1 where it is left out."""
+    top_p: float | None = Field(default=None, ge=0, le=1)
+    """Draw among the likeliest that together hold this much probability."""
+    top_k: Whole | None = Field(default=None, ge=-1, le=2**31)
+    """Draw among this many likeliest; 0 or -1 for all."""
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    """Leave out what is less likely than this share of the likeliest."""
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    """Taken off a token that was written before."""
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    """Taken off a token for each time it was written before."""
+    repetition_penalty: float | None = Field(default=None, gt=0, le=10)
+    """What logits of tokens seen before are divided by."""
+    logit_bias: Biases = Field(default_factory=dict)
+    """Added to the logits of token ids."""
+    seed: Whole | None = Field(default=None, ge=-(2**63), le=2**63 - 1)
+    """Fixes the draws."""
+    n: Whole | None = Field(default=None, ge=1, le=MOST_CHOICES)
+    """How many answers to each prompt."""
+    stop: Stops = ()
+    """An answer ends before the first of these."""
+    stream: bool | None = None
+    """Whether the answer comes piece by piece, as server-sent events."""
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+    """Passed over."""
+
+    @property
+    def asked_tokens(self) -> int | None:
+        """The most new tokens, if a number was given."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream ends by telling the tokens used."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class CompletionRequest(SamplingRequest):
+    """A text to go on from.
+
+    Text goes through the prompt's own template; token ids stand behind it as they are.
+    """
+
+    prompt: Prompts
+    """Text, token ids, or a list of either."""
+    echo: bool | None = None
+    """Whether the prompt comes back in front of the answer."""
+    logprobs: Whole | None = Field(default=None, ge=0, le=MOST_LOGPROBS)
+    """How many likeliest tokens to report at each place."""
+    best_of: Whole | None = Field(default=None, ge=1, le=MOST_CHOICES)
+    """Must equal n."""
+    suffix: str | None = None
+    """Not served: a causal model does not read what comes after."""
+
+
+class TextPart(_Body):
+    """A piece of a message; only text is served."""
+
+    type: str
+    text: str | None = None
+
+
+class Message(_Body):
+    """One turn of a chat."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart] | None = None
+
+
+class ChatRequest(SamplingRequest):
+    """A chat to answer."""
+
+    messages: list[Message] = Field(min_length=1, max_length=1_000)
+    logprobs: bool | None = None
+    """Whether to report the log-probability of every token."""
+    top_logprobs: Whole | None = Field(default=None, ge=0, le=MOST_LOGPROBS)
+    """How many likeliest tokens to report at each place."""
+    response_format: Any = None
+    """Only text is served."""
+    tools: Any = None
+    """Not served."""
+    functions: Any = None
+    """Not served."""
+    tool_choice: Any = None
+    """Not served, but "none" and "auto" are let pass."""
+    function_call: Any = None
+    """Not served, but "none" and "auto" are let pass."""
+    modalities: Any = None
+    """Only text is served."""
+    audio: Any = None
+    """Not served."""
+
+
+class ClassifyRequest(_Body):
+    """Texts or rows to tell the label of."""
+
+    model: Name
+    """The name of a prompt with labels or choices."""
+    input: Inputs
+    """A text, an object with a value for each column, or a list of these."""

@@ -1,0 +1,276 @@
+"""Rows in strips see what they would see alone, whatever is opened, closed, grown and moved around them."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import tiny
+from softprompt.base.copies import twin
+from softprompt.base.layout import PACKED
+from softprompt.base.model import Base
+from softprompt.base.strips import SHORTEST, Chunk, Strip, Strips
+from softprompt.errors import WrongBaseError
+from softprompt.prefix import Prefix
+
+KINDS = ("llama", "bloom", "gemma3")
+"""One row without padding; masks of the model's own; windows."""
+
+
+class Row:
+    """A row of random tokens behind a front, and what the plain model says after each of them."""
+
+    def __init__(self, base: Base, seed: int, front: int, length: int) -> None:
+        draw = random.Random(seed)
+        self.base = base
+        self.ids = [draw.randrange(4, tiny.VOCABULARY) for _ in range(front + length)]
+        self.front, self.read = front, front
+        with torch.no_grad():
+            self.prefix = base.prefill(base.embed(self.ids[:front]))
+            plain = tiny.model(base.config.model_type.removesuffix("_text").replace("_", "-"))
+            self.wanted = plain(input_ids=torch.tensor([self.ids])).logits[0]  # [front + T, V]
+
+    def next(self, count: int) -> list[int]:
+        ids = self.ids[self.read : self.read + count]
+        self.read += len(ids)
+        return ids
+
+    @property
+    def left(self) -> int:
+        return len(self.ids) - self.read
+
+    def check(self, hidden: Tensor) -> None:
+        """Hold the states [T, E] after the last T tokens read against the plain model."""
+        wanted = self.wanted[self.read - len(hidden) : self.read]
+        assert torch.allclose(self.base.head.logits(hidden), wanted, atol=1e-3, rtol=1e-3)
+
+
+def opened(strips: Strips, row: Row, need: int | None = None) -> Strip:
+    strip = strips.open(row.prefix, need or len(row.ids))
+    assert strip is not None
+    return strip
+
+
+@torch.no_grad()
+def read(strips: Strips, rows: Sequence[Row], places: Sequence[Strip], counts: Sequence[int]) -> None:
+    """Read the next tokens of some rows, and check what follows each."""
+    found = strips.read(
+        [Chunk(place, row.next(n)) for row, place, n in zip(rows, places, counts, strict=True)]
+    )
+    for row, hidden in zip(rows, found, strict=True):
+        row.check(hidden)
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_texts_in_pieces_are_read_as_the_plain_model_reads_them(architecture: str) -> None:
+    base, draw = tiny.base(architecture), random.Random(1)
+    rows = [Row(base, seed, front, 4 + 9 * seed) for seed, front in enumerate((0, 3, 9, 1, 17, 5))]
+    strips = Strips(base)
+    places = [opened(strips, row) for row in rows]
+    while any(row.left for row in rows):
+        some = [n for n, row in enumerate(rows) if row.left and draw.random() < 0.8]
+        draw.shuffle(some)
+        counts = [draw.choice((1, 1, 2, 7)) for _ in some]
+        if some:
+            read(strips, [rows[n] for n in some], [places[n] for n in some], counts)
+    assert strips.used == sum(len(row.ids) for row in rows)
+
+
+@pytest.mark.parametrize("architecture", KINDS)
+def test_rows_come_and_go_and_the_others_stay_what_they_are(architecture: str) -> None:
+    """Places are taken, freed, swapped and grown all the time; every token read is checked."""
+    base, draw = tiny.base(architecture), random.Random(2)
+    strips = Strips(base)
+    rows: list[Row] = []
+    places: list[Strip] = []
+    for seed in range(60):
+        if len(rows) < 3 or (len(rows) < 11 and draw.random() < 0.6):
+            rows.append(Row(base, seed, draw.randrange(6), draw.choice((3, 12, 80))))
+            places.append(opened(strips, rows[-1], len(rows[-1].ids) + draw.choice((0, 70))))
+        some = draw.sample(range(len(rows)), draw.randint(1, len(rows)))
+        read(
+            strips, [rows[n] for n in some], [places[n] for n in some], [draw.choice((1, 1, 5)) for _ in some]
+        )
+        for n in sorted((n for n, row in enumerate(rows) if not row.left), reverse=True):
+            strips.close(places.pop(n))
+            del rows[n]
+    assert max(shelf.rows for shelf in strips._shelves.values()) > 4, "no shelf has grown"
+    for place in places:
+        strips.close(place)
+    assert strips.used == 0
+    assert all(not bool(t.any()) for s in strips._shelves.values() for t in (*s.keys, *s.values)), (
+        "not cleared"
+    )
+
+
+@pytest.mark.parametrize("layout", ["own", "packed"])
+def test_the_order_of_chunks_does_not_matter(layout: str) -> None:
+    base = tiny.base() if layout == "own" else dataclasses.replace(tiny.base(), layout=PACKED)
+
+    def hidden(order: Sequence[int]) -> list[Tensor]:
+        rows = [Row(base, seed, 3, 6) for seed in range(5)]
+        strips = Strips(base)
+        places = [opened(strips, row, 64 * (1 + n % 2)) for n, row in enumerate(rows)]
+        with torch.no_grad():
+            found = strips.read([Chunk(places[n], rows[n].next(1 if n < 3 else 4)) for n in order])
+        return [found[order.index(n)] for n in range(5)]
+
+    for one, other in zip(hidden(range(5)), hidden((4, 2, 0, 3, 1)), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", KINDS)
+def test_a_rewound_row_reads_something_else_in_the_same_place(architecture: str) -> None:
+    base = tiny.base(architecture)
+    row, beside = Row(base, 1, 4, 10), Row(base, 2, 4, 60)
+    strips = Strips(base)
+    place, other = opened(strips, row), opened(strips, beside)
+    read(strips, [row, beside], [place, other], [3, 40])
+    with torch.no_grad():
+        strips.read([Chunk(place, [77, 78, 79, 80, 81])])
+    place.rewind(row.read)
+    read(strips, [row, beside], [place, other], [1, 1])
+    read(strips, [row, beside], [place, other], [6, 1])
+    with pytest.raises(AssertionError):
+        place.rewind(place.length + 1)
+
+
+# -- room ------------------------------------------------------------------------------------------------------
+
+
+def test_strips_are_as_long_as_needed_and_double() -> None:
+    base = tiny.base()
+    strips = Strips(base)
+    lengths = {
+        need: opened(strips, Row(base, 1, 2, 1), need).shelf.capacity for need in (1, 64, 65, 128, 200, 512)
+    }
+    assert lengths == {1: SHORTEST, 64: 64, 65: 128, 128: 128, 200: 256, 512: 512}
+    assert strips.made == 4 * (64 + 128 + 256 + 512)
+    assert strips.slot_bytes == 3 * 2 * 2 * 8 * 4  # layers, keys and values, heads, width, bytes
+
+
+def test_there_is_never_more_room_than_allowed() -> None:
+    base, draw = tiny.base(), random.Random(3)
+    strips, places, refused = Strips(base, room=1000), list[Strip](), 0
+    front = base.prefill_text("abc")
+    for _ in range(300):
+        place = strips.open(front, draw.choice((10, 100, 200)))
+        refused += place is None
+        if place is not None:
+            places.append(place)
+        assert strips.made <= 1000
+        while places and (place is None or draw.random() < 0.4):
+            strips.close(places.pop(draw.randrange(len(places))))
+    assert refused > 10
+    for place in places:
+        strips.close(place)
+    assert strips.open(front, 512) is not None, "empty shelves of other lengths must give way"
+    assert strips.open(front, 512) is None
+
+
+def test_what_does_not_fit_changes_nothing() -> None:
+    base = tiny.base()
+    row = Row(base, 1, 3, 9)
+    strips = Strips(base, room=64)
+    place = opened(strips, row)
+    read(strips, [row], [place], [4])
+    assert strips.open(row.prefix, 10) is None
+    assert strips.open(row.prefix, 100) is None
+    read(strips, [row], [place], [5])
+
+
+def test_a_prefix_of_another_base_is_refused() -> None:
+    with pytest.raises(WrongBaseError):
+        Strips(tiny.base()).open(tiny.base(seed=1).prefill_text("a"), 10)
+
+
+# -- clean places ----------------------------------------------------------------------------------------------
+
+
+def nan_prefix(base: Base) -> Prefix:
+    made = base.prefill_text("abcdef")
+    bad = tuple(torch.full_like(layer, torch.nan) for layer in made.keys)
+    return dataclasses.replace(made, keys=bad, values=bad)
+
+
+@torch.no_grad()
+def short_beside_long(base: Base, strips: Strips, long: Row, place: Strip) -> None:
+    """A short row in the place just freed, read in one pass with a long one that shows many slots."""
+    short = Row(base, 9, 2, 8)
+    own = opened(strips, short)
+    assert own.index == 1
+    read(strips, [short], [own], [4])
+    for _ in range(3):
+        read(strips, [short, long], [own, place], [1, 1])
+    strips.close(own)
+
+
+@pytest.mark.parametrize("architecture", KINDS)
+def test_nothing_of_a_row_is_left_for_the_next_not_even_a_nan(architecture: str) -> None:
+    base = tiny.base(architecture)
+    strips, long = Strips(base), Row(base, 1, 3, 60)
+    place = opened(strips, long)
+    read(strips, [long], [place], [50])
+    bad = strips.open(nan_prefix(base), 60)
+    assert bad is not None
+    with torch.no_grad():
+        (found,) = strips.read([Chunk(bad, [5] * 40)])
+    assert bool(found.isnan().any())
+    read(strips, [long], [place], [1])
+    strips.close(bad)
+    short_beside_long(base, strips, long, place)
+
+
+@pytest.mark.parametrize("architecture", KINDS)
+def test_a_pass_that_failed_half_way_leaves_nothing_either(architecture: str) -> None:
+    base = breaking(tiny.base(architecture))
+    strips, long = Strips(base), Row(base, 1, 3, 60)
+    place = opened(strips, long)
+    read(strips, [long], [place], [50])
+    bad = strips.open(nan_prefix(base), 60)
+    assert bad is not None
+    base.model.broken = True
+    with torch.no_grad(), pytest.raises(RuntimeError, match="half-way"):
+        strips.read([Chunk(bad, [5] * 40)])
+    base.model.broken = False
+    strips.close(bad)
+    short_beside_long(base, strips, long, place)
+
+
+def breaking(base: Base) -> Base:
+    """A copy of the base whose last layer fails while ``model.broken`` is true."""
+    model: Any = twin(base)
+    model.broken = False
+    backbone = getattr(model, model.base_model_prefix)
+    layers = backbone.layers if hasattr(backbone, "layers") else backbone.h
+
+    def fail(*_: Any) -> None:
+        if model.broken:
+            raise RuntimeError("half-way")
+
+    layers[-1].register_forward_pre_hook(fail)
+    return dataclasses.replace(base, model=model)
+
+
+@pytest.mark.parametrize("architecture", KINDS)
+def test_every_pass_is_told_whose_tokens_it_reads(architecture: str) -> None:
+    base = tiny.base(architecture)
+    rows = [Row(base, seed, 2, 5) for seed in range(4)]
+    strips, told = Strips(base), list[int]()
+    chunks = [Chunk(opened(strips, row), row.next(n)) for row, n in zip(rows, (3, 1, 2, 1), strict=True)]
+
+    @contextmanager
+    def around(owners: Sequence[int]) -> Iterator[None]:
+        told.extend(owners)
+        yield
+
+    with torch.no_grad():
+        strips.read(chunks, around)
+    assert (sorted(told[:2]), told[2:]) == ([1, 3], [0, 0, 0, 2, 2])

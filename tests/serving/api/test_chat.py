@@ -1,0 +1,169 @@
+"""Chats go through the base's template, or through a prompt's own that was learnt in one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from serving.api import house
+from softprompt.base.generate import Request, generate
+from softprompt.base.sampling import Sampling
+from softprompt.library.prompt import Prompt
+
+USER = [{"role": "user", "content": "rates cut"}]
+
+
+def ask(http: httpx.Client, **body: Any) -> Any:
+    answer = http.post(
+        "/v1/chat/completions", json={"model": "free", "temperature": 0, "max_tokens": 8, **body}
+    )
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def text_of(answer: Any) -> str:
+    return str(answer["choices"][0]["message"]["content"])
+
+
+def test_the_chat_stands_behind_the_prefix(http: httpx.Client, prompts: dict[str, Prompt]) -> None:
+    messages = [{"role": "system", "content": "Be brief."}, *USER]
+    ids = tuple(house.base().encode(house.base().render_chat(messages)))
+    wanted = generate(house.base(), [Request(ids, prompts["free"].prefix)], Sampling(max_new_tokens=8))
+    got = ask(http, messages=messages)
+    assert text_of(got) == wanted[0]
+    assert got["choices"][0]["message"]["role"] == "assistant"
+    assert got["usage"]["prompt_tokens"] == len(ids)
+
+
+def test_a_prompt_learnt_in_a_chat_takes_one_message_by_its_own_template(
+    http: httpx.Client, prompts: dict[str, Prompt]
+) -> None:
+    got = ask(http, model="chatty", messages=USER)
+    assert text_of(got) == prompts["chatty"].generate("rates cut", max_new_tokens=8)
+
+
+def test_parts_and_developers_are_text_and_systems(http: httpx.Client) -> None:
+    plain = [{"role": "system", "content": "Be brief."}, *USER]
+    parts = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "rates "}, {"type": "text", "text": "cut"}]},
+    ]
+    assert text_of(ask(http, messages=parts)) == text_of(ask(http, messages=plain))
+
+
+@pytest.mark.parametrize("stream_usage", [True, False])
+def test_streams_add_up_and_begin_with_the_role(http: httpx.Client, stream_usage: bool) -> None:
+    whole = ask(http, messages=USER, n=2, logprobs=True, top_logprobs=2)
+    with openai.OpenAI(base_url=f"{http.base_url}/v1", api_key="none") as client:
+        chunks = list(
+            client.chat.completions.create(
+                model="free",
+                messages=[{"role": "user", "content": "rates cut"}],
+                max_tokens=8,
+                temperature=0,
+                n=2,
+                logprobs=True,
+                top_logprobs=2,
+                stream=True,
+                stream_options={"include_usage": stream_usage},
+            )
+        )
+    *chunks, last = chunks if stream_usage else [*chunks, None]
+    assert (last is not None and last.usage is not None) == stream_usage
+    for number, choice in enumerate(whole["choices"]):
+        own = [c.choices[0] for c in chunks if c.choices[0].index == number]
+        assert own[0].delta.role == "assistant"
+        assert [o.delta.role for o in own[1:]] == [None] * (len(own) - 1)
+        assert "".join(o.delta.content or "" for o in own) == choice["message"]["content"]
+        assert [o.finish_reason for o in own] == [None] * (len(own) - 1) + [choice["finish_reason"]]
+        tokens = [t for o in own if o.logprobs for t in o.logprobs.content or []]
+        assert [t.token for t in tokens] == [t["token"] for t in choice["logprobs"]["content"]]
+        assert tokens[0].logprob == pytest.approx(tokens[0].top_logprobs[0].logprob)
+        assert len(tokens[0].top_logprobs) == 2
+        assert bytes(tokens[0].bytes or []).decode() == tokens[0].token
+
+
+def test_without_a_number_an_answer_may_fill_what_room_there_is(http: httpx.Client) -> None:
+    got = ask(http, messages=USER, max_tokens=None, stop=None)
+    usage = got["usage"]
+    full = usage["total_tokens"] + usage["prompt_tokens_details"]["virtual_tokens"] == 512
+    assert full or got["choices"][0]["finish_reason"] == "stop"
+
+
+def test_what_asks_for_nothing_passes(http: httpx.Client) -> None:
+    ask(
+        http,
+        messages=USER,
+        tools=[],
+        response_format={"type": "text"},
+        tool_choice="none",
+        modalities=["text"],
+        audio=None,
+        functions=None,
+        parallel_tool_calls=False,
+        metadata={},
+        store=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": "hello"}, "messages"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "messages"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"functions": [{}]}, "functions"),
+        ({"tool_choice": {"type": "function"}}, "tool_choice"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"modalities": ["audio"]}, "modalities"),
+        ({"audio": {"voice": "x"}}, "audio"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"logprobs": 5}, "logprobs"),
+        ({"max_completion_tokens": 4000}, "max_tokens"),
+    ],
+)
+def test_more_than_text_is_refused_by_name(http: httpx.Client, body: dict[str, Any], param: str) -> None:
+    answer = http.post("/v1/chat/completions", json={"model": "free", "messages": USER, **body})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param
+
+
+def test_clients_made_for_openai_work(http: httpx.Client) -> None:
+    langchain = pytest.importorskip("langchain_openai")
+    whole = text_of(ask(http, messages=USER))
+    model = langchain.ChatOpenAI(
+        base_url=f"{http.base_url}/v1", api_key="none", model="free", temperature=0, max_tokens=8
+    )
+    assert model.invoke("rates cut").content == whole
+    assert "".join(str(part.content) for part in model.stream("rates cut")) == whole
+    with openai.OpenAI(base_url=f"{http.base_url}/v1", api_key="none") as client:
+        assert "free" in [m.id for m in client.models.list()]
+        with pytest.raises(openai.NotFoundError, match="nothing-like-it"):
+            client.completions.create(model="nothing-like-it", prompt="x")
+
+
+def test_async_clients_are_answered_together(http: httpx.Client) -> None:
+    import asyncio
+
+    async def ask_all() -> list[str | None]:
+        async with openai.AsyncOpenAI(base_url=f"{http.base_url}/v1", api_key="none") as client:
+            asked = [
+                client.chat.completions.create(
+                    model=model, messages=[{"role": "user", "content": text}], max_tokens=6, temperature=0
+                )
+                for model in ("free", "chatty", "tiny-chat")
+                for text in ("one", "two")
+            ]
+            return [a.choices[0].message.content for a in await asyncio.gather(*asked)]
+
+    wanted = [
+        text_of(ask(http, model=model, messages=[{"role": "user", "content": text}], max_tokens=6))
+        for model in ("free", "chatty", "tiny-chat")
+        for text in ("one", "two")
+    ]
+    assert asyncio.run(ask_all()) == wanted
