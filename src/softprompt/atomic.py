@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,10 +80,24 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
             shutil.rmtree(staging, ignore_errors=True)
 
 
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two names change places in one step, as Linux can; whether it did."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    if renameat2 is None:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE
+    return bool(renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
+
+
 def _swap(staging: Path, path: Path) -> None:
-    """Give ``staging`` the name ``path``; an old folder of that name is moved aside first, then removed."""
+    """Give ``staging`` the name ``path``; an old folder of that name changes places with it, to be removed.
+
+    Where the system cannot exchange two names, the old one is moved aside first.
+    """
     if not path.exists():
         os.rename(staging, path)
+        return
+    if _exchange(staging, path):
         return
     aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
     os.rename(path, aside / "old")

@@ -24,6 +24,8 @@ VERBS = {
     "compare": ("softprompt.cli.compare", "Find out which method wins on your rows, and at what cost."),
     "generate": ("softprompt.cli.generate", "Answer texts with a saved prompt."),
     "eval": ("softprompt.cli.eval", "Score a saved prompt on labelled rows."),
+    "inspect": ("softprompt.cli.inspect", "Look inside saved prompts: what each position is near and does."),
+    "prune": ("softprompt.cli.prune", "Make a shorter prompt of a saved one."),
     "list": ("softprompt.cli.list", "List the saved prompts."),
     "show": ("softprompt.cli.show", "Show all that is known about a saved prompt."),
     "export": ("softprompt.cli.export", "Write a saved prompt as a plain PEFT folder."),

@@ -79,7 +79,7 @@ Job = Generation | Comparison
 
 @dataclass(frozen=True)
 class Said:
-    """One token: its id, its text by itself, its log-probability if it was asked for, and the likeliest ones."""
+    """One token: its id, its text by itself, its log-probability if asked for, and the likeliest ones."""
 
     id: int
     text: str

@@ -122,9 +122,9 @@ class Registry:
             ResourceError: it does not fit into the memory budget.
             Exception: whatever else building it raised; all who waited for that build get the same error.
         """
-        if name == self._base.version.name:
-            with self._freed:
-                return self._hit(self._base)
+        held_now = self.lease_held(name)
+        if held_now is not None:
+            return held_now
         for _ in range(_ROUNDS):
             stamp = self._present_stamp(name)
             with self._freed:
@@ -138,6 +138,15 @@ class Registry:
         raise ArtifactError(
             f"{name} was replaced again and again while it was being loaded; ask again when it is complete."
         )
+
+    def lease_held(self, name: str) -> Lease | None:
+        """What ``lease`` would give if that takes no loading, else None; never waits for a load."""
+        stamp = None if name == self._base.version.name else self._stamp(name)
+        with self._freed:
+            if name == self._base.version.name:
+                return self._hit(self._base)
+            held = None if stamp is None else self._shelf.find(name, stamp)
+            return None if held is None else self._hit(held)
 
     def pin(self, name: str) -> None:
         """Protect a name from being evicted; loads nothing, and it need not be loaded yet."""

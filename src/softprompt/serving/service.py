@@ -44,9 +44,17 @@ class Service:
         self._cards: dict[str, tuple[Hashable, Card]] = {}
 
     async def lease(self, name: str) -> Lease:
-        """What a name means now; errors as in ``Registry.lease``."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._loaders, self.engine.registry.lease, name)
+        """What a name means now; errors as in ``Registry.lease``. Only what must be loaded takes a thread."""
+        registry = self.engine.registry
+        held = registry.lease_held(name)
+        if held is not None:
+            return held
+        loading = asyncio.get_running_loop().run_in_executor(self._loaders, registry.lease, name)
+        try:
+            return await asyncio.shield(loading)
+        except asyncio.CancelledError:
+            loading.add_done_callback(_give_back)
+            raise
 
     async def run(self, job: Job) -> AsyncIterator[Event]:
         """The events of a job. Leaving the loop early calls the job off."""
@@ -88,3 +96,9 @@ class Service:
     def close(self) -> None:
         """Let the threads go."""
         self._loaders.shutdown(wait=False, cancel_futures=True)
+
+
+def _give_back(loading: asyncio.Future[Lease]) -> None:
+    """Close a lease that came when nobody waited for it any more."""
+    if not loading.cancelled() and loading.exception() is None:
+        loading.result().close()

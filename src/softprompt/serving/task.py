@@ -105,7 +105,7 @@ class Writing:
         return Reading(ids, opening if not ids else [] if self.unread else [len(ids) - 1])
 
     def _opens(self, reading: int) -> bool:
-        """Whether what the prefix alone expects matters: to an empty text, or to an echo of the first token."""
+        """Whether what the prefix alone expects matters: to an empty text, or to an echo."""
         at_start = self._read == reading and not self._said
         expects = self._job.version.prefix.hidden is not None
         return at_start and expects and (self._job.echo or not self._ids)

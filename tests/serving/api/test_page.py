@@ -350,11 +350,13 @@ def test_text_of_strangers_is_shown_as_text(seat: Seat, tmp_path: Path) -> None:
     assert seat.troubles == []
 
 
-def test_markup_cannot_be_set_at_all(seat: Seat, url: str) -> None:
+def test_the_browser_itself_keeps_markup_and_foreign_addresses_out(seat: Seat, url: str, keyed: str) -> None:
     seat.visit(url).page.wait_for_selector(".column")
     attempt = "() => { try { document.body.innerHTML = '<b>x</b>'; return '' } catch (e) { return e.name } }"
     assert seat.page.evaluate(attempt) == "TypeError"
-    assert seat.page.evaluate("fetch('https://example.org/').then(() => '', e => e.name)") == "TypeError"
+    asking = "url => fetch(url, {mode: 'no-cors'}).then(() => 'answered', error => error.name)"
+    assert seat.page.evaluate(asking, f"{url}/health") == "answered"
+    assert seat.page.evaluate(asking, f"{keyed}/health") == "TypeError"  # it is there, on another port
 
 
 def test_a_key_is_asked_for_and_kept_in_this_tab_only(

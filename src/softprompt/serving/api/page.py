@@ -85,7 +85,7 @@ async def card(request: Request, name: str) -> dict[str, Any]:
         ApiError: there is no such model for this client.
     """
     serving = serving_of(request)
-    if True:
+    if serving.may(request.state.key, name):
         for model in await asyncio.to_thread(serving.service.models):
             if model.id == name:
                 return {"id": name, "base": _base(serving.service.engine.base), "template": _template(model)}

@@ -1,0 +1,156 @@
+"""The attention that rows pay to each position of a prompt, layer by layer.
+
+It knows fronts, rows and transformers' own eager attention; it does not know scores. Notation: P positions, B
+rows, N bins of W slots, L layers, H heads.
+
+Attention is where a layer looks, not what it takes from there: a position may be looked at and change nothing
+(Jain and Wallace 2019, "Attention is not Explanation"). Ablation tells what is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from softprompt.base.cache import BehindFronts
+from softprompt.base.copies import twin
+from softprompt.base.layout import Windows
+from softprompt.base.model import Base
+from softprompt.base.packing import Group, Pack, TokenRow, batches, pack
+from softprompt.data.rows import Encoded
+from softprompt.errors import BaseModelError, DataError
+from softprompt.prefix import Front, Prefix
+
+__all__ = ["Attention", "attention"]
+
+_TOKENS = 512
+"""Text tokens read in one pass: every layer's weights are held, L x N x H x W x (P + W) of them."""
+
+Shares = tuple[tuple[float, ...], ...]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Shares of attention, mean over heads and rows.
+
+    Attributes:
+        last: ``[L][P]`` what the last token of a row's input pays to each position.
+        mean: ``[L][P]`` what its tokens pay on average.
+        even_last: what each position would get of the last token if it looked at everything alike.
+        even_mean: the same of its tokens on average.
+        rows: how many rows had an input to look from.
+    """
+
+    last: Shares
+    mean: Shares
+    even_last: float
+    even_mean: float
+    rows: int
+
+    @property
+    def layers(self) -> int:
+        """L."""
+        return len(self.last)
+
+    def positions(self, of: Shares | None = None) -> tuple[float, ...]:
+        """Mean over layers of what each position gets, of the last token by default."""
+        return tuple(sum(column) / len(column) for column in zip(*(of or self.last), strict=True))
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as JSON values."""
+        return asdict(self)
+
+
+def attention(base: Base, front: Front, encoded: Encoded, *, progress: Progress | None = None) -> Attention:
+    """Where the inputs of rows look in a front.
+
+    Read with transformers' eager attention on a model of its own over the base's weights; the base stays
+    as it is.
+
+    Args:
+        base: the model the rows are read with.
+        front: embeddings ``[P, E]`` or a prefix.
+        encoded: the rows; only their inputs are read, without any answer.
+        progress: told (rows done, all).
+
+    Raises:
+        DataError: no row has an input.
+        BaseModelError: a model whose layers do not hand out their attention.
+    """
+    rows = [TokenRow(example.input_ids) for example in encoded.examples if example.input_ids]
+    if not rows:
+        raise DataError("No row has an input, so there is nothing to look from; leave attention out.")
+    with torch.no_grad():
+        prefix = base.prefill(front)
+        backbone = _eager(base)
+        last, mean, even = Tensor(), Tensor(), torch.zeros(2, dtype=torch.float64)
+        done = 0
+        for numbers in batches(rows, _TOKENS):
+            chosen = [rows[number] for number in numbers]
+            found = _weights(base, backbone, prefix, chosen)  # per row [L, T, P]
+            ends, means = (torch.stack(part).sum(0) for part in zip(*map(_of_row, found), strict=True))
+            last, mean = (ends, means) if not done else (last + ends, mean + means)
+            even += torch.tensor([_even(prefix.length, len(row.ids)) for row in chosen]).double().sum(0)
+            done += len(chosen)
+            if progress is not None:
+                progress(done, len(rows))
+    return Attention(
+        last=_shares(last / done),
+        mean=_shares(mean / done),
+        even_last=float(even[0] / done),
+        even_mean=float(even[1] / done),
+        rows=done,
+    )
+
+
+def _of_row(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Of weights [L, T, P] those of the last token, and their mean over tokens, [L, P] each."""
+    return weights[:, -1], weights.mean(1)
+
+
+def _even(positions: int, tokens: int) -> tuple[float, float]:
+    """What a position gets of the last token, and of all on average, if each looks at all it sees alike."""
+    each = [1 / (positions + t + 1) for t in range(tokens)]
+    return each[-1], sum(each) / tokens
+
+
+def _shares(weights: Tensor) -> Shares:
+    return tuple(tuple(row) for row in weights.tolist())
+
+
+def _eager(base: Base) -> Any:
+    """The layers of a second model over the base's weights, whose attention can be asked for."""
+    model = twin(base)
+    model.set_attn_implementation("eager")
+    return getattr(model, model.base_model_prefix)
+
+
+def _weights(base: Base, backbone: Any, prefix: Prefix, rows: Sequence[TokenRow]) -> list[Tensor]:
+    """For each row its tokens' attention to the prefix, mean over heads: [L, T, P], fp64 on the CPU."""
+    packed = pack([Group(rows, prefix.length)], slot_cost=2 * base.width if base.layout.inline else 0)
+    packed = packed.to(base.device)
+    where = base.layout.reading(packed, Windows.of(base.config), base.dtype)
+    out = backbone(
+        input_ids=packed.ids,
+        past_key_values=BehindFronts(packed, [prefix]),
+        use_cache=True,
+        output_attentions=True,
+        **where,
+    )
+    layers = [layer for layer in out.attentions or () if layer is not None]
+    if not layers:
+        raise BaseModelError(f"{base.name} does not hand out its attention; leave attention out.")
+    seen = torch.stack(
+        [layer[..., : prefix.length].double().mean(1).cpu() for layer in layers]
+    )  # [L, N, W, P]
+    return [seen[:, n, offset : offset + len(row.ids)] for row, (n, offset) in _places(packed, rows)]
+
+
+def _places(packed: Pack, rows: Sequence[TokenRow]) -> list[tuple[TokenRow, tuple[int, int]]]:
+    """Each row with its bin and the slot of its first token there."""
+    return [(row, divmod(start, packed.width)) for row, start in zip(rows, packed.starts[0], strict=True)]
