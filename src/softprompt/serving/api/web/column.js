@@ -67,7 +67,8 @@ export class Column {
     if (this.running !== running) return;
     this.running = null;
     this.answer.removeAttribute("aria-busy");
-    if (!this.answer.firstChild && !this.fault.firstChild && !this.bars.firstChild) this.answer.append(made("p", { class: "soft" }, "An empty answer."));
+    if (!this.answer.textContent) this.answer.replaceChildren();
+    if (!this.answer.textContent.trim() && !this.fault.firstChild && !this.bars.firstChild) this.answer.append(made("p", { class: "soft" }, "An empty answer."));
     if (!this.about.hidden && !this.model.softprompt.digest) await this.open(true);
   }
 
@@ -88,6 +89,7 @@ export class Column {
   }
 
   async write(body, signal) {
+    const lead = this.answer.appendChild(made("span", { hidden: true })); // white space in front: said, not shown
     const text = this.answer.appendChild(document.createTextNode(""));
     const begun = performance.now();
     let first = null, last = null, usage = null, reason = null;
@@ -99,7 +101,9 @@ export class Column {
       if (!choice) continue;
       last = performance.now();
       if (choice.text) first ??= last;
-      text.appendData(choice.text);
+      const blank = text.data ? "" : choice.text.match(/^\s*/)[0];
+      lead.append(blank);
+      text.appendData(choice.text.slice(blank.length));
     }
     this.measure(first === null ? null : first - begun, last - first, usage, reason);
   }
