@@ -118,7 +118,7 @@ def _many() -> str:
     said = [
         f"{r['prompts']} prompts trained together in {r['together_seconds']:.0f} s, one after another in "
         f"{r['one_after_another_seconds']:.0f} s ({r['ratio']:.2f}x, {r['dtype']}); learnt vectors apart by "
-        f"{r['vector_error']:.0e}, and by {r['control_vector_error']:.0e} from a start changed in its sixth place."
+        f"{r['vector_error']:.0e}, and by {r['control_vector_error']:.0e} from a start changed by 1e-6."
         for r in _lines("many_prompts.jsonl")
     ]
     return " ".join(said)

@@ -101,7 +101,8 @@ def _tell(found: Pruned, kind: str, path: str, as_json: bool) -> None:
     screen.out().print(
         screen.clean(
             f"\nKept {chosen.positions} of {whole.positions} positions ({list_of(chosen.kept)}): "
-            f"{score_text(chosen.scores)} where the whole prompt scores {score_text(whole.scores)}, on {found.rows}."
+            f"{score_text(chosen.scores)} where the whole prompt scores {score_text(whole.scores)}, "
+            f"on {found.rows}."
         ),
         soft_wrap=True,
     )

@@ -12,7 +12,16 @@ from softprompt.interpretation.ablation import Hidden
 from softprompt.interpretation.inspect import Findings
 from softprompt.interpretation.neighbours import Chance, Nearness
 from softprompt.interpretation.relations import Matrix
-from softprompt.interpretation.summary import change, gap_text, list_of, nearer, score_text, share
+from softprompt.interpretation.summary import (
+    change,
+    gap_text,
+    list_of,
+    movers,
+    nearer,
+    score_text,
+    share,
+    spaced,
+)
 
 __all__ = [
     "Grid",
@@ -54,7 +63,7 @@ def near_grid(found: Findings) -> Grid:
                 _neighbours(one.prompt),
                 f"{one.prompt.by_cosine[0].cosine:.2f}",
                 _range(chance.cosine),
-                "-" if one.start is None else one.start.by_cosine[0].word.text,
+                "-" if one.start is None else spaced(one.start.by_cosine[0].word.text),
                 "-" if one.start is None else f"{one.start.by_cosine[0].cosine:.2f}",
             )
         )
@@ -63,7 +72,7 @@ def near_grid(found: Findings) -> Grid:
 
 
 def _neighbours(nearness: Nearness) -> str:
-    return "  ".join(near.word.text.strip() or repr(near.word.text) for near in nearness.by_cosine[:4])
+    return "  ".join(spaced(near.word.text) for near in nearness.by_cosine[:4])
 
 
 def _range(chance: Chance) -> str:
@@ -110,9 +119,9 @@ def moved_grid(found: Findings) -> Grid:
     """Words that gained and lost most."""
     assert found.shift is not None
     rows = tuple(
-        (side, one.word.text, share(one.bare), share(one.prompted), change(one.change, points=True))
+        (side, spaced(one.word.text), share(one.bare), share(one.prompted), change(one.change, points=True))
         for side, words in (("gains", found.shift.gained), ("loses", found.shift.lost))
-        for one in words[:8]
+        for one in movers(words)[:8]
     )
     return Grid(("", "word", "bare base", "behind it", "points"), rows, (2, 3, 4))
 
@@ -126,7 +135,9 @@ def mixing_grid(found: Findings) -> Grid:
 
 
 def matrix_grid(matrix: Matrix) -> Grid:
-    """One kind of likeness."""
+    """One kind of likeness; columns are the numbers of the rows, for names are long."""
     cells = (tuple("-" if value is None else f"{value:.2f}" for value in row) for row in matrix.values)
-    rows = tuple((name, *row) for name, row in zip(matrix.names, cells, strict=True))
-    return Grid((matrix.kind, *matrix.names), rows, tuple(range(1, len(matrix.names) + 1)))
+    numbers = tuple(map(str, range(1, len(matrix.names) + 1)))
+    named = (f"{number} {name}" for number, name in zip(numbers, matrix.names, strict=True))
+    rows = tuple((name, *row) for name, row in zip(named, cells, strict=True))
+    return Grid((matrix.kind, *numbers), rows, tuple(range(1, len(numbers) + 1)))

@@ -103,7 +103,7 @@ class _Bar:
 
 @dataclass(frozen=True)
 class _Section:
-    """One part of what was found: sentences, drawings, tables and texts with what they are, words that moved."""
+    """One part of what was found: sentences, drawings, tables, texts, words that moved."""
 
     name: str
     title: str
@@ -188,7 +188,8 @@ def _words(found: Findings, tag: str) -> _Parts:
 def _says(found: Findings, tag: str) -> _Parts:
     assert found.shift is not None
     sides = (("Gains", found.shift.gained), ("Loses", found.shift.lost))
-    bars = tuple((name, _bars(moved)) for name, moved in sides)
+    widest = max((abs(one.change) for _, moved in sides for one in moved), default=1.0)
+    bars = tuple((name, _bars(moved, widest)) for name, moved in sides)
     about = found.speech
     if about is None:
         return _Parts(bars=bars)
@@ -198,16 +199,15 @@ def _says(found: Findings, tag: str) -> _Parts:
     return _Parts(texts=tuple(texts), bars=bars)
 
 
-def _bars(words: Sequence[Moved]) -> list[_Bar]:
-    widest = max((abs(one.change) for one in words), default=1.0)
+def _bars(words: Sequence[Moved], widest: float) -> list[_Bar]:
     return [
         _Bar(
-            one.word.text,
+            summary.spaced(one.word.text),
             f"{summary.change(one.change, points=True)} points",
             f"{summary.share(one.bare)} to {summary.share(one.prompted)}",
             100 * abs(one.change) / widest,
         )
-        for one in words[:8]
+        for one in summary.movers(words)[:8]
     ]
 
 
@@ -241,17 +241,23 @@ class _Cell:
 
 @dataclass(frozen=True)
 class _Heat:
-    """A matrix as the template takes it."""
+    """A matrix as the template takes it; names with their numbers on the page."""
 
     kind: str
     about: str
-    names: tuple[str, ...]
+    names: tuple[tuple[int, str], ...]
     rows: list[list[_Cell]]
 
 
+_KINDS = {"cka": "CKA"}
+
+
 def _related(seen: Inspection) -> list[_Heat]:
-    matrices = (*seen.likeness, *seen.effects)
-    return [_Heat(m.kind, m.about, m.names, _heat(m)) for m in matrices]
+    numbers = {found.subject.name: number for number, found in enumerate(seen.prompts, 1)}
+    return [
+        _Heat(_KINDS.get(m.kind, m.kind), m.about, tuple((numbers[n], n) for n in m.names), _heat(m))
+        for m in (*seen.likeness, *seen.effects)
+    ]
 
 
 def _heat(matrix: Matrix) -> list[list[_Cell]]:
@@ -266,6 +272,6 @@ def _heat(matrix: Matrix) -> list[list[_Cell]]:
         interval = ""
         if matrix.low is not None and matrix.high is not None:
             interval = f"{matrix.low[i][j]:.2f} to {matrix.high[i][j]:.2f}"
-        return _Cell(f"{value:.2f}", (value - low) / span, interval)
+        return _Cell(f"{value:.2f}".replace("-", "\N{MINUS SIGN}"), (value - low) / span, interval)
 
     return [[cell(i, j, value) for j, value in enumerate(row)] for i, row in enumerate(matrix.values)]

@@ -19,7 +19,6 @@ from softprompt.interpretation.ablation import Hidden
 from softprompt.interpretation.arithmetic import Mixture
 from softprompt.interpretation.attention import Attention
 from softprompt.interpretation.drift import Chart, Drift, PrefixDrift
-from softprompt.interpretation.prune import Length
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +32,6 @@ __all__ = [
     "map_drawing",
     "mixing_drawing",
     "prefix_drift_drawing",
-    "pruning_drawing",
 ]
 
 _INK, _SOFT, _RULE, _PAPER, _MARK, _HEAT = (f"#0102{number:02x}" for number in range(6))
@@ -73,7 +71,7 @@ def drift_drawing(drift: Drift, learnt: Sequence[int], tag: str = "") -> Drawing
     axes.axhspan(marks[5], marks[95], color=_RULE, alpha=0.55, linewidth=0, zorder=0)
     axes.axhline(marks[50], color=_SOFT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     for p in about:
-        if p.start_norm is not None:
+        if p.start_norm is not None and p.position in learnt:
             axes.plot([p.position] * 2, [p.start_norm, p.norm], color=_INK, linewidth=1.2, zorder=2)
             axes.plot([p.position], [p.start_norm], "o", color=_PAPER, markeredgecolor=_INK, zorder=3, ms=7)
         shape = "o" if p.position in learnt else "x"
@@ -97,12 +95,12 @@ def prefix_drift_drawing(drift: PrefixDrift, tag: str = "") -> Drawing:
     for side, style, shape in (("keys", "-", "o"), ("values", (0, (4, 2)), "s")):
         layers = [layer for layer in drift.layers if layer.side == side]
         points = [layer.layer for layer in layers], [layer.relative for layer in layers]
-        axes.plot(*points, linestyle=style, marker=shape, color=_MARK, ms=4, linewidth=1.5)
-        _write(axes, points[0][-1] + 0.6, points[1][-1], side, va="center")
-    axes.set_ylim(bottom=0)
+        axes.plot(*points, linestyle=style, marker=shape, color=_MARK, ms=4, linewidth=1.5, label=side)
+    axes.legend(loc="upper right", frameon=False, fontsize=10, labelcolor=_INK, handlelength=3)
+    _growing(axes, [layer.relative for layer in drift.layers])
     below = _panel(figure, 474, 26, _WIDE - 16, 210, "change, by position")
     below.bar(range(len(drift.positions)), drift.positions, width=0.62, color=_MARK)
-    _positions(below, len(drift.positions))
+    _positions(below, len(drift.positions), room=270)
     note = "Norm of the change over the norm of the start. Discs on a solid line are keys, squares values."
     return _drawn(figure, f"kv{tag}", "How far keys and values went", note)
 
@@ -114,6 +112,7 @@ def map_drawing(chart: Chart, tag: str = "") -> Drawing:
     axes.grid(False)
     axes.set_xticks([])
     axes.set_yticks([])
+    axes.spines["bottom"].set_visible(False)
     _dots(axes, chart.word_points)
     numbered: list[tuple[float, float, int]] = []
     for number, (x, y) in enumerate(chart.prompt):
@@ -215,21 +214,6 @@ def mixing_drawing(mixture: Mixture, tag: str = "") -> Drawing:
     return _drawn(figure, f"mix{tag}", "Scores on the way from the start", note)
 
 
-def pruning_drawing(curve: Sequence[Length], chosen: Length, tag: str = "") -> Drawing:
-    """The score each length keeps."""
-    figure = _canvas(_WIDE, 230)
-    axes = _panel(figure, 54, 26, _WIDE - 16, 190, "score by length")
-    for length in curve:
-        scores = length.scores
-        value, (low, high) = scores.nll, scores.nll_interval
-        if scores.accuracy is not None and scores.accuracy_interval is not None:
-            value, (low, high) = scores.accuracy, scores.accuracy_interval
-        axes.plot([length.positions] * 2, [low, high], color=_INK, linewidth=1.2)
-        face = _MARK if length is chosen else _PAPER
-        axes.plot([length.positions], [value], "o", color=face, markeredgecolor=_MARK, ms=7.5, mew=1.5)
-    return _drawn(figure, f"pru{tag}", "Score of each length", "The filled disc was chosen.")
-
-
 # The drawing board -------------------------------------------------------------------------------
 
 
@@ -262,9 +246,22 @@ def _panel(figure: Figure, left: float, top: float, right: float, bottom: float,
     return axes
 
 
-def _positions(axes: Axes, count: int) -> None:
-    """Positions along the x axis."""
-    step = 1 if count <= 30 else 5 if count <= 120 else 25
+def _growing(axes: Axes, values: Sequence[float]) -> None:
+    """A y axis in powers of ten, said in percent; a plain one where something is 0."""
+    if not values or min(values) <= 0:
+        axes.set_ylim(bottom=0)
+        return
+    axes.set_yscale("log")
+    low, high = 0.8 * min(values), 1.6 * max(values)
+    marks = [m for e in range(-6, 4) for m in (10.0**e, 3 * 10.0**e) if low <= m <= high]
+    axes.set_yticks(marks or [max(values)], [f"{100 * mark:.2g}%" for mark in marks or [max(values)]])
+    axes.set_yticks([], minor=True)
+    axes.set_ylim(low, high)
+
+
+def _positions(axes: Axes, count: int, room: float = 690) -> None:
+    """Positions along an x axis of ``room`` pixels."""
+    step = next((s for s in (1, 2, 5, 10, 25, 50) if 20 * count / s <= room), 100)
     axes.set_xlim(-0.7, count - 0.3)
     axes.set_xticks(range(0, count, step))
 
@@ -281,8 +278,10 @@ def _dots(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
 
     corners = [point for point in points for _ in (0, 1)]
     codes = [Path.MOVETO, Path.LINETO] * len(points)
-    style: dict[str, Any] = {"edgecolor": _SOFT, "facecolor": "none", "linewidth": 1.6, "alpha": 0.45}
-    axes.add_patch(PathPatch(Path(corners, codes), capstyle="round", zorder=1, **style))
+    style: dict[str, Any] = {"edgecolor": _SOFT, "facecolor": "none", "linewidth": 2.6, "alpha": 0.5}
+    path = Path(corners, codes)
+    path.should_simplify = False  # it would leave out lines of no length
+    axes.add_patch(PathPatch(path, capstyle="round", zorder=1, **style))
     axes.update_datalim(points)
 
 

@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Sequence
 
 from softprompt.interpretation.inspect import Findings, Inspection
+from softprompt.interpretation.says import Moved
 from softprompt.interpretation.scored import Gap, Scored
 
 __all__ = [
@@ -18,11 +19,13 @@ __all__ = [
     "gap_text",
     "headlines",
     "list_of",
+    "movers",
     "nearer",
     "relation_lines",
     "score_text",
     "section_lines",
     "share",
+    "spaced",
 ]
 
 TITLES = {
@@ -76,8 +79,14 @@ def _p(value: float) -> str:
     return f"p = {value:.2g}" if value >= 0.001 else "p < 0.001"
 
 
-def _quoted(text: str) -> str:
-    return f"\N{LEFT DOUBLE QUOTATION MARK}{text}\N{RIGHT DOUBLE QUOTATION MARK}"
+def spaced(text: str) -> str:
+    """A word with its spaces to be seen: a word with one before it is another word."""
+    return text.replace(" ", "\N{OPEN BOX}")
+
+
+def movers(words: Sequence[Moved]) -> list[Moved]:
+    """Those whose change is to be seen in a tenth of a point, and the first in any case."""
+    return [one for number, one in enumerate(words) if number == 0 or abs(one.change) >= 0.0005]
 
 
 def score_text(scores: Scored) -> str:
@@ -154,7 +163,7 @@ def _near(found: Findings) -> list[str]:
         lines.append(f"{len(kept)} of {len(learnt)} still lie nearest to the word they began as.")
     about = found.clusters
     if about is not None and about.p is not None and about.silhouette is not None:
-        sizes = ", ".join(list_of([learnt[p] for p in one.positions]) for one in about.clusters)
+        sizes = ", ".join(f"[{list_of([learnt[p] for p in one.positions])}]" for one in about.clusters)
         held = "tighter than chance" if about.p < 0.05 else "no tighter than chance"
         lines.append(
             f"Its best grouping ({sizes or 'none'}) is {held}: silhouette {about.silhouette:.2f}, "
@@ -226,11 +235,16 @@ def _attention(found: Findings) -> list[str]:
     top = max(range(len(each)), key=lambda p: each[p])
     layers = [sum(layer) for layer in about.last]
     most = max(range(len(layers)), key=lambda number: layers[number])
+    sink = (
+        "Models park attention they have no use for on the first position they see (Xiao et al. 2023, "
+        "attention sinks), so a large share there says little."
+    )
     return [
         f"The last token of a row pays {share(sum(each))} of its attention to the prompt (mean over layers), "
         f"most in layer {most} ({share(layers[most])}).",
         f"Position {top} gets most, {share(each[top])}; looking at everything alike would give each "
         f"{share(about.even_last)}.",
+        *([sink] if top == 0 else []),
     ]
 
 
@@ -261,9 +275,8 @@ def _says(found: Findings) -> list[str]:
     about = found.shift
     if about is None:
         return []
-    gained = ", ".join(
-        f"{_quoted(one.word.text)} {change(one.change, points=True)}" for one in about.gained[:3]
-    )
+    words = movers(about.gained)[:3]
+    gained = ", ".join(f"{spaced(one.word.text)} {change(one.change, points=True)}" for one in words)
     return [
         f"It moves the next word by {about.kl:.2f} nats ({about.low:.2f} to {about.high:.2f}; KL to the bare "
         f"base) and changes the likeliest one in {share(about.changed)} of rows; most gain {gained} points."

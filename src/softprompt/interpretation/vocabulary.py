@@ -23,7 +23,7 @@ _CELLS = 8_000_000  # the most (vector, word) pairs, or numbers of words, held a
 
 @dataclass(frozen=True)
 class Word:
-    """A token and its text, control characters escaped; what is no text by itself has the tokenizer's name."""
+    """A token and its text, control characters escaped; what alone is no text has the tokenizer's name."""
 
     id: int
     text: str

@@ -69,11 +69,11 @@ class SearchSettings:
         seed: of the batches' order and the exchanges tried.
     """
 
-    steps: int = 50
+    steps: int = 40
     batch_size: int = 16
     learning_rate: float = 0.1
     closeness: float = 0.1
-    swaps: int = 8
+    swaps: int = 4
     validate_every: int = 5
     seed: int = 0
 
@@ -134,14 +134,15 @@ def search(
 
     Vectors are learnt from the prompt on, but the loss is taken at the words nearest to them (Wen et al.
     2023, "Hard Prompts Made Easy"), with a pull towards these words. Where the gradient expects a gain,
-    single words are exchanged, and the exchange is kept if the batch's loss falls (Shin et al. 2020, "AutoPrompt").
+    single words are exchanged, and the exchange is kept if the batch's loss falls (Shin et al. 2020,
+    "AutoPrompt").
 
     Args:
         front: ``[P, E]`` the prompt.
         train: rows to learn from.
         validation: rows to choose by.
         vocabulary: the words of its base; special tokens are left out.
-        settings: how long and how far; the defaults take some hundred passes over a batch.
+        settings: how long and how far; by default 40 steps, each a pass forward and back and four forward.
         places: the positions to search; the others keep their nearest word. All by default.
         watch: told (step, steps) after each.
     """
