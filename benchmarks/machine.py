@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["PeakMemory", "describe", "gemm_rate", "layer_linears", "seconds"]
+__all__ = ["PeakMemory", "describe", "gemm_rate", "layer_linears", "resident", "seconds"]
 
 SQUARE = 2048
 """Side of the large matrix product."""
@@ -92,7 +92,7 @@ class PeakMemory:
             return
         _trim()
         _reset_peak()
-        self._before = _resident()
+        self._before = resident()
 
     def beyond(self) -> int:
         """Bytes between the start and the peak since."""
@@ -128,8 +128,12 @@ def _reset_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def _resident() -> int:
-    return _status("VmRSS") if sys.platform == "linux" else _most_resident()
+def resident(process: int | None = None) -> int:
+    """Resident memory of a process in bytes; of another one only on Linux."""
+    if sys.platform == "linux":
+        return _status("VmRSS", "self" if process is None else str(process))
+    assert process is None, "only Linux tells of other processes"
+    return _most_resident()
 
 
 def _peak() -> int:
@@ -141,11 +145,11 @@ def _most_resident() -> int:
     return most if sys.platform == "darwin" else most * 1024
 
 
-def _status(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
+def _status(field: str, process: str = "self") -> int:
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024
-    raise OSError(f"/proc/self/status has no {field}.")
+    raise OSError(f"/proc/{process}/status has no {field}.")
 
 
 def _cpu_name() -> str:

@@ -19,8 +19,8 @@ from softprompt.errors import SoftpromptError
 
 if TYPE_CHECKING:
     from softprompt.base.freeze import freeze, load_base
-    from softprompt.base.sampling import Sampling
     from softprompt.base.model import Base
+    from softprompt.base.sampling import Sampling
     from softprompt.comparison.run import compare
     from softprompt.config import Config
     from softprompt.config import load as load_config

@@ -1,4 +1,4 @@
-"""Weights in another order: the same model to everyone, its own tensors untouched, itself where that cannot be."""
+"""Weights in another order: the same model, the base's tensors untouched, the base where that cannot be."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ def test_a_rewound_row_reads_something_else_in_the_same_place(architecture: str)
         place.rewind(place.length + 1)
 
 
-# -- room ------------------------------------------------------------------------------------------------------
+# -- room ------------------------------------------------------------------------------------------
 
 
 def test_strips_are_as_long_as_needed_and_double() -> None:
@@ -191,7 +191,7 @@ def test_a_prefix_of_another_base_is_refused() -> None:
         Strips(tiny.base()).open(tiny.base(seed=1).prefill_text("a"), 10)
 
 
-# -- clean places ----------------------------------------------------------------------------------------------
+# -- clean places ----------------------------------------------------------------------------------
 
 
 def nan_prefix(base: Base) -> Prefix:

@@ -80,7 +80,7 @@ class Payload(Protocol):
         ...
 
     def ride(self, base: Base) -> Ride | None:
-        """What rows bring into the base's own pass; None for what needs its own model. Errors as in ``meet``."""
+        """What rows bring into the base's own pass; None if it needs its own model. Errors as in ``meet``."""
         ...
 
     def adopted(self, base: Base) -> Payload:

@@ -191,8 +191,8 @@ class Comparing:
         shares = logits.log_softmax(-1)  # [T, V]
         if bool(shares.isnan().any()):
             raise BaseModelError(
-                "The model gave no finite numbers for this text; its weights or the prompt in front are damaged, "
-                "or too large for its number type."
+                "The model gave no finite numbers for this text; its weights or the prompt in front are "
+                "damaged, or too large for its number type."
             )
         if not self._found:
             self._found = [float(shares[0, ids[0]]) for ids in self._job.candidates]

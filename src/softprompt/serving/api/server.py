@@ -17,6 +17,10 @@ from softprompt.serving.api.gate import Drain
 
 __all__ = ["bind", "serve"]
 
+_IDLE = 75
+"""Seconds a connection may rest. Clients let theirs go after 5 to 60: were it shorter here, a request could
+meet a connection just being closed."""
+
 _GRACE = 5
 """Seconds for last bytes to leave when nothing is computed any more."""
 
@@ -82,6 +86,7 @@ def serve(
         ws="none",
         proxy_headers=False,
         server_header=False,
+        timeout_keep_alive=_IDLE,
         timeout_graceful_shutdown=_GRACE,
     )
     _Server(config, drain, seconds, abandon, ready).run(sockets=[sock])
