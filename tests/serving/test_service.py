@@ -102,3 +102,11 @@ def test_models_are_read_again_when_they_change(service: Service) -> None:
     assert before[1:] == sorted(before[1:])
     service.engine.library.remove(before[1])
     assert before[1] not in [model.id for model in service.models()]
+
+
+def test_an_engine_that_is_asked_starts_by_itself(tmp_path: Path) -> None:
+    engine = Engine(house.base(), tmp_path, pack=False)
+    assert not engine.alive
+    assert len(engine.generate(["abc", "d"], max_new_tokens=2)) == 2
+    engine.close()
+    assert not engine.alive

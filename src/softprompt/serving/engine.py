@@ -170,6 +170,7 @@ class Engine:
 
     def _ask(self, ask: Ask, jobs_of: Callable[[Version], Sequence[Job]]) -> _Pending:
         """Lease what a text is for and hand in its jobs; the lease ends with the last of them."""
+        self.start()
         lease = self.registry.lease(ask.prompt or self.base.name)
         try:
             jobs = jobs_of(lease.version)
