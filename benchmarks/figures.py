@@ -29,7 +29,7 @@ def rendered(readme: str) -> str:
     shown = (RESULTS / "demo.txt").read_text(encoding="utf-8").strip("\n")
     readme = _put(readme, "demo", f"```\n{shown}\n```")
     readme = _put(readme, "comparisons", "\n\n".join(_comparisons()))
-    parts = [_steps(), _method_steps(), _many(), _cookbook(), _sst2()]
+    parts = [_steps(), _method_steps(), _many(), _serving(), _cookbook(), _sst2()]
     return _put(readme, "figures", "\n\n".join(part for part in parts if part))
 
 
@@ -122,6 +122,24 @@ def _many() -> str:
         for r in _lines("many_prompts.jsonl")
     ]
     return " ".join(said)
+
+
+def _serving() -> str:
+    """Many prompts served at once, beside PEFT and beside one prompt."""
+    beside = {"peft": "PEFT", "transformers": "transformers' padded batches", "vllm": "vLLM"}
+    said = []
+    for r in _lines("serve.jsonl"):
+        load = f"{r['load']}, {r['dtype']}, {r['clients']} clients"
+        if r["entry"] == "softprompt":
+            unit = "tokens" if r["load"] == "generate" else "requests"
+            said.append(f"{load}: {r[f'{unit}_per_second']:.1f} {unit}/s.")
+        elif r["entry"] == "softprompt-one":
+            said.append(f"{load}: {r['speedup']:.2f} of its rate when all name one prompt.")
+        else:
+            said.append(f"{load}: {r['speedup']:.1f}x {beside[r['entry']]}.")
+    right = min(r["same_answers"] for r in _lines("serve.jsonl"))
+    held = f"Of every side's checked answers at least {right:.0%} are those of a plain pass of transformers."
+    return "Served behind 32 prompts at once, each ratio within one run: " + " ".join([*said, held])
 
 
 def _cookbook() -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from serving.api import house
 from softprompt.base.sampling import Sampling
+from softprompt.errors import ConfigError
 from softprompt.serving.engine import Engine
 from softprompt.serving.job import Ended, Generation
 from softprompt.serving.service import Service
@@ -102,6 +103,11 @@ def test_models_are_read_again_when_they_change(service: Service) -> None:
     assert before[1:] == sorted(before[1:])
     service.engine.library.remove(before[1])
     assert before[1] not in [model.id for model in service.models()]
+
+
+def test_a_room_no_row_would_fit_in_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="room is 63 positions"):
+        Engine(house.base(), tmp_path, room=63, pack=False)
 
 
 def test_an_engine_that_is_asked_starts_by_itself(tmp_path: Path) -> None:

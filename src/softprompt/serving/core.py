@@ -19,8 +19,8 @@ from torch import Tensor
 
 from softprompt.base.lowrank import Riders
 from softprompt.base.model import Base
-from softprompt.base.strips import Chunk, Strip, Strips
-from softprompt.errors import BaseModelError, CancelledJobError, QueueFullError, SoftpromptError
+from softprompt.base.strips import SHORTEST, Chunk, Strip, Strips
+from softprompt.errors import BaseModelError, CancelledJobError, ConfigError, QueueFullError, SoftpromptError
 from softprompt.serving.job import Ended, Event, Failed, Job
 from softprompt.serving.task import BEFORE, Reading, Task, task_for
 from softprompt.serving.version import Version
@@ -92,11 +92,16 @@ class Core:
         room: most positions of keys and values over all rows of a model; None for what ``MEMORY`` holds.
         chunk: text tokens read in one step beside the rows that write, so that nobody waits for a long text.
         queue: most jobs that may wait.
+
+    Raises:
+        ConfigError: a room in which not even a short row would ever find a place.
     """
 
     def __init__(
         self, base: Base, *, rows: int = 32, room: int | None = None, chunk: int = 256, queue: int = 256
     ) -> None:
+        if room is not None and room < SHORTEST:
+            raise ConfigError(f"room is {room} positions, but one row takes {SHORTEST} at least; give more.")
         self.base = base
         self._most_rows, self._chunk, self._queue = rows, chunk, queue
         self._waiting: deque[tuple[Job, Sink, Ticket]] = deque()
