@@ -38,6 +38,7 @@ from serve_vllm import MODEL, OverVllm, VllmServer, saved_base
 from sides import peft_model
 from softprompt.base.freeze import load_base
 from softprompt.base.model import Base
+from softprompt.base.workers import let_workers_go
 from softprompt.data import bundled
 
 RESULTS = Path(__file__).parent.parent / "results" / "serve.jsonl"
@@ -93,6 +94,7 @@ def measure(
             if isinstance(entry.side, OverVllm):
                 entry.side.prepare(asks, load.new_tokens)
             timings[entry.name].append((asks, closed_loop(entry.side, asks, plan.clients, load.new_tokens)))
+            let_workers_go()  # this thread's, which would slow whoever is next
     made = [
         _cell(entry, plan, load, timings[entry.name], turn, dtype)
         | asdict(_agreement(reference, material, timings[entry.name], plan.checked))

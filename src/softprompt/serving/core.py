@@ -20,6 +20,7 @@ from torch import Tensor
 from softprompt.base.lowrank import Riders
 from softprompt.base.model import Base
 from softprompt.base.strips import SHORTEST, Chunk, Strip, Strips
+from softprompt.base.workers import let_workers_go
 from softprompt.errors import BaseModelError, CancelledJobError, ConfigError, QueueFullError, SoftpromptError
 from softprompt.serving.job import Ended, Event, Failed, Job
 from softprompt.serving.task import BEFORE, Reading, Task, task_for
@@ -29,6 +30,9 @@ __all__ = ["Core", "EngineState", "Ticket"]
 
 MEMORY = 2 * 2**30
 """Bytes of keys and values that rows may take, unless another bound is set."""
+
+_UNDISTURBED = 2
+"""Chunks read at once while no row writes, when nobody is kept waiting. More gain nothing: memory thrashes."""
 
 _SHORT = 256
 """Positions there are for every row even so."""
@@ -90,7 +94,8 @@ class Core:
         base: the served base; rows whose version brings a model of its own are read with that.
         rows: most rows in the batch.
         room: most positions of keys and values over all rows of a model; None for what ``MEMORY`` holds.
-        chunk: text tokens read in one step beside the rows that write, so that nobody waits for a long text.
+        chunk: text tokens read in one step beside rows that write, so that nobody waits for a long text;
+            some more where none writes.
         queue: most jobs that may wait.
 
     Raises:
@@ -168,6 +173,7 @@ class Core:
         while True:
             with self._changed:
                 while not (self._rows or self._waiting or self._closing):
+                    let_workers_go()
                     self._changed.wait()
                 if not (self._rows or self._waiting):
                     return
@@ -226,12 +232,13 @@ class Core:
         return self._lanes[model.fingerprint]
 
     def _plan(self) -> list[_Row]:
-        """Every row that writes, and texts in the order they came, up to a chunk of tokens in all."""
-        plan, left = [], self._chunk
+        """Every row that writes, and texts in the order they came, up to the chunk's tokens in all."""
+        plan = []
         for row in self._rows:
             if row.task.unread <= 1:
                 row.reading = row.task.next(1)
                 plan.append(row)
+        left = self._chunk if plan else self._chunk * _UNDISTURBED
         for row in self._rows:
             if left > 0 and row.task.unread > 1 and row not in plan:
                 row.reading = row.task.next(left)

@@ -18,6 +18,7 @@ from softprompt.base.lowrank import ridden
 from softprompt.base.model import Base
 from softprompt.base.prepacked import prepacked
 from softprompt.base.sampling import Sampling
+from softprompt.base.workers import let_workers_go
 from softprompt.library.folder import Library
 from softprompt.library.prompt import Text, sampling_of
 from softprompt.serving.core import Core, EngineState, Sink, Ticket
@@ -51,7 +52,7 @@ class Engine:
         budget: bytes that loaded prompts may take; None for no limit.
         rows: most rows in a batch.
         room: positions of keys and values for all rows; None for as many as two gigabytes hold.
-        chunk: text tokens read in one step beside the rows that write.
+        chunk: text tokens read in one step beside rows that write.
         queue: most jobs that may wait.
         pinned: names that are never evicted.
         pack: spend a second copy of the linear weights on speed, on CPUs.
@@ -89,6 +90,7 @@ class Engine:
     def start(self) -> Engine:
         """Begin to answer; safe to call again."""
         if self._thread.ident is None:
+            let_workers_go()  # the engine's thread is the one that computes from here on
             self._thread.start()
         return self
 

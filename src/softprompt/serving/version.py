@@ -17,6 +17,7 @@ from torch import Tensor
 from softprompt.base.generate import Request
 from softprompt.base.lowrank import LowRank, Riders
 from softprompt.base.model import Base
+from softprompt.base.workers import let_workers_go
 from softprompt.errors import ArtifactError
 from softprompt.library.card import CARD_FILE, Card
 from softprompt.library.folder import Library, check_base
@@ -91,6 +92,12 @@ class Builder:
             ArtifactError: there is none of that name, or it is damaged, or its numbers are of no use.
             WrongBaseError: it was learnt on another base.
         """
+        try:
+            return self._built(name)
+        finally:
+            let_workers_go()
+
+    def _built(self, name: str) -> Version:
         artifact = self._library.load_named(name)
         card = artifact.card
         assert card is not None  # load_named refuses a folder without one
