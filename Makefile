@@ -12,7 +12,7 @@ demo: $(READY)
 	$(BIN)/softprompt demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto
 
 check: $(READY)
 	$(BIN)/ruff check

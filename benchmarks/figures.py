@@ -1,4 +1,4 @@
-"""Writes the figures of the README from the committed results: ``python benchmarks/figures.py``.
+"""Writes figures of README and docs from the committed results: ``python benchmarks/figures.py``.
 
 ``results/demo.txt`` is what ``softprompt demo`` printed; the others are what the benchmarks wrote.
 """
@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from serve_results import Cell, latest, read
 from softprompt.cli.compare_table import markdown_table
 from softprompt.comparison.results import Results
 from softprompt.comparison.words import verdict
@@ -19,9 +20,9 @@ RESULTS = ROOT / "results"
 
 
 def main() -> None:
-    """Rewrite the marked parts of the README."""
-    readme = ROOT / "README.md"
-    readme.write_text(rendered(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    """Rewrite the marked parts of the README and of the page on reading prompts."""
+    for path, made_anew in ((ROOT / "README.md", rendered), (ROOT / "docs" / "reading.md", read_again)):
+        path.write_text(made_anew(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def rendered(readme: str) -> str:
@@ -29,8 +30,28 @@ def rendered(readme: str) -> str:
     shown = (RESULTS / "demo.txt").read_text(encoding="utf-8").strip("\n")
     readme = _put(readme, "demo", f"```\n{shown}\n```")
     readme = _put(readme, "comparisons", "\n\n".join(_comparisons()))
-    parts = [_steps(), _method_steps(), _many(), _serving(), _cookbook(), _sst2()]
+    parts = [_steps(), _method_steps(), _many(), _serving(), _thousand(), _soak(), _cookbook(), _sst2()]
     return _put(readme, "figures", "\n\n".join(part for part in parts if part))
+
+
+def read_again(page: str) -> str:
+    """The page on reading prompts with its marked part made anew."""
+    found = sorted((RESULTS / "inspect").glob("*.json"))
+    return _put(page, "claims", "\n\n".join(_claims(path) for path in found))
+
+
+def _claims(path: Path) -> str:
+    """What is claimed of soft prompts, and what the prompts of one job say to it."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    prompts = found["inspection"]["prompts"]
+    told = f"**{path.stem}**, {len(prompts)} prompts, {prompts[0]['rows']['count']} rows each:"
+    rows = [("claim", "holds when", "holds for", "found")]
+    rows.append(("---",) * 4)
+    for one in found["claims"]:
+        each = "<br>".join(prompt["figures"] for prompt in one["each"].values())
+        said = f"{one['claim']} ({one['source']})"
+        rows.append((said, one["rule"], f"{one['holds']} of {len(one['each'])}", each))
+    return "\n".join([told, "", *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def _put(text: str, mark: str, content: str) -> str:
@@ -125,21 +146,71 @@ def _many() -> str:
 
 
 def _serving() -> str:
-    """Many prompts served at once, beside PEFT and beside one prompt."""
-    beside = {"peft": "PEFT", "transformers": "transformers' padded batches", "vllm": "vLLM"}
-    said = []
-    for r in _lines("serve.jsonl"):
-        load = f"{r['load']}, {r['dtype']}, {r['clients']} clients"
-        if r["entry"] == "softprompt":
-            unit = "tokens" if r["load"] == "generate" else "requests"
-            said.append(f"{load}: {r[f'{unit}_per_second']:.1f} {unit}/s.")
-        elif r["entry"] == "softprompt-one":
-            said.append(f"{load}: {r['speedup']:.2f} of its rate when all name one prompt.")
-        else:
-            said.append(f"{load}: {r['speedup']:.1f}x {beside[r['entry']]}.")
-    right = min(r["same_answers"] for r in _lines("serve.jsonl"))
-    held = f"Of every side's checked answers at least {right:.0%} are those of a plain pass of transformers."
-    return "Served behind 32 prompts at once, each ratio within one run: " + " ".join([*said, held])
+    """Many prompts served at once, beside the others of the same turn."""
+    cells = latest(read(RESULTS / "serve.jsonl"))
+    heads = (
+        "dtype",
+        "load",
+        "clients",
+        "PEFT",
+        "transformers",
+        "vLLM",
+        "one prompt",
+        "softprompt",
+        "p50, p99",
+    )
+    entries = ("peft", "transformers", "vllm", "softprompt-one")
+    rows = []
+    for ours in (cell for key, cell in cells.items() if key.entry == "softprompt"):
+        beside = [cells.get(ours.key._replace(entry=entry)) for entry in entries]
+        waits = "" if ours.latency_p50 is None else f"{ours.latency_p50:.2f}, {ours.latency_p99:.2f} s"
+        rates = [f"{_rate(cell):.1f} ({cell.speedup:.2f}x)" if cell else "" for cell in beside]
+        rows.append((ours.dtype, ours.load, str(ours.clients), *rates, f"**{_rate(ours):.1f}**", waits))
+    exact = min(cell.same_answers for cell in cells.values() if cell.dtype == "float32")
+    gap = max(cell.worst_gap for cell in cells.values())
+    said = (
+        "Served behind 32 prompts at once, two CPU cores: requests a second, or tokens where 64 are written, "
+        "of each side, in brackets softprompt's rate over it in the same turn; `one prompt` is its own "
+        "with all requests naming the same one. vLLM answers over HTTP, the others in process. Of all "
+        f"sides' checked answers in fp32 {exact:.0%} are those of a plain pass of transformers; in bf16 no "
+        f"token's logit lies more than {gap:.2f} below the likeliest one's in fp32."
+    )
+    return "\n".join([said, "", *(f"| {' | '.join(row)} |" for row in (heads, ("---",) * len(heads), *rows))])
+
+
+def _rate(cell: Cell) -> float:
+    return cell.tokens_per_second if cell.load == "generate" else cell.requests_per_second
+
+
+def _thousand() -> str:
+    """A thousand prompts and memory for fifty."""
+    if not (RESULTS / "thousand.jsonl").exists():
+        return ""
+    found = _lines("thousand.jsonl")[-1]
+    ms = {name: 1000 * found[name] for name in ("cold_median", "cold_p99", "warm_median", "warm_p99")}
+    mib = {name: found[name] / 2**20 for name in ("most_bytes", "budget_bytes")}
+    return (
+        f"{found['prompts']:,} prompts in the library, {found['called']} called in random order, memory for "
+        f"{found['held']}: {found['wrong']} wrong answers of {3 * found['called']}, {mib['most_bytes']:.1f} "
+        f"MiB of prompts at most where {mib['budget_bytes']:.1f} are allowed. A call of "
+        f"{found['new_tokens']} tokens takes {ms['cold_median']:.0f} ms (p99 {ms['cold_p99']:.0f}) cold, "
+        f"{ms['warm_median']:.0f} ms (p99 {ms['warm_p99']:.0f}) warm."
+    )
+
+
+def _soak() -> str:
+    """Minutes of mixed traffic with everything that can go wrong."""
+    if not (RESULTS / "soak.jsonl").exists():
+        return ""
+    found = _lines("soak.jsonl")[-1]
+    mib = {name: found[name] / 2**20 for name in ("memory_first", "memory_last", "memory_most")}
+    return (
+        f"{found['minutes']:.0f} minutes of mixed traffic with cancels, bursts, hot swaps, evictions, broken "
+        f"artifacts and bad requests: {found['requests']:,} requests, {found['checked']:,} answers checked, "
+        f"{len(found['wrong'])} wrong, {found['stuck']} stuck; memory {mib['memory_first']:.0f} MiB once "
+        f"warm, {mib['memory_last']:.0f} at the end, {mib['memory_most']:.0f} at most; at SIGTERM "
+        f"{found['cut']} answers cut, exit status {found['exit_code']}."
+    )
 
 
 def _cookbook() -> str:

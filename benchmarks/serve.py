@@ -45,6 +45,8 @@ RESULTS = Path(__file__).parent.parent / "results" / "serve.jsonl"
 ENTRIES = ("peft", "transformers", "vllm", "softprompt", "softprompt-one")
 CLIENTS = (1, 8, 32)
 WARM_TOKENS = 4
+REST = 3.0
+"""Seconds after every turn, in which a server's threads stop looking for work (vLLM's do for a while)."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ def measure(
                 entry.side.prepare(asks, load.new_tokens)
             timings[entry.name].append((asks, closed_loop(entry.side, asks, plan.clients, load.new_tokens)))
             let_workers_go()  # this thread's, which would slow whoever is next
+            time.sleep(REST)
     made = [
         _cell(entry, plan, load, timings[entry.name], turn, dtype)
         | asdict(_agreement(reference, material, timings[entry.name], plan.checked))

@@ -33,7 +33,8 @@ def material(kind: str) -> Material:
 
 @pytest.mark.filterwarnings("ignore:Position ids are not supported:UserWarning")  # PEFT's own
 @pytest.mark.parametrize("kind", SHORT)
-def test_every_side_gives_the_references_answers(kind: str) -> None:
+def test_every_side_gives_the_references_answers(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "REST", 0.0)
     asked = material(kind)
     plain = tiny.model("llama")
     plain.generation_config.eos_token_id = None

@@ -62,6 +62,17 @@ def test_a_step_reads_no_more_than_a_chunk_beside_one_token_a_writer() -> None:
     assert most == 7
 
 
+def test_two_chunks_are_read_at_once_while_nobody_writes() -> None:
+    own = core(chunk=7)
+    version = bare(tiny.base())
+    long = write(own, version, some_ids(random.Random(1), 30), 5)
+    seen = []
+    while not long.events:
+        own.step()
+        seen.append(own.state().positions_used - version.prefix.length)
+    assert seen == [14, 28, 30]
+
+
 def test_texts_are_read_in_the_order_they_came() -> None:
     own = core(chunk=4)
     version = bare(tiny.base())

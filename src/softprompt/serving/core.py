@@ -32,7 +32,7 @@ MEMORY = 2 * 2**30
 """Bytes of keys and values that rows may take, unless another bound is set."""
 
 _UNDISTURBED = 2
-"""Chunks read at once while no row writes, when nobody is kept waiting. More gain nothing: memory thrashes."""
+"""Chunks read at once while no row writes. More gain nothing: their large arrays cost page faults."""
 
 _SHORT = 256
 """Positions there are for every row even so."""
