@@ -69,6 +69,18 @@ def read(strips: Strips, rows: Sequence[Row], places: Sequence[Strip], counts: S
 
 
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+@pytest.mark.parametrize("tokens", [31, 32, 33, 47, 48, 49])
+def test_what_a_pass_is_filled_up_with_reaches_no_row(architecture: str, tokens: int) -> None:
+    base = tiny.base(architecture)
+    rows = [Row(base, 1, 3, tokens - 1), Row(base, 2, 0, 4), Row(base, 3, 5, 3)]
+    strips = Strips(base)
+    places = [opened(strips, row) for row in rows]
+    read(strips, rows, places, [1, 3, 2])
+    read(strips, rows, places, [row.left for row in rows])
+    assert strips.used == sum(len(row.ids) for row in rows)
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
 def test_texts_in_pieces_are_read_as_the_plain_model_reads_them(architecture: str) -> None:
     base, draw = tiny.base(architecture), random.Random(1)
     rows = [Row(base, seed, front, 4 + 9 * seed) for seed, front in enumerate((0, 3, 9, 1, 17, 5))]

@@ -61,13 +61,16 @@ def attend(
 ) -> tuple[Tensor, None]:
     """Query [N, H, W, D], key and value [N, K, C, D], mask broadcast to [N, 1, W, C] -> [N, W, H, D].
 
-    With strips, N is 1 and the mask [1, 1, W, C] says which slots of its own strip each token sees.
+    With strips, N is 1 and the mask [1, 1, W, C] says which slots of its own strip each token sees; tokens
+    behind the last part belong to no strip and find nothing.
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if strips is not None:
         assert attention_mask is not None
         layer: int = module.layer_idx  # type: ignore[assignment]
         found = [_in_strips(query, part, layer, attention_mask, scale) for part in strips]
+        if strips[-1].stop < query.shape[2]:
+            found.append(found[0].new_zeros(query.shape[2] - strips[-1].stop, *found[0].shape[1:]))
         return (torch.cat(found) if len(found) > 1 else found[0])[None], None
     if _wants_recomputation(query, attention_mask):
         out = Recomputed.apply(query, key, value, attention_mask, scale)  # type: ignore[no-untyped-call]

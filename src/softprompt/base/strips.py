@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from softprompt.base.attention import Part
 from softprompt.base.cache import IntoStrips, Slots
@@ -29,6 +30,10 @@ SHORTEST = 64
 
 FIRST_ROWS = 4
 """Strips a shelf begins with; it doubles when they are taken."""
+
+FULL = 16
+"""Beyond twice as many, the tokens of a pass are filled up to a multiple: matrix libraries keep code and memory
+for every number of rows they ever met."""
 
 Around = Callable[[Sequence[int]], AbstractContextManager[None]]
 """Entered around every pass, with the number of the chunk that each of its tokens belongs to."""
@@ -207,7 +212,8 @@ class Strips:
         """All tokens in one row without padding; attention goes strip by strip (``attention.Part``)."""
         device, sizes = self._base.device, [len(chunk.ids) for chunk in chunks]
         starts = torch.tensor([chunk.strip.length for chunk in chunks], device=device)
-        tokens = torch.tensor([[token for chunk in chunks for token in chunk.ids]], device=device)
+        ids = [token for chunk in chunks for token in chunk.ids]
+        filling = -len(ids) % FULL if len(ids) > 2 * FULL else 0  # tokens of no row, which no part reads
         owners = torch.arange(len(chunks), device=device).repeat_interleave(
             torch.tensor(sizes, device=device)
         )
@@ -215,12 +221,14 @@ class Strips:
         at = starts[owners] + torch.arange(len(owners), device=device) - firsts[owners]  # [N] slots
         parts = self._parts(chunks, at)
         visible = max(part.visible for part in parts)
-        where = self._base.layout.strips(at, visible, self._windows, self._base.dtype)
-        with around([order[n] for n in owners.tolist()]):
+        slots = functional.pad(at, (0, filling))
+        where = self._base.layout.strips(slots, visible, self._windows, self._base.dtype)
+        tokens = torch.tensor([ids + [0] * filling], device=device)
+        with around([order[n] for n in owners.tolist()] + [order[-1]] * filling):
             hidden = self._base.run(
                 input_ids=tokens, past_key_values=IntoStrips(parts), strips=parts, **where
             )
-        return list(hidden[0].split(sizes))
+        return list(hidden[0, : len(ids)].split(sizes))
 
     def _parts(self, chunks: Sequence[Chunk], at: Tensor) -> list[Part]:
         """Rows of one token, a part for each shelf; then a part for every longer row."""
