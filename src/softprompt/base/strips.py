@@ -32,8 +32,8 @@ FIRST_ROWS = 4
 """Strips a shelf begins with; it doubles when they are taken."""
 
 FULL = 16
-"""Beyond twice as many, the tokens of a pass are filled up to a multiple: matrix libraries keep code and memory
-for every number of rows they ever met."""
+"""Beyond twice as many, the tokens of a pass are filled up to a multiple: matrix libraries keep code and
+memory for every number of rows they ever met."""
 
 Around = Callable[[Sequence[int]], AbstractContextManager[None]]
 """Entered around every pass, with the number of the chunk that each of its tokens belongs to."""
