@@ -24,6 +24,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def test_the_figures_are_those_of_the_committed_results() -> None:
     assert figures.rendered(README) == README
+    reading = (ROOT / "docs" / "reading.md").read_text(encoding="utf-8")
+    assert figures.read_again(reading) == reading
 
 
 @pytest.mark.parametrize("name", recipes.names())
