@@ -226,7 +226,7 @@ def main() -> None:
         one.pop("map", None)
     RESULTS.mkdir(parents=True, exist_ok=True)
     result = {"claims": claims, "inspection": told, **describe()}
-    (RESULTS / f"{asked.out}.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+    (RESULTS / f"{asked.out}.json").write_text(json.dumps(result) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
