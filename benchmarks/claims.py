@@ -61,7 +61,9 @@ def tight_clusters(one: Findings, class_words: Sequence[str]) -> Found | None:
         return None
     chance = found.chance
     permuted = f"{chance.low:.2f} to {chance.high:.2f} by permutation"
-    figures = f"silhouette {found.silhouette:.2f}, {permuted}, p {found.p:.3f}"
+    begun = one.start_clusters
+    start = f"; its start {begun.silhouette:.2f}" if begun and begun.silhouette is not None else ""
+    figures = f"silhouette {found.silhouette:.2f}, {permuted}, p {found.p:.3f}{start}"
     return Found(found.p < SURE, figures)
 
 

@@ -53,6 +53,7 @@ def test_everything_that_applies_is_there(seen: Inspection) -> None:
     for name in (
         "near",
         "clusters",
+        "start_clusters",
         "drift",
         "map",
         "ablation",

@@ -89,6 +89,7 @@ class Findings:
     Attributes:
         subject: the prompt.
         rows: what it was tried on; None where no section needed any.
+        start_clusters: the same of where it began: what is grouped there already was not learnt.
         left_out: by section that was asked for, why there is nothing.
     """
 
@@ -96,6 +97,7 @@ class Findings:
     rows: Rows | None = None
     near: Neighbours | None = None
     clusters: Clusters | None = None
+    start_clusters: Clusters | None = None
     drift: Drift | None = None
     prefix_drift: PrefixDrift | None = None
     map: Chart | None = None
@@ -260,7 +262,10 @@ def _near(look: _Look) -> None:
     look.say("nearest words")
     begun = start if isinstance(start, torch.Tensor) else None
     findings.near = neighbours(front, look.vocabulary, begun, seed=look.wishes.seed)
-    findings.clusters = clusters(front[list(look.subject.learnt)], look.vocabulary, seed=look.wishes.seed)
+    learnt = list(look.subject.learnt)
+    findings.clusters = clusters(front[learnt], look.vocabulary, seed=look.wishes.seed)
+    if begun is not None:
+        findings.start_clusters = clusters(begun[learnt], look.vocabulary, seed=look.wishes.seed)
 
 
 def _drift(look: _Look) -> None:

@@ -169,6 +169,9 @@ def _near(found: Findings) -> list[str]:
             f"Its best grouping ({sizes or 'none'}) is {held}: silhouette {about.silhouette:.2f}, "
             f"{_p(about.p)} over {about.permutations} permutations."
         )
+        begun = found.start_clusters
+        if begun is not None and begun.silhouette is not None:
+            lines.append(f"Its start had a silhouette of {begun.silhouette:.2f}: that much was there before.")
     return lines
 
 
