@@ -4,7 +4,8 @@
         --wayward "a text about something else"
 
 The prompts are those a comparison saved (``comparisons/sst2/prompts``) or any others of one job. A claim is
-asked of every prompt by a rule that is fixed here; what was found is kept beside the verdict. Writes ``results/inspect/NAME.json``, the maps of the vocabulary left out.
+asked of every prompt by a rule that is fixed here; what was found is kept beside the verdict.
+Writes ``results/inspect/NAME.json``, the maps of the vocabulary left out.
 """
 
 from __future__ import annotations
