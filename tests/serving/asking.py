@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Sequence
 from threading import Condition
 from typing import Any
@@ -36,11 +37,15 @@ PATIENCE = 60.0
 
 
 class Asked:
-    """One job under way; its events as they come."""
+    """One job under way; its events as they come.
 
-    def __init__(self, engine: Engine | Core, job: Job) -> None:
+    With ``stay`` the engine stands still after that many of its events, until ``go_on`` is called.
+    """
+
+    def __init__(self, engine: Engine | Core, job: Job, stay: int | None = None) -> None:
         self.events: list[Event] = []
         self._more = Condition()
+        self._stay, self._leave = stay, threading.Event()
         self.job = job
         self.ticket: Ticket = engine.submit(job, self._tell)
 
@@ -48,6 +53,12 @@ class Asked:
         with self._more:
             self.events.append(event)
             self._more.notify_all()
+        if len(self.events) == self._stay:
+            self._leave.wait(PATIENCE)
+
+    def go_on(self) -> None:
+        """Let the engine leave the event it stands at."""
+        self._leave.set()
 
     def until(self, events: int) -> Asked:
         """Wait for so many events, or the last one."""
@@ -104,11 +115,18 @@ class Asked:
 
 
 def write(
-    engine: Engine | Core, version: Version, ids: Sequence[int], tokens: int, *, row: int = 0, **sampling: Any
+    engine: Engine | Core,
+    version: Version,
+    ids: Sequence[int],
+    tokens: int,
+    *,
+    row: int = 0,
+    stay: int | None = None,
+    **sampling: Any,
 ) -> Asked:
     """Ask for an answer of exactly so many tokens, the end token being one like any other."""
     how = Sampling(**{"max_new_tokens": tokens, "ignore_end": True, **sampling})
-    return Asked(engine, Generation(version, tuple(ids), how, row=row))
+    return Asked(engine, Generation(version, tuple(ids), how, row=row), stay)
 
 
 def compare(
