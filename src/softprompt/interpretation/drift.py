@@ -6,6 +6,7 @@ Notation: P positions, E embedding width, V words, L layers, K key/value heads, 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -231,7 +232,9 @@ def umap_chart(
         ResourceError: umap-learn is not installed.
     """
     try:
-        import umap
+        with warnings.catch_warnings():  # umap says on import that it lacks TensorFlow, which nothing here needs
+            warnings.simplefilter("ignore", ImportWarning)
+            import umap
     except ImportError as error:
         raise ResourceError(
             "A UMAP map needs the package umap-learn; run pip install 'softprompt[umap]', or use PCA."

@@ -41,7 +41,7 @@ def render(seen: Inspection) -> str:
     except ImportError as error:
         raise ResourceError(
             "The page is made with jinja2, which is not installed; "
-            "install it with `pip install 'softprompt[compare]'`, or leave the page out."
+            "install it with `pip install 'softprompt[inspect]'`, or leave the page out."
         ) from error
     environment = Environment(
         loader=FunctionLoader(_part),

@@ -223,7 +223,7 @@ def _canvas(width: float, height: float) -> Figure:
     except ImportError as error:
         raise ResourceError(
             "The page draws with matplotlib, which is not installed; "
-            "install it with `pip install 'softprompt[compare]'`, or leave the page out."
+            "install it with `pip install 'softprompt[inspect]'`, or leave the page out."
         ) from error
     return Figure(figsize=(width / 72, height / 72))
 
