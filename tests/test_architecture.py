@@ -16,7 +16,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = [
     {"errors"},
-    {"config_io", "atomic", "prefix"},
+    {"config_io", "atomic", "prefix", "report"},
     {"config", "wheels"},
     {"base"},
     {"data", "methods"},
@@ -36,8 +36,8 @@ HOMES = {
     "rouge_score": {"evaluation/text_metrics.py"},
     "sacrebleu": {"evaluation/text_metrics.py"},
     "scipy": {"evaluation/paired.py"},
-    "matplotlib": {"comparison/plots.py", "interpretation/plots.py"},
-    "jinja2": {"comparison/page.py", "interpretation/page.py"},
+    "matplotlib": {"report/board.py"},
+    "jinja2": {"report/page.py"},
     "umap": {"interpretation/drift.py"},
     "lm_eval": {"harness"},
     "gguf": {"base/convert.py"},

@@ -155,9 +155,7 @@ def test_a_missing_library_is_asked_for_by_name(
     monkeypatch: pytest.MonkeyPatch, module: str, name: str
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, module, None)
-    with pytest.raises(
-        ResourceError, match=rf"{name}, which is not installed; install .*softprompt\[compare\]"
-    ):
+    with pytest.raises(ResourceError, match=rf"{name}, which is not installed; .*softprompt\[report\]"):
         render(TOPICS)
 
 

@@ -21,9 +21,7 @@ from softprompt.comparison.cost_plots import cost_plots
 from softprompt.comparison.plots import Plot
 from softprompt.comparison.results import MethodResult, Results, TestRow
 from softprompt.comparison.run_plots import learning_plots, trial_plots
-from softprompt.comparison.svg import inline
 from softprompt.comparison.table import ranked
-from softprompt.comparison.visible import clipped, visible
 
 TOPICS = fake_results.topics(120)
 
@@ -111,18 +109,6 @@ def test_no_label_is_read_as_mathematics() -> None:
     ]
     plot = confusion_plots(TOPICS.model_copy(update={"labels": labels, "test_rows": rows}))[0]
     assert Counter(text for text in texts(plot) if text in labels) == dict.fromkeys(labels, 2)
-
-
-def test_svg_keeps_text_that_looks_like_a_colour() -> None:
-    source = (
-        '<svg xmlns="http://www.w3.org/2000/svg" width="5pt" height="5pt" viewBox="0 0 5 5">'
-        '<metadata/><g id="a"><g id="b"/><text style="fill: #010101; font-family: X" x="1.23456">'
-        "#010101</text></g></svg>"
-    )
-    assert inline(source, "p", 'a "b"', {"#010101": "var(--ink)"}) == (
-        '<svg viewBox="0 0 5 5" role="img" aria-label="a &quot;b&quot;">'
-        '<text style="fill: var(--ink);" x="1.2">#010101</text></svg>'
-    )
 
 
 @pytest.mark.parametrize("results", [fake_results.quotes(), fake_results.quotes("nll")], ids=["text", "nll"])
@@ -252,21 +238,3 @@ def test_points_that_would_cover_each_other_are_moved_apart() -> None:
     crowded = apart([(0.0, 0.0)] * 4, 20, 300)
     assert min(crowded) >= 10
     assert min(b - a for a, b in pairwise(sorted(crowded))) > 19.5
-
-
-# Text from strangers -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [("plain", "plain"), ("a\u202eb", "a‹U+202E›b"), ("\x00\n\t", "‹U+0000›\n\t"), ("\ud800", "‹U+D800›"),
-     ("a\u3000b\u2003c", "a b c"), ("می\u200cشود \u00a0👩\u200d🚀", "می\u200cشود \u00a0👩\u200d🚀"),
-     ("\u2066\u2069\u200f\ufeff", "‹U+2066›‹U+2069›‹U+200F›‹U+FEFF›")],
-)  # fmt: skip
-def test_what_is_invisible_is_shown(text: str, shown: str) -> None:
-    assert visible(text) == shown
-
-
-def test_a_clipped_text_is_one_line_of_that_length() -> None:
-    assert clipped("a  b\nc", 5) == "a b c"
-    assert clipped("abcdefgh", 5) == "abcd…"

@@ -12,7 +12,7 @@ import pytest
 import tiny
 from interpretation.saved import saved
 from softprompt.interpretation.inspect import Inspection, Wishes, inspect
-from softprompt.interpretation.page import plain, render, write_page
+from softprompt.interpretation.page import render, write_page
 from softprompt.interpretation.vocabulary import Word
 
 HOSTILE = "</p><script>alert(1)</script>\u202e'\"&"
@@ -141,7 +141,3 @@ def test_the_page_is_written_whole(seen: Inspection, page: str, tmp_path: Path) 
     write_page(seen, tmp_path / "inspect.html")
     assert (tmp_path / "inspect.html").read_text(encoding="utf-8") == page
     assert [file.name for file in tmp_path.iterdir()] == ["inspect.html"]
-
-
-def test_invisible_letters_show_as_their_code() -> None:
-    assert plain("a\u200bb\u202e\x07\u00a0\n") == "a‹U+200B›b‹U+202E›‹U+0007› \n"

@@ -112,7 +112,7 @@ def _needs_page() -> None:
         if find_spec(package) is None:
             raise ResourceError(
                 f"The page is made with {package}, which is not installed; run pip install "
-                "'softprompt[inspect]', or leave the page out with --no-page."
+                "'softprompt[report]', or leave the page out with --no-page."
             )
 
 

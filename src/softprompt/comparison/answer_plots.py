@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 from softprompt.comparison import tallies
 from softprompt.comparison.axes import share_of
 from softprompt.comparison.numbers import metric_text
-from softprompt.comparison.plots import (
+from softprompt.comparison.plots import WIDTH, Plot
+from softprompt.comparison.results import MethodResult, Results
+from softprompt.comparison.table import ranked, scores
+from softprompt.report.board import (
     HEAT,
     INK,
     PAPER,
     RULE,
     SOFT,
-    WIDTH,
-    Plot,
+    bare,
     box,
     canvas,
     finish,
@@ -25,12 +27,10 @@ from softprompt.comparison.plots import (
     panel,
     write,
 )
-from softprompt.comparison.results import MethodResult, Results
-from softprompt.comparison.table import ranked, scores
-from softprompt.comparison.visible import clipped
+from softprompt.report.visible import clipped
 
 if TYPE_CHECKING:
-    from softprompt.comparison.plots import Axes
+    from softprompt.report.board import Axes
 
 __all__ = ["MOST_LABELS", "confusion_plots", "reliability_plots"]
 
@@ -55,11 +55,10 @@ def _confusion_plot(results: Results, number: int, method: MethodResult) -> str:
     counts = tallies.confusions(results, method)
     n, left = len(labels), 14 + 6 * max(map(len, labels))
     side = min(46.0, (WIDTH - left - 8) / n)
-    drawing = canvas(side * n + left * 0.66 + 14)
+    drawing = canvas(WIDTH, side * n + left * 0.66 + 14)
     axes = panel(drawing, left, 4, left + side * n, side * n + 4)
-    axes.grid(visible=False)
-    axes.spines["bottom"].set_visible(False)
-    axes.set(xlim=(0, n), ylim=(n, 0), xticks=[], yticks=[])
+    bare(axes)
+    axes.set(xlim=(0, n), ylim=(n, 0))
     for true in range(n):
         write(axes, -6 / side, true + 0.5, labels[true], ha="right", va="center")
         style: dict[str, Any] = {"rotation": 40, "rotation_mode": "anchor", "ha": "right", "va": "top"}
@@ -79,9 +78,9 @@ def _confusion_plot(results: Results, number: int, method: MethodResult) -> str:
 def _cell(axes: Axes, true: int, predicted: int, count: int, share: float, side: float) -> None:
     corner, size = (predicted + 0.03, true + 0.03), 0.94
     edge = INK if true == predicted else "none"
-    box(axes, corner, size, facecolor=RULE, alpha=0.4, linewidth=0)
-    box(axes, corner, size, facecolor=HEAT, alpha=share, linewidth=0)
-    box(axes, corner, size, facecolor="none", edgecolor=edge, linewidth=1)
+    box(axes, corner, size, size, facecolor=RULE, alpha=0.4, linewidth=0)
+    box(axes, corner, size, size, facecolor=HEAT, alpha=share, linewidth=0)
+    box(axes, corner, size, size, facecolor="none", edgecolor=edge, linewidth=1)
     if count:
         size, colour = (10 if side > 26 else 8), PAPER if share > 0.7 else INK
         write(
@@ -112,7 +111,7 @@ def _calibration(results: Results, method: MethodResult) -> str:
 
 
 def _reliability_plot(number: int, method: MethodResult, bins: Sequence[tallies.Bin]) -> str:
-    drawing = canvas(245)
+    drawing = canvas(WIDTH, 245)
     axes = panel(drawing, 48, 28, WIDTH - 20, 205)
     ticks = [0, 0.25, 0.5, 0.75, 1]
     axes.set(xlim=(0, 1), ylim=(0, 1), xticks=ticks, yticks=ticks)

@@ -17,23 +17,13 @@ from softprompt.comparison.numbers import (
     round_text,
     seconds_text,
 )
-from softprompt.comparison.plots import (
-    SOFT,
-    WIDTH,
-    Plot,
-    canvas,
-    finish,
-    heading,
-    hue,
-    panel,
-    point,
-    score_ticks,
-)
+from softprompt.comparison.plots import WIDTH, Plot, point, score_ticks
 from softprompt.comparison.results import MethodResult, Results
 from softprompt.comparison.table import learnt, ranked, scores
+from softprompt.report.board import SOFT, canvas, finish, heading, hue, panel
 
 if TYPE_CHECKING:
-    from softprompt.comparison.plots import Axes
+    from softprompt.report.board import Axes
 
 __all__ = ["cost_plots"]
 
@@ -86,7 +76,7 @@ def cost_plots(results: Results) -> list[Plot]:
 
 
 def _cost_plot(results: Results, shown: Sequence[_Scored], cost: _Cost, prefix: str) -> str:
-    drawing = canvas(_BOTTOM + 45)
+    drawing = canvas(WIDTH, _BOTTOM + 45)
     axes = panel(drawing, _LEFT, _TOP, _RIGHT, _BOTTOM)
     width = _RIGHT - _LEFT
     scale = cost_scale([cost.of(one.method) for one in shown], width)

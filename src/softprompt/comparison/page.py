@@ -12,7 +12,6 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,11 @@ from softprompt.comparison.numbers import difference_text, interval_text, metric
 from softprompt.comparison.plots import Plot
 from softprompt.comparison.results import Results
 from softprompt.comparison.table import columns, comparison, learnt, mark, ranked, summary_rows
-from softprompt.comparison.visible import visible
-from softprompt.errors import ResourceError
+from softprompt.report.page import Trusted, fill, part
 
 __all__ = ["render", "write_report"]
 
+_HERE = "softprompt.comparison"
 _CONFUSED = 8
 """Pairs of labels that are listed of each method where there are too many for a matrix."""
 
@@ -50,39 +49,16 @@ def write_report(results: Results, path: Path) -> None:
 
 def render(results: Results) -> str:
     """The report as the text of an HTML file."""
-    try:
-        from jinja2 import Environment, FunctionLoader, StrictUndefined
-        from markupsafe import Markup
-    except ImportError as error:
-        raise ResourceError(
-            "The report is made with jinja2, which is not installed; "
-            "install it with `pip install 'softprompt[compare]'`."
-        ) from error
-
-    environment = Environment(
-        loader=FunctionLoader(_part),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=lambda value: visible(value) if type(value) is str else value,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    script = _part("report.js")
+    script = part(_HERE, "report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("report.html.j2").render(
-        _content(results, Markup),
-        style=Markup(_part("report.css")),
-        script=Markup(script),
-        script_digest=digest,
+    style = part(_HERE, "report.css")
+    return fill(
+        _HERE, "report.html.j2", **_content(results), style=style, script=script, script_digest=digest
     )
 
 
-def _part(name: str) -> str:
-    return files("softprompt.comparison").joinpath(name).read_text(encoding="utf-8")
-
-
-def _content(results: Results, safe: Any) -> dict[str, Any]:
-    """What the template shows. ``safe`` marks what is markup already: our plots and our JSON."""
+def _content(results: Results) -> dict[str, Any]:
+    """What the template shows."""
     found = examples(results)
     return {
         "results": results,
@@ -92,14 +68,14 @@ def _content(results: Results, safe: Any) -> dict[str, Any]:
         "facts": words.facts(results),
         "columns": columns(results),
         "rows": summary_rows(results),
-        "sections": [section for section in _plot_sections(results, safe) if section.plots],
+        "sections": [section for section in _plot_sections(results) if section.plots],
         "confused": _confused(results),
         "pairs": _matrix(results),
         "pair_count": len(results.pairs),
         "pair_tests": " or the ".join(_TESTS[test] for test in sorted({pair.test for pair in results.pairs})),
         "examples": found,
         "mark": mark,
-        "payload": safe(script_json(found.payload)) if found else "",
+        "payload": Trusted(script_json(found.payload)) if found else "",
         "settings": json.dumps(results.settings, indent=2, ensure_ascii=False),
     }
 
@@ -116,7 +92,7 @@ def _unbroken(sentence: str) -> str:
 class _Drawn:
     """A plot as the template takes it."""
 
-    svg: Any
+    svg: Trusted
     title: str
     number: int | None
     trained: bool
@@ -132,12 +108,12 @@ class _Section:
     plots: list[_Drawn]
 
 
-def _plot_sections(results: Results, safe: Any) -> list[_Section]:
+def _plot_sections(results: Results) -> list[_Section]:
     metric = metric_name(results.metric)
     trained = {method.name for method in results.methods if learnt(method)}
 
     def drawn(plots: Sequence[Plot]) -> list[_Drawn]:
-        return [_Drawn(safe(p.svg), p.title, p.number, p.title in trained, p.note) for p in plots]
+        return [_Drawn(Trusted(p.svg), p.title, p.number, p.title in trained, p.note) for p in plots]
 
     return [
         _Section(

@@ -8,26 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from softprompt.comparison import tallies
 from softprompt.comparison.numbers import metric_name, metric_text
-from softprompt.comparison.plots import (
-    PAPER,
-    RULE,
-    SOFT,
-    WIDTH,
-    Plot,
-    canvas,
-    finish,
-    heading,
-    hue,
-    panel,
-    score_ticks,
-    write,
-)
+from softprompt.comparison.plots import WIDTH, Plot, score_ticks
 from softprompt.comparison.results import MethodResult, Results, Trial
 from softprompt.comparison.table import ranked
-from softprompt.comparison.visible import clipped
+from softprompt.report.board import PAPER, RULE, SOFT, canvas, finish, heading, hue, panel, write
+from softprompt.report.visible import clipped
 
 if TYPE_CHECKING:
-    from softprompt.comparison.plots import Axes
+    from softprompt.report.board import Axes
 
 __all__ = ["learning_plots", "trial_plots"]
 
@@ -68,7 +56,7 @@ def _learning_plot(
     method: MethodResult,
     ranges: tuple[tuple[float, float], tuple[float, float]],
 ) -> str:
-    drawing = canvas(310)
+    drawing = canvas(WIDTH, 310)
     steps = max(1, *(run.steps for run in method.runs))
     upper, lower = panel(drawing, 48, 26, WIDTH - 14, 132), panel(drawing, 48, 172, WIDTH - 14, 272)
     for axes, limits in ((upper, ranges[0]), (lower, ranges[1])):
@@ -135,7 +123,7 @@ def _or(value: float | None, otherwise: float) -> float:
 def _trial_plot(results: Results, number: int, method: MethodResult, limits: tuple[float, float]) -> Plot:
     trials = method.trials[:_MOST_TRIALS]
     row = 36
-    drawing = canvas(row * len(trials) + 34)
+    drawing = canvas(WIDTH, row * len(trials) + 34)
     axes = panel(drawing, 6, 6, WIDTH - 6, row * len(trials) + 6)
     axes.set(xlim=limits, ylim=(len(trials), 0), yticks=[])
     axes.grid(visible=False)

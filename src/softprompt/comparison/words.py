@@ -20,7 +20,7 @@ from softprompt.comparison.numbers import (
 )
 from softprompt.comparison.results import MethodResult, Pair, Results
 from softprompt.comparison.table import comparison, learnt, ranked, scores
-from softprompt.comparison.visible import clipped
+from softprompt.report.visible import clipped
 
 __all__ = ["SIGNIFICANT", "facts", "missing", "verdict"]
 

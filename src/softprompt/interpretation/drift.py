@@ -232,7 +232,9 @@ def umap_chart(
         ResourceError: umap-learn is not installed.
     """
     try:
-        with warnings.catch_warnings():  # umap says on import that it lacks TensorFlow, which nothing here needs
+        with (
+            warnings.catch_warnings()
+        ):  # umap says on import that it lacks TensorFlow, which nothing here needs
             warnings.simplefilter("ignore", ImportWarning)
             import umap
     except ImportError as error:

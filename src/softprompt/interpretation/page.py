@@ -6,22 +6,21 @@ nothing, and its content security policy sees to that.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from softprompt.atomic import write_bytes
-from softprompt.errors import ResourceError
 from softprompt.interpretation import grids, plots, summary
 from softprompt.interpretation.grids import Grid
 from softprompt.interpretation.inspect import SECTIONS, Findings, Inspection
 from softprompt.interpretation.relations import Matrix
 from softprompt.interpretation.says import Moved
+from softprompt.report.page import Trusted, fill, part
 
 __all__ = ["render", "write_page"]
+
+_HERE = "softprompt.interpretation"
 
 
 def write_page(seen: Inspection, path: Path) -> None:
@@ -35,48 +34,19 @@ def write_page(seen: Inspection, path: Path) -> None:
 
 def render(seen: Inspection) -> str:
     """The page as the text of an HTML file."""
-    try:
-        from jinja2 import Environment, FunctionLoader, StrictUndefined
-        from markupsafe import Markup
-    except ImportError as error:
-        raise ResourceError(
-            "The page is made with jinja2, which is not installed; "
-            "install it with `pip install 'softprompt[inspect]'`, or leave the page out."
-        ) from error
-    environment = Environment(
-        loader=FunctionLoader(_part),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=lambda value: plain(value) if type(value) is str else value,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     prompts = [
-        (found, summary.headlines(found), summary.facts(found), _sections(found, str(number), Markup))
+        (found, summary.headlines(found), summary.facts(found), _sections(found, str(number)))
         for number, found in enumerate(seen.prompts)
     ]
-    return environment.get_template("inspect.html.j2").render(
+    return fill(
+        _HERE,
+        "inspect.html.j2",
         seen=seen,
         prompts=prompts,
         related=_related(seen),
         title=", ".join(found.subject.name for found in seen.prompts),
-        style=Markup(_part("inspect.css")),  # our own file
+        style=part(_HERE, "inspect.css"),
     )
-
-
-def plain(text: str) -> str:
-    """Text whose invisible letters, and those that turn its direction, show as their code."""
-    return text if text.isprintable() else "".join(map(_shown, text))
-
-
-def _shown(letter: str) -> str:
-    if letter.isprintable() or letter in "\n\t":
-        return letter
-    return " " if unicodedata.category(letter) == "Zs" else f"‹U+{ord(letter):04X}›"
-
-
-def _part(name: str) -> str:
-    return files("softprompt.interpretation").joinpath(name).read_text(encoding="utf-8")
 
 
 # Sections ----------------------------------------------------------------------------------------
@@ -86,7 +56,7 @@ def _part(name: str) -> str:
 class _Drawn:
     """A drawing as the template takes it."""
 
-    svg: Any
+    svg: Trusted
     title: str
     note: str
 
@@ -124,14 +94,14 @@ class _Parts:
     bars: tuple[tuple[str, Sequence[_Bar]], ...] = ()
 
 
-def _sections(found: Findings, tag: str, safe: Any) -> list[_Section]:
+def _sections(found: Findings, tag: str) -> list[_Section]:
     sections = []
     for name in SECTIONS:
         lines = summary.section_lines(found, name) if name in _SHOWS else []
         if not lines:
             continue
         parts = _Parts() if name in found.left_out else _SHOWS[name](found, tag)
-        drawings = [_Drawn(safe(d.svg), d.title, d.note) for d in parts.drawings]  # our own SVG
+        drawings = [_Drawn(Trusted(d.svg), d.title, d.note) for d in parts.drawings]
         title = summary.TITLES[name]
         sections.append(_Section(name, title, lines, drawings, parts.tables, parts.texts, parts.bars))
     return sections

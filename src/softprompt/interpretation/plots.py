@@ -1,28 +1,40 @@
 """The drawings of an inspection, as SVG for a page.
 
-It knows findings and matplotlib; it does not know the page. Colours are placeholders that the page's style
-sheet fills in, so drawings follow light and dark; nothing is told by colour alone. Sizes are in pixels. No
+It knows findings and the drawing board; it does not know the page. Nothing is told by colour alone, and no
 stranger's text stands in a drawing. Each takes a tag that keeps its ids apart from those of others on a page.
 """
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from xml.etree import ElementTree
 
-from softprompt.errors import ResourceError
 from softprompt.interpretation.ablation import Hidden
 from softprompt.interpretation.arithmetic import Mixture
 from softprompt.interpretation.attention import Attention
 from softprompt.interpretation.drift import Chart, Drift, PrefixDrift
+from softprompt.report.board import (
+    HEAT,
+    INK,
+    MARK,
+    PAPER,
+    RULE,
+    SOFT,
+    area,
+    bare,
+    box,
+    canvas,
+    dots,
+    finish,
+    heading,
+    panel,
+    tiles,
+    write,
+)
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from softprompt.report.board import Axes, Figure
 
 __all__ = [
     "Drawing",
@@ -34,13 +46,9 @@ __all__ = [
     "prefix_drift_drawing",
 ]
 
-_INK, _SOFT, _RULE, _PAPER, _MARK, _HEAT = (f"#0102{number:02x}" for number in range(6))
-_NAMES = {_INK: "ink", _SOFT: "soft", _RULE: "rule", _PAPER: "paper", _MARK: "mark", _HEAT: "heat"}
 _SHADES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 """Shares of attention at which the shade grows darker."""
 _WIDE = 760
-_SVG = "http://www.w3.org/2000/svg"
-_LINK = "{http://www.w3.org/1999/xlink}href"
 
 
 @dataclass(frozen=True)
@@ -65,21 +73,21 @@ def drift_drawing(drift: Drift, learnt: Sequence[int], tag: str = "") -> Drawing
     """Norms now and then against the words', and how far each position went."""
     about, count = drift.positions, len(drift.positions)
     travelled = any(p.relative is not None for p in about)
-    figure = _canvas(_WIDE, 330 if travelled else 210)
+    figure = canvas(_WIDE, 330 if travelled else 210)
     axes = _panel(figure, 54, 26, _WIDE - 16, 180, "norm")
     marks = drift.vocabulary_norms
-    axes.axhspan(marks[5], marks[95], color=_RULE, alpha=0.55, linewidth=0, zorder=0)
-    axes.axhline(marks[50], color=_SOFT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    axes.axhspan(marks[5], marks[95], color=RULE, alpha=0.55, linewidth=0, zorder=0)
+    axes.axhline(marks[50], color=SOFT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     for p in about:
         if p.start_norm is not None and p.position in learnt:
-            axes.plot([p.position] * 2, [p.start_norm, p.norm], color=_INK, linewidth=1.2, zorder=2)
-            axes.plot([p.position], [p.start_norm], "o", color=_PAPER, markeredgecolor=_INK, zorder=3, ms=7)
+            axes.plot([p.position] * 2, [p.start_norm, p.norm], color=INK, linewidth=1.2, zorder=2)
+            axes.plot([p.position], [p.start_norm], "o", color=PAPER, markeredgecolor=INK, zorder=3, ms=7)
         shape = "o" if p.position in learnt else "x"
-        axes.plot([p.position], [p.norm], shape, color=_MARK, markeredgecolor=_MARK, ms=7, zorder=4)
+        axes.plot([p.position], [p.norm], shape, color=MARK, markeredgecolor=MARK, ms=7, zorder=4)
     _positions(axes, count)
     if travelled:
         below = _panel(figure, 54, 226, _WIDE - 16, 300, "distance from its start")
-        below.bar(range(count), [p.relative or 0.0 for p in about], width=0.62, color=_MARK)
+        below.bar(range(count), [p.relative or 0.0 for p in about], width=0.62, color=MARK)
         _positions(below, count)
     note = "Discs are the positions now, rings where they began; crosses are words, which do not move. "
     note += "The band holds the middle 90% of the vocabulary's norms, the dashed line their median."
@@ -90,16 +98,16 @@ def drift_drawing(drift: Drift, learnt: Sequence[int], tag: str = "") -> Drawing
 
 def prefix_drift_drawing(drift: PrefixDrift, tag: str = "") -> Drawing:
     """How far keys and values of each layer went, and each position over all layers."""
-    figure = _canvas(_WIDE, 250)
+    figure = canvas(_WIDE, 250)
     axes = _panel(figure, 54, 26, 380, 210, "change, by layer")
     for side, style, shape in (("keys", "-", "o"), ("values", (0, (4, 2)), "s")):
         layers = [layer for layer in drift.layers if layer.side == side]
         points = [layer.layer for layer in layers], [layer.relative for layer in layers]
-        axes.plot(*points, linestyle=style, marker=shape, color=_MARK, ms=4, linewidth=1.5, label=side)
-    axes.legend(loc="upper right", frameon=False, fontsize=10, labelcolor=_INK, handlelength=3)
+        axes.plot(*points, linestyle=style, marker=shape, color=MARK, ms=4, linewidth=1.5, label=side)
+    axes.legend(loc="upper right", frameon=False, fontsize=10, labelcolor=INK, handlelength=3)
     _growing(axes, [layer.relative for layer in drift.layers])
     below = _panel(figure, 474, 26, _WIDE - 16, 210, "change, by position")
-    below.bar(range(len(drift.positions)), drift.positions, width=0.62, color=_MARK)
+    below.bar(range(len(drift.positions)), drift.positions, width=0.62, color=MARK)
     _positions(below, len(drift.positions), room=270)
     note = "Norm of the change over the norm of the start. Discs on a solid line are keys, squares values."
     return _drawn(figure, f"kv{tag}", "How far keys and values went", note)
@@ -107,23 +115,20 @@ def prefix_drift_drawing(drift: PrefixDrift, tag: str = "") -> Drawing:
 
 def map_drawing(chart: Chart, tag: str = "") -> Drawing:
     """Words, start and prompt in two dimensions."""
-    figure = _canvas(_WIDE, 460)
-    axes = _panel(figure, 20, 12, _WIDE - 20, 430, "")
-    axes.grid(False)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines["bottom"].set_visible(False)
-    _dots(axes, chart.word_points)
+    figure = canvas(_WIDE, 460)
+    axes = panel(figure, 20, 12, _WIDE - 20, 430)
+    bare(axes)
+    dots(axes, chart.word_points)
     numbered: list[tuple[float, float, int]] = []
     for number, (x, y) in enumerate(chart.prompt):
         if chart.start:
             begun = chart.start[number]
-            axes.plot([begun[0], x], [begun[1], y], color=_INK, linewidth=0.8, alpha=0.6, zorder=2)
-            axes.plot([begun[0]], [begun[1]], "o", color=_PAPER, markeredgecolor=_INK, ms=5, zorder=3)
-        axes.plot([x], [y], "o", color=_MARK, markeredgecolor=_PAPER, ms=9, zorder=4)
+            axes.plot([begun[0], x], [begun[1], y], color=INK, linewidth=0.8, alpha=0.6, zorder=2)
+            axes.plot([begun[0]], [begun[1]], "o", color=PAPER, markeredgecolor=INK, ms=5, zorder=3)
+        axes.plot([x], [y], "o", color=MARK, markeredgecolor=PAPER, ms=9, zorder=4)
         numbered.append((x, y, number))
     for x, y, number in numbered:
-        place: dict[str, Any] = {"textcoords": "offset points", "zorder": 5, "fontsize": 9, "color": _INK}
+        place: dict[str, Any] = {"textcoords": "offset points", "zorder": 5, "fontsize": 9, "color": INK}
         axes.annotate(str(number), (x, y), (6, 4), parse_math=False, **place)
     axes.margins(0.04)
     if chart.explained is None:
@@ -140,19 +145,19 @@ def map_drawing(chart: Chart, tag: str = "") -> Drawing:
 def ablation_drawing(each: Sequence[Hidden], tag: str = "") -> Drawing:
     """What hiding each position changes, with intervals."""
     accuracies = [one.accuracy for one in each if one.accuracy is not None]
-    figure = _canvas(_WIDE, 380 if accuracies else 210)
+    figure = canvas(_WIDE, 380 if accuracies else 210)
     panels = [("loss without it, nats", [one.loss for one in each], 1.0, 26)]
     if accuracies:
         panels.append(("accuracy without it, points", accuracies, 100.0, 216))
     for title, gaps, unit, top in panels:
         axes = _panel(figure, 54, top, _WIDE - 16, top + 130, title)
-        axes.axhline(0, color=_SOFT, linewidth=1, zorder=1)
+        axes.axhline(0, color=SOFT, linewidth=1, zorder=1)
         for place, gap in enumerate(gaps):
             clear = gap.low > 0 or gap.high < 0
             low, mid, high = (unit * value for value in (gap.low, gap.difference, gap.high))
-            axes.plot([place, place], [low, high], color=_INK, linewidth=1.3, zorder=2)
-            face = _MARK if clear else _PAPER
-            axes.plot([place], [mid], "o", color=face, markeredgecolor=_MARK, ms=7.5, mew=1.5, zorder=3)
+            axes.plot([place, place], [low, high], color=INK, linewidth=1.3, zorder=2)
+            face = MARK if clear else PAPER
+            axes.plot([place], [mid], "o", color=face, markeredgecolor=MARK, ms=7.5, mew=1.5, zorder=3)
         _positions(axes, len(each))
     note = (
         "The change when one position is hidden, with its 95% interval over rows; everything else keeps its "
@@ -168,10 +173,10 @@ def attention_drawing(about: Attention, tag: str = "") -> Drawing:
     layers, count = about.layers, len(about.last[0])
     row = max(7.0, min(14.0, 420 / layers))
     middle = 126 + row * layers
-    figure = _canvas(_WIDE, middle + 62)
+    figure = canvas(_WIDE, middle + 62)
     top = _panel(figure, 54, 26, _WIDE - 16, 96, "share, mean over layers")
-    top.bar(range(count), about.positions(), width=0.62, color=_MARK)
-    top.axhline(about.even_last, color=_SOFT, linewidth=1, linestyle=(0, (4, 3)))
+    top.bar(range(count), about.positions(), width=0.62, color=MARK)
+    top.axhline(about.even_last, color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
     _positions(top, count)
     top.set_xticklabels([])
     axes = _panel(figure, 54, 126, _WIDE - 16, middle, "layer")
@@ -198,51 +203,29 @@ def mixing_drawing(mixture: Mixture, tag: str = "") -> Drawing:
     found = [(100 * a, 100 * i[0], 100 * i[1]) for a, i in shares if a is not None and i is not None]
     if found:
         panels.append(("accuracy, %", found))
-    figure = _canvas(_WIDE, 220)
+    figure = canvas(_WIDE, 220)
     for number, (title, values) in enumerate(panels):
         left = 54 + number * 378
         axes = _panel(figure, left, 26, left + 312, 184, title)
-        axes.plot(points, [v[0] for v in values], color=_MARK, linewidth=1.5)
+        axes.plot(points, [v[0] for v in values], color=MARK, linewidth=1.5)
         for x, (value, low, high) in zip(points, values, strict=True):
-            axes.plot([x, x], [low, high], color=_INK, linewidth=1.2, zorder=3)
-            axes.plot([x], [value], "o", color=_MARK, ms=6.5, zorder=4)
+            axes.plot([x, x], [low, high], color=INK, linewidth=1.2, zorder=3)
+            axes.plot([x], [value], "o", color=MARK, ms=6.5, zorder=4)
         for x, word in ((0, "start"), (1, "prompt")):
-            axes.axvline(x, color=_RULE, linewidth=1, zorder=0)
-            _write(axes, x, -0.17, word, ha="center", transform=axes.get_xaxis_transform(), color=_SOFT)
+            axes.axvline(x, color=RULE, linewidth=1, zorder=0)
+            write(axes, x, -0.17, word, ha="center", transform=axes.get_xaxis_transform(), color=SOFT)
         axes.set_xticks([0, 0.5, 1, 1.5, 2], ["", "½", "", "1½", "2"])
     note = "Each point is start + share x (prompt - start), with 95% intervals over rows."
     return _drawn(figure, f"mix{tag}", "Scores on the way from the start", note)
 
 
-# The drawing board -------------------------------------------------------------------------------
-
-
-def _canvas(width: float, height: float) -> Figure:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ResourceError(
-            "The page draws with matplotlib, which is not installed; "
-            "install it with `pip install 'softprompt[inspect]'`, or leave the page out."
-        ) from error
-    return Figure(figsize=(width / 72, height / 72))
+# What they share ----------------------------------------------------------------------------------
 
 
 def _panel(figure: Figure, left: float, top: float, right: float, bottom: float, title: str) -> Axes:
-    """Axes between pixel lines counted from the top left, with what they count above them."""
-    width, height = (72 * size for size in figure.get_size_inches())
-    axes = figure.add_axes(
-        (left / width, 1 - bottom / height, (right - left) / width, (bottom - top) / height)
-    )
-    axes.patch.set_visible(False)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side == "bottom")
-        spine.set_color(_SOFT)
-    axes.tick_params(length=0, labelsize=10, labelcolor=_SOFT, pad=4)
-    axes.grid(axis="y", color=_RULE, linewidth=1)
-    axes.set_axisbelow(True)
-    place: dict[str, Any] = {"textcoords": "offset points", "fontsize": 10.5, "color": _INK}
-    axes.annotate(title, (0, 1), (-40, 9), xycoords="axes fraction", parse_math=False, **place)
+    """A panel with what it counts above it."""
+    axes = panel(figure, left, top, right, bottom)
+    heading(axes, title)
     return axes
 
 
@@ -266,43 +249,14 @@ def _positions(axes: Axes, count: int, room: float = 690) -> None:
     axes.set_xticks(range(0, count, step))
 
 
-def _write(axes: Axes, x: float, y: float, text: str, **options: Any) -> None:
-    style: dict[str, Any] = {"fontsize": 10, "color": _INK, "clip_on": False} | options
-    axes.text(x, y, text, parse_math=False, **style)
-
-
-def _dots(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
-    """Many small dots as one path: lines of no length with round ends."""
-    from matplotlib.patches import PathPatch
-    from matplotlib.path import Path
-
-    corners = [point for point in points for _ in (0, 1)]
-    codes = [Path.MOVETO, Path.LINETO] * len(points)
-    style: dict[str, Any] = {"edgecolor": _SOFT, "facecolor": "none", "linewidth": 2.6, "alpha": 0.5}
-    path = Path(corners, codes)
-    path.should_simplify = False  # it would leave out lines of no length
-    axes.add_patch(PathPatch(path, capstyle="round", zorder=1, **style))
-    axes.update_datalim(points)
-
-
 def _cells(axes: Axes, table: Sequence[Sequence[float]]) -> None:
-    """A cell for each number, one path for each shade."""
-    from matplotlib.patches import PathPatch
-    from matplotlib.path import Path
-
+    """A tile for each number, darker for a greater one."""
     by_shade: dict[int, list[tuple[int, int]]] = {}
     for y, row in enumerate(table):
         for x, value in enumerate(row):
             by_shade.setdefault(_shade(value), []).append((x, y))
-    codes = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY]
     for shade, places in sorted(by_shade.items()):
-        corners = [
-            (x + dx, y + dy)
-            for x, y in places
-            for dx, dy in ((-0.48, -0.46), (0.48, -0.46), (0.48, 0.46), (-0.48, 0.46), (-0.48, -0.46))
-        ]
-        style: dict[str, Any] = {"facecolor": _HEAT, "alpha": _opacity(shade), "linewidth": 0}
-        axes.add_patch(PathPatch(Path(corners, codes * len(places)), **style))
+        tiles(axes, places, facecolor=HEAT, alpha=_opacity(shade))
 
 
 def _shade(value: float) -> int:
@@ -315,72 +269,14 @@ def _opacity(shade: int) -> float:
 
 def _legend(figure: Figure, top: float) -> None:
     """The shades and what they stand for."""
-    height = 72 * figure.get_figheight()
-    axes = figure.add_axes((54 / _WIDE, 1 - (top + 22) / height, 560 / _WIDE, 22 / height))
+    axes = area(figure, 54, top, 614, top + 22)
     axes.set_axis_off()
-    axes.set_xlim(0, 560)
-    axes.set_ylim(0, 22)
+    axes.set(xlim=(0, 560), ylim=(0, 22))
     edges = [f"{100 * edge:g}%" for edge in _SHADES]
-    words = [f"below {edges[0]}", *(f"from {edge}" for edge in edges)]
-    from matplotlib.patches import Rectangle
-
-    for shade, word in enumerate(words):
-        style: dict[str, Any] = {"facecolor": _HEAT, "alpha": _opacity(shade), "linewidth": 0}
-        axes.add_patch(Rectangle((shade * 80, 6), 14, 12, **style))
-        _write(axes, shade * 80 + 19, 8, word, fontsize=9, color=_SOFT)
-
-
-# SVG for a page ----------------------------------------------------------------------------------
+    for shade, word in enumerate((f"below {edges[0]}", *(f"from {edge}" for edge in edges))):
+        box(axes, (shade * 80, 6), 14, 12, facecolor=HEAT, alpha=_opacity(shade), linewidth=0)
+        write(axes, shade * 80 + 19, 8, word, fontsize=9, color=SOFT)
 
 
 def _drawn(figure: Figure, prefix: str, title: str, note: str) -> Drawing:
-    """The figure as an element of a page; the same findings give the same text."""
-    from matplotlib import rc_context
-
-    figure.patch.set_visible(False)
-    target = io.StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "softprompt", "axes.unicode_minus": True}):
-        figure.savefig(target, format="svg", metadata=nothing)
-    return Drawing(_element(target.getvalue(), prefix, title), title, note)
-
-
-def _element(source: str, prefix: str, title: str) -> str:
-    """What matplotlib wrote, with ids of its own, the page's colours and fonts, and no style sheet."""
-    root = ElementTree.fromstring(source)
-    for parent in list(root.iter()):
-        for child in list(parent):
-            if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):
-                parent.remove(child)
-    for element in root.iter():
-        _rename(element, prefix)
-        element.tail = None
-        if element.tag != f"{{{_SVG}}}text":
-            element.text = None
-    for name in ("width", "height", "version"):
-        root.attrib.pop(name, None)
-    root.attrib |= {"role": "img", "aria-label": title}
-    ElementTree.register_namespace("", _SVG)
-    text = ElementTree.tostring(root, encoding="unicode")
-    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
-    return re.sub(r"\w+:href=", "href=", text)
-
-
-def _rename(element: ElementTree.Element, prefix: str) -> None:
-    for name, value in list(element.attrib.items()):
-        if name == "id":
-            element.set(name, f"{prefix}-{value}")
-        elif name == _LINK:
-            element.set(name, f"#{prefix}-{value[1:]}")
-        else:
-            value = re.sub(r"url\(#(\w+)\)", rf"url(#{prefix}-\1)", value)
-            value = re.sub(r"font-family:[^;]*;?|#[0-9a-f]{6}", _coloured, value)
-            if name in ("d", "x", "y", "transform", "points"):
-                value = re.sub(r"-?\d+\.\d{2,}", lambda found: f"{float(found[0]):.1f}", value)
-            element.set(name, " ".join(value.split()))
-
-
-def _coloured(found: re.Match[str]) -> str:
-    if found[0].startswith("font"):
-        return ""
-    return f"var(--{_NAMES[found[0]]})" if found[0] in _NAMES else found[0]
+    return Drawing(finish(figure, prefix, title), title, note)

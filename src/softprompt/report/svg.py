@@ -49,14 +49,13 @@ def _tidy(element: ElementTree.Element, prefix: str, used: Set[str], colours: Ma
     for name, value in list(element.attrib.items()):
         if name == _HREF:
             element.set(name, f"#{prefix}-{value[1:]}")
-        elif name in ("clip-path", "d", "x", "y", "transform", "style", "points"):
-            value = re.sub(r"url\(#(\w+)\)", rf"url(#{prefix}-\1)", value)
-            value = _LONG.sub(lambda found: f"{float(found[0]):.1f}", value)
-            element.set(name, " ".join(_FONT.sub("", value).split()))
-    if "style" in element.attrib:
-        element.set(
-            "style", _COLOUR.sub(lambda found: colours.get(found[0], found[0]), element.attrib["style"])
-        )
+        elif name == "style":
+            value = _COLOUR.sub(lambda found: colours.get(found[0], found[0]), _FONT.sub("", value))
+            element.set(name, " ".join(value.split()))
+        elif name == "clip-path":
+            element.set(name, re.sub(r"url\(#(\w+)\)", rf"url(#{prefix}-\1)", value))
+        elif name in ("d", "x", "y", "transform", "points"):
+            element.set(name, _LONG.sub(lambda found: f"{float(found[0]):.1f}", " ".join(value.split())))
     if element.get("transform", "").startswith("rotate(-0"):
         del element.attrib["transform"]
     if element.tag != f"{{{_SVG}}}text":
