@@ -36,22 +36,39 @@ def rendered(readme: str) -> str:
 
 def read_again(page: str) -> str:
     """The page on reading prompts with its marked part made anew."""
-    found = sorted((RESULTS / "inspect").glob("*.json"))
-    return _put(page, "claims", "\n\n".join(_claims(path) for path in found))
+    found = {
+        path.stem: json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted((RESULTS / "inspect").glob("*.json"))
+    }
+    page = _put(page, "claims", "\n".join(_verdicts(found)))
+    return _put(page, "found", "\n".join(_findings(found)))
 
 
-def _claims(path: Path) -> str:
-    """What is claimed of soft prompts, and what the prompts of one job say to it."""
-    found = json.loads(path.read_text(encoding="utf-8"))
-    prompts = found["inspection"]["prompts"]
-    told = f"**{path.stem}**, {len(prompts)} prompts, {prompts[0]['rows']['count']} rows each:"
-    rows = [("claim", "holds when", "holds for", "found")]
-    rows.append(("---",) * 4)
-    for one in found["claims"]:
-        each = "<br>".join(prompt["figures"] for prompt in one["each"].values())
-        said = f"{one['claim']} ({one['source']})"
-        rows.append((said, one["rule"], f"{one['holds']} of {len(one['each'])}", each))
-    return "\n".join([told, "", *(f"| {' | '.join(row)} |" for row in rows)])
+def _verdicts(found: dict[str, Any]) -> list[str]:
+    """A table of claims, and how many prompts of each job they hold for."""
+    judged = {claim["claim"]: claim for one in found.values() for claim in one["claims"]}
+    rows = [("claim", "holds when", *found), ("---",) * (2 + len(found))]
+    for name, about in judged.items():
+        held = [_held(next((c for c in one["claims"] if c["claim"] == name), None)) for one in found.values()]
+        rows.append((f"{name} ({about['source']})", about["rule"], *held))
+    return [f"| {' | '.join(row)} |" for row in rows]
+
+
+def _held(claim: dict[str, Any] | None) -> str:
+    return f"{claim['holds']} of {len(claim['each'])}" if claim else "–"
+
+
+def _findings(found: dict[str, Any]) -> list[str]:
+    """What was found in each prompt, by job and claim."""
+    lines = []
+    for job, one in found.items():
+        prompts = one["inspection"]["prompts"]
+        lines += [f"**{job}**, {len(prompts)} prompts, {prompts[0]['rows']['count']} rows each:", ""]
+        for claim in one["claims"]:
+            lines.append(f"- {claim['claim']}:")
+            lines += [f"  - {prompt['figures']}" for prompt in claim["each"].values()]
+        lines.append("")
+    return lines[:-1]
 
 
 def _put(text: str, mark: str, content: str) -> str:
