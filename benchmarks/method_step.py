@@ -30,6 +30,7 @@ from softprompt.base.model import Base
 from softprompt.base.packing import TokenRow
 from softprompt.config import LoraConfig, PrefixTuningConfig
 from softprompt.methods.build import Material, build_method
+from softprompt.prefix import Prefix
 from train_step import LEARNING_RATE, MEMORY_STEPS, MODEL, rows_of
 
 POSITIONS, RANK = 20, 8
@@ -59,7 +60,9 @@ class Side:
     loss: Any
     trained: Sequence[nn.Parameter]
     flat: Any
-    """Tensors in this side's order -> one vector in the common order."""
+    """Gradients in this side's order and units -> one vector in the common ones."""
+    start: Sequence[Tensor] = ()
+    """The values it starts from, in this side's order."""
 
     def __post_init__(self) -> None:
         self.optimizer = torch.optim.AdamW(self.trained, lr=LEARNING_RATE, weight_decay=0.0)
@@ -79,11 +82,20 @@ def our_side(kind: str, base: Base) -> Side:
     }
     method = build_method(configs[kind], base, Material(lambda count: "", lambda name: torch.empty(0)))
     trained = method.trainable_parameters()
-    return Side(
-        lambda rows: method.base.nll(rows, method.front()).nll.mean(),
-        trained,
-        _kv_order if kind == "prefix-tuning" else _joined,
-    )
+
+    def loss(rows: Sequence[TokenRow]) -> Tensor:
+        return method.base.nll(rows, method.front()).nll.mean()
+
+    if kind == "lora":
+        return Side(loss, trained, _joined, [p.detach().clone() for p in trained])
+    front = method.front()
+    assert isinstance(front, Prefix)
+    start = [t.detach() for t in (*front.keys, *front.values)]
+
+    def flat(gradients: Sequence[Tensor]) -> Tensor:  # what is learnt is counted in spreads of the start
+        return _kv_order([g / side.std() for g, side in zip(gradients, start, strict=True)])
+
+    return Side(loss, trained, flat, start)
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:
@@ -122,7 +134,7 @@ def measure(kind: str, dtype: str, device: str, repeats: int) -> Result:
     base = load_base(MODEL, dtype=dtype, device=device)
     rows = rows_of(base.config.vocab_size)
     ours = our_side(kind, base)
-    theirs = their_side(kind, peft_model(dtype, base.device), [p.detach() for p in ours.trained])
+    theirs = their_side(kind, peft_model(dtype, base.device), ours.start)
     losses, gradients = zip(*(_first(side, rows) for side in (ours, theirs)), strict=True)
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeats + 1):

@@ -67,14 +67,17 @@ def test_loss_and_gradient_are_those_of_peft(architecture: str) -> None:
         weight.copy_(flat(method.front()))
     wanted = reference.padded_loss(wrapped, ROWS)
     wanted.backward()
-    found = base.nll(ROWS, method.front()).nll.mean()
-    found.backward()
-    halves = method.trainable_parameters()
-    layers = len(halves) // 2
-    gradients = [p.grad for p in halves if p.grad is not None]
-    ours = flat(Prefix(tuple(gradients[:layers]), tuple(gradients[layers:]), None, ""))
+    front = method.front()
+    sides = [*front.keys, *front.values]
+    learnt = method.trainable_parameters()
+    found = base.nll(ROWS, front).nll.mean()
+    gradients = torch.autograd.grad(found, [*sides, *learnt])
+    halves = gradients[: len(sides)]
+    ours = flat(Prefix(halves[: len(front.keys)], halves[len(front.keys) :], None, ""))
     assert torch.allclose(found, wanted, rtol=1e-4)
     assert (ours - weight.grad).norm() <= 1e-4 * weight.grad.norm()
+    for side, half, own in zip(sides, halves, gradients[len(sides) :], strict=True):
+        assert torch.allclose(own, side.detach().std() * half, rtol=1e-4)  # a step is in units of the spread
 
 
 @pytest.mark.parametrize("frozen", [True, False])

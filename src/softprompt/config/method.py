@@ -51,7 +51,7 @@ class PrefixTuningConfig(Section):
     """A KV prefix: the keys and values of every layer for P positions, learnt directly."""
 
     learns: ClassVar[bool] = True
-    rate: ClassVar[float] = 0.01
+    rate: ClassVar[float] = 0.05
     kind: Literal["prefix-tuning"] = "prefix-tuning"
     """The method."""
     front: str = "{demos:4}"

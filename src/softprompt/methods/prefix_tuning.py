@@ -3,12 +3,16 @@
 It knows where they start and which of them train; it does not know rows, losses or optimizers. Started
 from the prefill of real text, step 0 is the prompted model itself, and training leads far higher than
 from random numbers (Eyuboglu et al. 2025, "Cartridges").
+
+What is learnt is the way from there, in units of each side's own spread: keys of one layer may be a hundred
+times as long as values of another, and one learning rate has to suit them all.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from softprompt.base.model import Base
 from softprompt.errors import ConfigError
@@ -16,9 +20,12 @@ from softprompt.prefix import Prefix
 
 __all__ = ["PrefixTuning", "Projection"]
 
+_LEAST = 1e-6
+"""The unit of numbers that are all alike."""
+
 
 class PrefixTuning:
-    """A KV prefix with fp32 master values.
+    """A KV prefix, learnt as a way from its start in fp32.
 
     Args:
         base: the frozen model.
@@ -38,9 +45,11 @@ class PrefixTuning:
             )
         self._base = base
         self._projection = projection
-        sides = [t.detach().float() for t in (*start.keys, *start.values)]  # 2L x [K, P, D]
-        self._fixed = [t[:, :frozen] for t in sides]
-        self._learnt = [nn.Parameter(t[:, frozen:].clone()) for t in sides] if projection is None else []
+        self._start = [t.detach().float() for t in (*start.keys, *start.values)]  # 2L x [K, P, D]
+        self._frozen = frozen
+        free = [t[:, frozen:] for t in self._start] if projection is None else []
+        self._units = [t.std().clamp_min(_LEAST) for t in free]
+        self._learnt = [nn.Parameter(torch.zeros_like(t)) for t in free]  # 2L x [K, P - frozen, D]
 
     @property
     def base(self) -> Base:
@@ -51,8 +60,9 @@ class PrefixTuning:
         if self._projection is not None:
             sides = self._projection()
         else:
-            pairs = zip(self._fixed, self._learnt, strict=True)
-            sides = [torch.cat(pair, dim=1) for pair in pairs]
+            ways = zip(self._start, self._units, self._learnt, strict=True)
+            still = (0, 0, self._frozen, 0)
+            sides = [start + functional.pad(unit * way, still) for start, unit, way in ways]
         half = len(sides) // 2
         return Prefix(tuple(sides[:half]), tuple(sides[half:]), None, self._base.fingerprint)
 
