@@ -124,7 +124,8 @@ def _compared(results: Results) -> str:
     rows = {split: found["rows"] for split, found in results.data.items()}
     seeds, about = len(results.settings["compare"]["seeds"]), results.hardware
     split = f"{rows['train']} training rows, {rows['validation']} for choices, {rows['test']} test rows"
-    machine = f"{results.base['name']} in {about['dtype']}, {about['threads']} threads of a CPU"
+    threads = "one thread" if about["threads"] == 1 else f"{about['threads']} threads"
+    machine = f"{results.base['name']} in {about['dtype']}, {threads} of a CPU"
     return f"**{results.name}** ({split}, {seeds} seeds, {machine}). {verdict(results)}"
 
 
