@@ -138,6 +138,8 @@ def test_a_search_and_a_control_are_trained_only_when_asked_for(folder: Path) ->
     assert found.search is not None
     assert found.wayward is not None
     assert found.search.train_rows == 24
+    told = "with more it may come nearer" in " ".join(section_lines(found, "words"))
+    assert told is found.wayward.rising
     assert [row[0] for row in readings_grid(found).rows] == [
         "the prompt itself",
         "its nearest words",

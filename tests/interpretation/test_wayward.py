@@ -68,8 +68,17 @@ def test_training_that_does_harm_leaves_the_text_itself(words: Vocabulary) -> No
     wild = replace(SETTINGS, steps=3, learning_rate=100.0)
     found = wayward("hello", 5, job(24, 0), job(24, 100), words, wild)
     assert (found.best_step, found.distance, found.matches) == (0, 0, 1)
+    assert not found.rising
     assert torch.equal(found.prompt, words.base.embed(words.base.encode("hello")))
     assert (found.reference, found.against) == (None, None)
+
+
+def test_a_control_that_was_best_at_its_end_is_still_rising(words: Vocabulary) -> None:
+    found = wayward("ab", 3, job(24, 0), job(24, 100), words, replace(SETTINGS, steps=2))
+    assert found.best_step == 2
+    long = replace(found, settings=replace(SETTINGS, steps=100, validate_every=10))
+    rising = [step for step in range(0, 101, 10) if replace(long, best_step=step).rising]
+    assert rising == [90, 100]
 
 
 def test_the_control_is_the_same_every_time(words: Vocabulary) -> None:

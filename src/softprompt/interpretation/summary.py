@@ -271,6 +271,9 @@ def _words(found: Findings) -> list[str]:
             f"A control trained beside an unrelated text scores {score_text(about.scores)} with "
             f"{share(about.matches)} of its positions still nearest to that text."
         )
+        if about.rising:
+            steps = about.settings.steps
+            lines.append(f"It was best at step {about.best_step} of {steps}: with more it may come nearer.")
     return lines
 
 

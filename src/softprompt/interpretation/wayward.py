@@ -87,6 +87,12 @@ class Wayward:
     train_rows: int
     settings: WaywardSettings
 
+    @property
+    def rising(self) -> bool:
+        """Whether it was best at one of its last two looks, so that more steps may bring more."""
+        last = self.settings.steps - 2 * self.settings.validate_every
+        return self.best_step > max(0, last)
+
     def to_json(self) -> dict[str, Any]:
         """Everything but the vectors, as JSON values."""
         values = asdict(self)
