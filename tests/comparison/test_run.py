@@ -176,6 +176,22 @@ def test_other_settings_are_not_mistaken_for_what_is_there(tmp_path: Path, base:
     assert first.methods[0].runs[0].steps == 2 * second.methods[0].runs[0].steps
 
 
+def test_more_test_rows_are_read_without_training_again(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = METHODS[1:2]
+    first = compare(settings(tmp_path, base, methods=few))
+    monkeypatch.setattr(run, "train", None)
+    wanted = settings(tmp_path, base, methods=few)
+    wanted["data"]["test_rows"] = 9
+    second = compare(wanted)
+    one, two = first.methods[0].runs, second.methods[0].runs
+    assert [len(found[0].predictions) for found in (one, two)] == [18, 9]
+    assert [run.validations for run in one] == [run.validations for run in two]
+    wanted["compare"]["latency_requests"] = 0
+    assert compare(wanted).methods[0].runs[0].costs.latency_seconds is None
+
+
 def test_stopping_keeps_no_half_trained_cell(tmp_path: Path, base: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         compare(settings(tmp_path, base, methods=METHODS[1:2]), stop=lambda: True)

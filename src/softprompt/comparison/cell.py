@@ -37,7 +37,7 @@ from softprompt.training.job import Job, read_task, tokens
 from softprompt.training.loop import Report, fit
 from softprompt.training.memory import Peak
 
-__all__ = ["KINDS_OF_CHANGE", "Cell", "Tested", "identity", "kept", "test", "train"]
+__all__ = ["KINDS_OF_CHANGE", "Cell", "Tested", "identity", "kept", "test", "tested_identity", "train"]
 
 KINDS_OF_CHANGE = ("typos", "case", "spacing")
 
@@ -87,13 +87,20 @@ def kept(kind: type[K], path: Path, identity: str) -> K | None:
 
 
 def identity(config: Config, base: Base, task: Task, rules: Mapping[str, Any]) -> str:
-    """Names everything a cell's numbers depend on."""
-    settings = config.model_dump(mode="json", exclude={"output", "name"})
-    digests = {split: table.digest for split, table in task.tables.items()}
-    whole = json.dumps(
-        [settings, digests, base.fingerprint, dict(rules), softprompt.__version__], sort_keys=True
-    )
-    return hashlib.sha256(whole.encode()).hexdigest()
+    """Names everything that training and validation depend on, which test rows are no part of."""
+    without = {"output": True, "name": True, "data": {"test", "test_rows"}}
+    settings = config.model_dump(mode="json", exclude=without)  # type: ignore[arg-type]
+    digests = {split: table.digest for split, table in task.tables.items() if split != "test"}
+    return _hash([settings, digests, base.fingerprint, dict(rules), softprompt.__version__])
+
+
+def tested_identity(cell: str, task: Task, rules: Mapping[str, Any]) -> str:
+    """Names everything that a test of the cell of this identity depends on."""
+    return _hash([cell, task.tables["test"].digest, dict(rules)])
+
+
+def _hash(values: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def train(
@@ -159,6 +166,7 @@ def test(
     cell: Cell,
     measurement: Measurement,
     library: Library,
+    identity: str,
     *,
     changes: bool,
     requests: int,
@@ -178,7 +186,7 @@ def test(
         again = replace(task, tables={**task.tables, "test": other})
         changed[kind] = measurement.of(prompt, tokens(again, "test", base, config), again, "test")
     latency = _latency(prompt, encoded, requests) if requests else None
-    return Tested(identity=cell.identity, test=found, perturbed=changed, latency_seconds=latency)
+    return Tested(identity=identity, test=found, perturbed=changed, latency_seconds=latency)
 
 
 def _latency(prompt: Prompt, encoded: Encoded, requests: int) -> float:

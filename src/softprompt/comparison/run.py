@@ -13,7 +13,7 @@ from typing import Any
 
 from softprompt.base.freeze import load_base
 from softprompt.base.model import Base
-from softprompt.comparison.cell import Cell, Tested, identity, kept, test, train
+from softprompt.comparison.cell import Cell, Tested, identity, kept, test, tested_identity, train
 from softprompt.comparison.measure import Measurement
 from softprompt.comparison.page import write_report
 from softprompt.comparison.results import Results
@@ -204,19 +204,16 @@ def _test(bench: _Bench, contender: Contender, trial: int, seed: int, cell: Cell
     """The test of one chosen run, from disk if it is there."""
     place = _place(bench, contender, trial, seed)
     rules = bench.comparison.compare
+    first = seed == rules.seeds[0]
+    more = {
+        "changes": rules.perturb and first and bench.measurement.metric == "accuracy",
+        "requests": rules.latency_requests if first else 0,
+    }
     path = place.path.with_suffix(".test.json")
-    found = kept(Tested, path, cell.identity)
+    key = tested_identity(cell.identity, bench.task(place.base, place.config), more)
+    found = kept(Tested, path, key)
     if found is None:
-        first = seed == rules.seeds[0]
-        found = test(
-            place.base,
-            place.config,
-            cell,
-            bench.measurement,
-            bench.library,
-            changes=rules.perturb and first and bench.measurement.metric == "accuracy",
-            requests=rules.latency_requests if first else 0,
-        )
+        found = test(place.base, place.config, cell, bench.measurement, bench.library, key, **more)
         found.save(path)
     value = found.test.metrics[bench.measurement.metric].value
     bench.notify(f"{place.title}: {bench.measurement.metric} {value:.3f} on test")
