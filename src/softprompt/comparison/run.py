@@ -205,7 +205,7 @@ def _test(bench: _Bench, contender: Contender, trial: int, seed: int, cell: Cell
     place = _place(bench, contender, trial, seed)
     rules = bench.comparison.compare
     first = seed == rules.seeds[0]
-    more = {
+    more: dict[str, Any] = {
         "changes": rules.perturb and first and bench.measurement.metric == "accuracy",
         "requests": rules.latency_requests if first else 0,
     }

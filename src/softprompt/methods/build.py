@@ -20,7 +20,7 @@ from softprompt.methods.full import Full
 from softprompt.methods.init import from_labels, from_random, from_text, from_vocabulary
 from softprompt.methods.lora import Lora
 from softprompt.methods.method import Method
-from softprompt.methods.prefix_tuning import PrefixTuning, Projection
+from softprompt.methods.prefix_tuning import PrefixTuning, Projection, Ways
 from softprompt.methods.prompt_tuning import Encoder, PromptTuning, Residual
 from softprompt.methods.text import TextFront, word_ids
 
@@ -67,10 +67,10 @@ def _prefix_tuning(
         assert config.positions is not None
         words = base.prefill(from_vocabulary(base, config.positions, material.seed))
         network = Projection(words, config.positions, config.projection_width, material.seed)
-        return PrefixTuning(base, words, frozen=0, projection=network)
+        return PrefixTuning(base, network)
     with torch.no_grad():
         start = base.prefill(base.embed(_fitted(base, word_ids(base, parts), config.positions)))
-    return PrefixTuning(base, start, frozen=int(config.freeze_first))
+    return PrefixTuning(base, Ways(start, int(config.freeze_first)))
 
 
 def _fitted(base: Base, ids: list[int], positions: int | None) -> list[int]:

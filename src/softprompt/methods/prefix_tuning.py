@@ -18,38 +18,22 @@ from softprompt.base.model import Base
 from softprompt.errors import ConfigError
 from softprompt.prefix import Prefix
 
-__all__ = ["PrefixTuning", "Projection"]
+__all__ = ["PrefixTuning", "Projection", "Ways"]
 
 _LEAST = 1e-6
 """The unit of numbers that are all alike."""
 
 
 class PrefixTuning:
-    """A KV prefix, learnt as a way from its start in fp32.
+    """A KV prefix in fp32.
 
     Args:
         base: the frozen model.
-        start: the prefix to start from, of P positions.
-        frozen: how many positions at its head stay as they are; the first one serves models as an
-            attention sink and is best left alone.
-        projection: makes all keys and values while they are learnt; ``start`` then only says their scale.
+        sides: makes all keys, then all values, 2L x ``[K, P, D]``; its parameters are what is learnt.
     """
 
-    def __init__(
-        self, base: Base, start: Prefix, *, frozen: int = 1, projection: Projection | None = None
-    ) -> None:
-        if projection is None and start.length <= frozen:
-            raise ConfigError(
-                f"The prefix has {start.length} positions, of which the first {frozen} stay as they are, so "
-                "there is nothing to learn; lengthen method.front or set method.positions."
-            )
-        self._base = base
-        self._projection = projection
-        self._start = [t.detach().float() for t in (*start.keys, *start.values)]  # 2L x [K, P, D]
-        self._frozen = frozen
-        free = [t[:, frozen:] for t in self._start] if projection is None else []
-        self._units = [t.std().clamp_min(_LEAST) for t in free]
-        self._learnt = [nn.Parameter(torch.zeros_like(t)) for t in free]  # 2L x [K, P - frozen, D]
+    def __init__(self, base: Base, sides: nn.Module) -> None:
+        self._base, self._sides = base, sides
 
     @property
     def base(self) -> Base:
@@ -57,12 +41,7 @@ class PrefixTuning:
 
     def front(self) -> Prefix:
         """The prefix as it stands, fp32, ``[K, P, D]`` a layer."""
-        if self._projection is not None:
-            sides = self._projection()
-        else:
-            ways = zip(self._start, self._units, self._learnt, strict=True)
-            still = (0, 0, self._frozen, 0)
-            sides = [start + functional.pad(unit * way, still) for start, unit, way in ways]
+        sides = self._sides()
         half = len(sides) // 2
         return Prefix(tuple(sides[:half]), tuple(sides[half:]), None, self._base.fingerprint)
 
@@ -70,19 +49,42 @@ class PrefixTuning:
         return None
 
     def trainable_parameters(self) -> list[nn.Parameter]:
-        return [*self._learnt, *(self._projection.parameters() if self._projection else ())]
+        return list(self._sides.parameters())
 
     def state(self) -> dict[str, Tensor]:
-        named = {f"side.{number}": t.detach() for number, t in enumerate(self._learnt)}
-        return named | (dict(self._projection.state_dict()) if self._projection else {})
+        return dict(self._sides.state_dict())
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        if self._projection:
-            self._projection.load_state_dict(state)
-            return
-        with torch.no_grad():
-            for number, parameter in enumerate(self._learnt):
-                parameter.copy_(state[f"side.{number}"])
+        self._sides.load_state_dict(state)
+
+
+class Ways(nn.Module):
+    """Every key and value by itself, as the way from where it starts.
+
+    Args:
+        start: the prefix to start from, of P positions.
+        frozen: how many positions at its head stay as they are; the first one serves models as an
+            attention sink and is best left alone.
+    """
+
+    def __init__(self, start: Prefix, frozen: int) -> None:
+        super().__init__()
+        if start.length <= frozen:
+            raise ConfigError(
+                f"The prefix has {start.length} positions, of which the first {frozen} stay as they are, so "
+                "there is nothing to learn; lengthen method.front or set method.positions."
+            )
+        self._start = [t.detach().float() for t in (*start.keys, *start.values)]
+        self._frozen = frozen
+        free = [t[:, frozen:] for t in self._start]
+        self._units = [t.std().clamp_min(_LEAST) for t in free]
+        self.ways = nn.ParameterList(torch.zeros_like(t) for t in free)  # 2L x [K, P - frozen, D]
+
+    def forward(self) -> list[Tensor]:
+        """All keys, then all values: 2L x [K, P, D]."""
+        still = (0, 0, self._frozen, 0)
+        sides = zip(self._start, self._units, self.ways, strict=True)
+        return [start + functional.pad(unit * way, still) for start, unit, way in sides]
 
 
 class Projection(nn.Module):
