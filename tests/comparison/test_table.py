@@ -283,7 +283,7 @@ def test_the_verdict_of_little() -> None:
         "a reaches an accuracy of 50.0% (95% interval 45.0–55.0); there is no other score to hold it against."
     )
     level = results(method("a", run(0, 0.5)), method("b", run(0, 0.5)))
-    assert ": level with b, " in words.verdict(level)
+    assert words.verdict(level).endswith(": level with b.")
     assert words.verdict(trio(finished=False)).startswith("So far soft leads")
 
 

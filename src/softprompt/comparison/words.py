@@ -64,8 +64,9 @@ def _ahead(results: Results, leader: MethodResult, other: MethodResult, role: st
     assert second is not None
     gap = abs(pair.difference if pair else first.mean - second.mean)
     text = difference_text(results.metric, gap, unit=True).lstrip("+")
-    distance = "level with" if float(text.split()[0]) == 0 else f"{text} {_direction(results)}"
-    return f"{distance} {_short(other)}{role}, {_significance(pair)}"
+    if float(text.split()[0]) == 0:
+        return f"level with {_short(other)}{role}"
+    return f"{text} {_direction(results)} {_short(other)}{role}, {_significance(pair)}"
 
 
 def _short(method: MethodResult) -> str:
