@@ -124,9 +124,12 @@ def _compared(results: Results) -> str:
     rows = {split: found["rows"] for split, found in results.data.items()}
     seeds, about = len(results.settings["compare"]["seeds"]), results.hardware
     split = f"{rows['train']} training rows, {rows['validation']} for choices, {rows['test']} test rows"
-    threads = "one thread" if about["threads"] == 1 else f"{about['threads']} threads"
-    machine = f"{results.base['name']} in {about['dtype']}, {threads} of a CPU"
-    return f"**{results.name}** ({split}, {seeds} seeds, {machine}). {verdict(results)}"
+    machine = f"{results.base['name']} in {about['dtype']}, {_count(about['threads'], 'thread')} of a CPU"
+    return f"**{results.name}** ({split}, {_count(seeds, 'seed')}, {machine}). {verdict(results)}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"one {what}" if number == 1 else f"{number} {what}s"
 
 
 def _method_steps() -> str:

@@ -16,8 +16,9 @@ FOLDER = Path(__file__).parent.parent / "results" / "compare"
 
 
 def kept(results: Results) -> Results:
-    """The results with the right labels of every row, but not its text."""
-    rows = [row.model_copy(update={"input": ""}) for row in results.test_rows]
+    """The results with the right label of every row, but neither its text nor an answer that is one."""
+    without = {"input": ""} if results.labels else {"input": "", "answer": ""}
+    rows = [row.model_copy(update=without) for row in results.test_rows]
     return results.model_copy(update={"test_rows": rows})
 
 
