@@ -88,8 +88,8 @@ def kept(kind: type[K], path: Path, identity: str) -> K | None:
 
 def identity(config: Config, base: Base, task: Task, rules: Mapping[str, Any]) -> str:
     """Names everything that training and validation depend on, which test rows are no part of."""
-    without = {"output": True, "name": True, "data": {"test", "test_rows"}}
-    settings = config.model_dump(mode="json", exclude=without)  # type: ignore[arg-type]
+    without: dict[str, Any] = {"output": True, "name": True, "data": {"test", "test_rows"}}
+    settings = config.model_dump(mode="json", exclude=without)
     digests = {split: table.digest for split, table in task.tables.items() if split != "test"}
     return _hash([settings, digests, base.fingerprint, dict(rules), softprompt.__version__])
 
