@@ -10,7 +10,9 @@ import torch
 
 import tiny
 from softprompt.data.rows import Encoded, Example
+from softprompt.errors import DataError
 from softprompt.evaluation.score import Scores, judge, likelihoods, score, score_many, target_rows
+from softprompt.prefix import Prefix
 
 INPUTS = [(5, 6, 7), (8,), (9, 10, 11, 12), (13, 14)]
 
@@ -241,3 +243,32 @@ def test_long_inputs_are_read_once_for_all_candidates(architecture: str) -> None
         torch.testing.assert_close(values[: len(expected)], torch.tensor(expected), rtol=2e-4, atol=2e-4)
     assert told[-1] == (14, 14)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+def test_a_first_token_that_nothing_expects_is_not_counted() -> None:
+    """Behind a KV prefix, or nothing at all, a row without input has a token less to be scored."""
+    base = tiny.base()
+    rows = (Example((), (9, 10, 11), None, 0), Example((5, 6), (7, 8), None, 1))
+    texts = Encoded(rows, 0, None, True, ())
+    soft = base.embed((3, 4))
+    kept = base.prefill(soft).detached()
+    finished = Prefix(kept.keys, kept.values, None, kept.base)
+    behind, alone = (
+        [sum(plain(base, front, row.input_ids, row.target_ids)) for row in rows]
+        for front in (soft, base.embed((9,)))
+    )
+    behind[0] -= plain(base, soft, (), (9,))[0]
+    alone[0] = sum(plain(base, base.embed((9,)), (), (10, 11)))
+    alone[1] = sum(plain(base, base.embed(()), (5, 6), (7, 8)))
+    for front, expected in ((finished, behind), (base.embed(()), alone)):
+        found = score(base, front, texts)
+        assert found.tokens == (2.0, 2.0)
+        assert found.nll == pytest.approx(-sum(expected) / 4, rel=1e-4)
+    assert score(base, soft, texts).tokens == (3.0, 2.0)
+
+
+def test_rows_of_which_nothing_can_be_scored_are_refused() -> None:
+    base = tiny.base()
+    texts = Encoded((Example((), (9,), None, 0),), 0, None, True, ())
+    with pytest.raises(DataError, match=r"No token of these rows can be scored.*data\.input"):
+        score(base, base.embed(()), texts)

@@ -18,7 +18,7 @@ from softprompt.errors import TrainingError
 from softprompt.evaluation.score import Scores, score, target_rows
 from softprompt.methods.method import Method
 from softprompt.training.loop import Outcome, Report, fit
-from training.toy import examples, front, soft_prompt
+from training.toy import KeysAndValues, examples, front, soft_prompt
 
 TRAIN, VALIDATION = examples(48, 0), examples(21, 100)
 
@@ -217,3 +217,16 @@ def test_no_byte_of_the_base_changes(tmp_path: Path) -> None:
     after = base.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert not any(p.requires_grad or p.grad is not None for p in base.model.parameters())
+
+
+def test_the_loss_is_the_mean_over_the_tokens_that_are_scored(tmp_path: Path) -> None:
+    """A row's first token is none of them behind a KV prefix, where nothing expects it."""
+    method = KeysAndValues(tiny.base(), [3, 4, 5])
+    rows = [TokenRow((9, 10, 11), 0), TokenRow((5, 6, 7), 0)]
+    with torch.no_grad():
+        losses = method.base.nll(rows, method.front()).nll
+    assert len(losses) == 4
+    for parts in (1, 2):
+        _, reports = run(tmp_path / str(parts), method, rows=rows, epochs=1, batch_size=2, accumulation=parts)
+        assert reports[1].loss == pytest.approx(float(losses.mean()), rel=1e-5)
+        method = KeysAndValues(tiny.base(), [3, 4, 5])

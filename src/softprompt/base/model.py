@@ -21,7 +21,7 @@ from softprompt.base.packing import Group, Pack, TokenRow, pack
 from softprompt.errors import BaseModelError, WrongBaseError
 from softprompt.prefix import Front, Prefix
 
-__all__ = ["Base", "Batch", "RowPairs", "TokenLosses"]
+__all__ = ["Base", "Batch", "RowPairs", "TokenLosses", "scorable"]
 
 Place = tuple[int, int]
 """A row of a batch and a token of it; token -1 is the end of the front."""
@@ -213,7 +213,7 @@ class Base:
         Fronts may differ in length and kind, and no batch touches another: a NaN in one stays
         out of the losses and gradients of the rest.
         """
-        scored = [_without_unexpected(batch) for batch in batches]
+        scored = [scorable(batch) for batch in batches]
         wanted = [[(n, t - 1) for n, row in enumerate(rows) for t in row.targets] for rows in scored]
         targets = [row.ids[t] for rows in scored for row in rows for t in row.targets]
         hidden = self.hidden(batches, wanted)
@@ -290,8 +290,8 @@ def _expects(front: Front) -> bool:
     return front.hidden is not None if isinstance(front, Prefix) else len(front) > 0
 
 
-def _without_unexpected(batch: Batch) -> list[TokenRow]:
-    """The rows of a batch, a first token unscored where nothing expects it."""
+def scorable(batch: Batch) -> list[TokenRow]:
+    """The rows of a batch, a first token unscored where nothing in front expects it; see ``Base.nll``."""
     first = 0 if _expects(batch.front) else 1
     return [TokenRow(row.ids, max(row.scored_from, first)) for row in batch.rows]
 

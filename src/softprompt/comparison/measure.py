@@ -153,7 +153,7 @@ class Measurement:
         if self.metric == "accuracy":
             return [float(hit) for hit in seen.hits]
         if self.metric == "nll":
-            return [loss / tokens for loss, tokens in zip(seen.losses, seen.tokens, strict=True)]
+            return [loss / max(1.0, tokens) for loss, tokens in zip(seen.losses, seen.tokens, strict=True)]
         return score_texts(seen.texts, references).per_row.get(self.metric, [])
 
 

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softprompt.base.model import Base, Batch, RowPairs
+from softprompt.base.model import Base, Batch, RowPairs, scorable
 from softprompt.base.packing import TokenRow, batches
 from softprompt.data.rows import Encoded, Example, Ids
+from softprompt.errors import DataError
 from softprompt.evaluation.intervals import Interval, bootstrap_ratio, wilson
 from softprompt.evaluation.metrics import macro_f1
 from softprompt.prefix import Front, Prefix
@@ -58,7 +59,8 @@ class Scores:
             numbers mean something else in every row.
         macro_f1_interval: its 95% bootstrap interval.
         losses: each row's negative log-likelihood in nats.
-        tokens: how many tokens each of them is over.
+        tokens: how many tokens each of them is over; without a row's first one where nothing in front
+            makes the model expect it.
     """
 
     rows: int
@@ -294,9 +296,15 @@ def _score_text(
     base: Base, fronts: Sequence[Front], examples: Sequence[Example], progress: Progress | None
 ) -> list[Scores]:
     rows = target_rows(examples)
-    tokens = tuple(float(row.scored) for row in rows)
     found = []
-    for losses in _losses(base, fronts, rows, _counted(progress, len(rows))).tolist():
+    every = _losses(base, fronts, rows, _counted(progress, len(rows))).tolist()
+    for front, losses in zip(fronts, every, strict=True):
+        tokens = tuple(float(row.scored) for row in scorable(Batch(rows, front)))
+        if not any(tokens):
+            raise DataError(
+                "No token of these rows can be scored: each has one, and nothing in front of it makes the model "
+                "expect anything; give data.input some words."
+            )
         nll, interval = sum(losses) / sum(tokens), bootstrap_ratio(losses, tokens)
         found.append(Scores(len(rows), nll, interval, losses=tuple(losses), tokens=tokens))
     return found

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import torch
 
-from softprompt.base.model import Batch
+from softprompt.base.model import Batch, scorable
 from softprompt.base.packing import TokenRow, split
 from softprompt.config import TrainConfig
 from softprompt.evaluation.score import Scores
 from softprompt.methods.method import Method
+from softprompt.prefix import Front
 from softprompt.training.schedule import rate
 from softprompt.training.state import Outcome, Run, State
 
@@ -175,12 +176,17 @@ def _backward(together: Sequence[_Read]) -> None:
     base = together[0][0].run.method.base
     losses = base.nll_many([batch for _, batch in together])
     shares = [
-        found.nll.sum() / sum(row.scored for row in state.batch)
-        for (state, _), found in zip(together, losses, strict=True)
+        found.nll.sum() / _scored(state.batch, batch.front)
+        for (state, batch), found in zip(together, losses, strict=True)
     ]
     torch.autograd.backward(shares)
     for (state, _), share in zip(together, torch.stack(shares).tolist(), strict=True):
         state.loss += share
+
+
+def _scored(rows: Sequence[TokenRow], front: Front) -> int:
+    """How many tokens of a step the loss is the mean of; at least 1, for a sum over none is 0."""
+    return max(1, sum(row.scored for row in scorable(Batch(rows, front))))
 
 
 def _step(state: State) -> bool:
