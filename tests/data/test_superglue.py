@@ -360,4 +360,4 @@ def test_real_rows(task: str, split: str) -> None:
     assert len(rights) > 15
     exact = official(task, table, [right[0] for right in rights])
     assert set(exact) == set(HEADLINE[task])
-    assert all(value == 1 for value in exact.values())
+    assert all(one.value == 1 for one in exact.values())

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from softprompt.comparison.results import Metric
 from softprompt.data.rows import Encoded
+from softprompt.data.table import Table
 from softprompt.data.task import Task
 from softprompt.evaluation.metrics import (
     Sampled,
@@ -28,7 +29,7 @@ from softprompt.evaluation.superglue import official
 from softprompt.evaluation.writing import references, score_texts, write_texts
 from softprompt.library.prompt import Prompt
 
-__all__ = ["Measured", "Measurement", "Observation"]
+__all__ = ["Measured", "Measurement", "Observation", "Truth"]
 
 
 class Observation(BaseModel):
@@ -57,6 +58,31 @@ class Measured(BaseModel):
 
     observation: Observation
     metrics: dict[str, Metric]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is right in the rows of a split.
+
+    Attributes:
+        table: the rows.
+        names: the labels in the order predictions count them; None where each row has its own choices.
+        labels: the number of each row's label, where there are labels.
+        texts: the right texts of each row.
+    """
+
+    table: Table
+    names: Sequence[str] | None
+    labels: Sequence[int | None] | None
+    texts: Sequence[Sequence[str]]
+
+    @classmethod
+    def of(cls, task: Task, split: str) -> Truth:
+        """That of a split of a task."""
+        table, template = task.tables[split], task.template
+        names = tuple(template.labels) if template.labels else None
+        labels = [template.label_index(row) for row in table.rows] if names else None
+        return cls(table, names, labels, references(template, table))
 
 
 @dataclass(frozen=True)
@@ -104,57 +130,38 @@ class Measurement:
             hits=[p in r for p, r in zip(found.predictions, right, strict=False)],
             texts=texts,
         )
-        truth = [example.label for example in encoded.examples]
-        labelled = encoded.candidate_ids is not None
-        right_texts = references(task.template, task.tables[split])
-        metrics = self.metrics(seen, truth if labelled else None, right_texts)
-        if self.official is not None:
-            found_official = official(
-                self.official,
-                task.tables[split],
-                seen.predictions,
-                labels=list(task.template.labels or ()) or None,
-            )
-            metrics |= {f"official {name}": Metric(value=value) for name, value in found_official.items()}
-        return Measured(observation=seen, metrics=metrics)
+        return Measured(observation=seen, metrics=self.metrics(seen, Truth.of(task, split)))
 
-    def metrics(
-        self, seen: Observation, truth: Sequence[int | None] | None, references: Sequence[Sequence[str]]
-    ) -> dict[str, Metric]:
-        """Every metric of an observation with its interval, Wilson's for accuracy; see ``sampled``."""
-        found = {name: one.interval() for name, one in self.sampled(seen, truth, references).items()}
+    def metrics(self, seen: Observation, truth: Truth) -> dict[str, Metric]:
+        """Every metric of an observation with its interval, Wilson's for accuracy."""
+        found = {name: one.interval() for name, one in self.sampled(seen, truth).items()}
         if seen.hits:
             found["accuracy"] = average(list(map(float, seen.hits)))
         return {name: Metric(**value._asdict()) for name, value in found.items()}
 
-    def sampled(
-        self, seen: Observation, truth: Sequence[int | None] | None, references: Sequence[Sequence[str]]
-    ) -> dict[str, Sampled]:
-        """Every metric of an observation, with its resamplings of the rows.
-
-        Args:
-            seen: what was said.
-            truth: the right label of each row, where labels mean the same in every row.
-            references: the right texts of each row, for what was written.
-        """
+    def sampled(self, seen: Observation, truth: Truth) -> dict[str, Sampled]:
+        """Every metric of an observation, with its resamplings of the rows."""
         found: dict[str, Sampled] = {}
         if seen.predictions:
             found["accuracy"] = sampled_mean([float(hit) for hit in seen.hits])
-            if truth is not None:
-                found["macro_f1"] = macro_f1(truth, seen.predictions)
+            if truth.labels is not None:
+                found["macro_f1"] = macro_f1(truth.labels, seen.predictions)
             found["ece"] = calibration_error(seen.confidences, seen.hits)
         if seen.texts:
-            found |= score_texts(seen.texts, references).sampled
+            found |= score_texts(seen.texts, truth.texts).sampled
         found["nll"] = _ratio(seen.losses, seen.tokens)
+        if self.official is not None and seen.predictions:
+            scored = official(self.official, truth.table, seen.predictions, labels=truth.names)
+            found |= {f"official {name}": one for name, one in scored.items()}
         return found
 
-    def per_row(self, seen: Observation, references: Sequence[Sequence[str]]) -> list[float]:
+    def per_row(self, seen: Observation, truth: Truth) -> list[float]:
         """The headline metric of every row; of a metric that is no mean over rows, nothing."""
         if self.metric == "accuracy":
             return [float(hit) for hit in seen.hits]
         if self.metric == "nll":
             return [loss / max(1.0, tokens) for loss, tokens in zip(seen.losses, seen.tokens, strict=True)]
-        return score_texts(seen.texts, references).per_row.get(self.metric, [])
+        return score_texts(seen.texts, truth.texts).per_row.get(self.metric, [])
 
 
 def _ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Sampled:

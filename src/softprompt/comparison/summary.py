@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 from softprompt.base.model import Base
 from softprompt.comparison.cell import Cell, Tested
 from softprompt.comparison.hardware import hardware, versions
-from softprompt.comparison.measure import Measurement, Observation
+from softprompt.comparison.measure import Measurement, Observation, Truth
 from softprompt.comparison.results import (
     Costs,
     MethodResult,
@@ -30,7 +30,6 @@ from softprompt.comparison.settings import Comparison, Contender
 from softprompt.config.data import SOURCES
 from softprompt.data.task import Task
 from softprompt.evaluation.paired import mcnemar, over_seeds, paired_difference
-from softprompt.evaluation.writing import references
 
 __all__ = ["Findings", "summarise"]
 
@@ -47,15 +46,6 @@ class Findings:
     trouble: str = ""
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """The test rows: right labels where they mean the same in every row, right texts, number of each."""
-
-    truth: Sequence[int | None] | None
-    references: Sequence[Sequence[str]]
-    shown: list[TestRow] = field(default_factory=list)
-
-
 def summarise(
     comparison: Comparison,
     contenders: Sequence[Contender],
@@ -65,11 +55,11 @@ def summarise(
     task: Task,
 ) -> Results:
     """The results of all cells there are so far."""
-    rows = _rows(task)
-    seen = {c.name: _observations(findings, c.name, rows) for c in contenders if c.name in findings}
+    truth = Truth.of(task, "test")
+    seen = {c.name: _observations(findings, c.name) for c in contenders if c.name in findings}
     seeds = comparison.compare.seeds
     methods = [
-        _method(contender, findings, seen[contender.name], measurement, rows, seeds)
+        _method(contender, findings, seen[contender.name], measurement, truth, seeds)
         for contender in contenders
         if contender.name in findings
     ]
@@ -80,13 +70,13 @@ def summarise(
         metric=measurement.metric,
         higher_is_better=measurement.higher_is_better,
         labels=list(task.template.labels) if task.template.labels else None,
-        test_rows=rows.shown,
+        test_rows=_shown(task, truth),
         data={
             name: {"origin": _from_here(table.origin), "rows": len(table), "digest": table.digest}
             for name, table in task.tables.items()
         },
         methods=methods,
-        pairs=_pairs({name: found for name, found in seen.items() if found}, measurement, rows),
+        pairs=_pairs({name: found for name, found in seen.items() if found}, measurement, truth),
         notes=list(task.notes),
         settings=_settings(comparison),
         versions=versions(),
@@ -112,30 +102,27 @@ def _from_here(path: str) -> str:
     return path.removeprefix(here)
 
 
-def _rows(task: Task) -> _Rows:
-    table, template = task.tables["test"], task.template
-    truth = [template.label_index(row) for row in table.rows] if template.labels else None
-    right = references(template, table)
-    shown = [
+def _shown(task: Task, truth: Truth) -> list[TestRow]:
+    template = task.template
+    return [
         TestRow(input=template.input_text(row), answer=answers[0], right=list(template.right(row)))
-        for row, answers in zip(table.rows, right, strict=True)
+        for row, answers in zip(truth.table.rows, truth.texts, strict=True)
     ]
-    return _Rows(truth, right, shown)
 
 
 # One method --------------------------------------------------------------------------------------
 
 
-def _observations(findings: Mapping[str, Findings], name: str, rows: _Rows) -> list[Observation]:
+def _observations(findings: Mapping[str, Findings], name: str) -> list[Observation]:
     """What each run of a method said of the test rows; a vote says one thing."""
     found = findings[name]
     if found.votes_of is None:
         return [tested.test.observation for tested in found.tests]
-    voters = _observations(findings, found.votes_of, rows)
-    return [_vote(voters, rows)] if voters and voters[0].predictions else []
+    voters = _observations(findings, found.votes_of)
+    return [_vote(voters)] if voters and voters[0].predictions else []
 
 
-def _vote(voters: Sequence[Observation], rows: _Rows) -> Observation:
+def _vote(voters: Sequence[Observation]) -> Observation:
     """The label most runs give, ties by how sure they are together; losses are the voters' mean."""
     predictions, confidences, hits = [], [], []
     for row in range(len(voters[0].predictions)):
@@ -160,24 +147,21 @@ def _method(
     findings: Mapping[str, Findings],
     seen: Sequence[Observation],
     measurement: Measurement,
-    rows: _Rows,
+    truth: Truth,
     seeds: Sequence[int],
 ) -> MethodResult:
     found = findings[contender.name]
     runs = [
-        _run(seed, cell, tested, measurement, rows)
+        _run(seed, cell, tested, measurement, truth)
         for seed, cell, tested in zip(seeds, found.runs, found.tests, strict=False)
     ]
     if found.votes_of is not None and seen:
-        runs = [_voting_run(findings[found.votes_of], seen[0], seeds[0], measurement, rows)]
-    sampled = [measurement.sampled(observation, rows.truth, rows.references) for observation in seen]
+        runs = [_voting_run(findings[found.votes_of], seen[0], seeds[0], measurement, truth)]
+    sampled = [measurement.sampled(observation, truth) for observation in seen]
     summary = {
         name: Seeds(**over_seeds([one[name] for one in sampled])._asdict())
         for name in (sampled[0] if sampled else {})
     }
-    for name in runs[0].test.keys() - summary.keys() if runs else ():
-        values = [run.test[name].value for run in runs]
-        summary[name] = Seeds(mean=fmean(values), spread=0.0, low=min(values), high=max(values))
     return MethodResult(
         name=contender.name,
         kind=contender.kind,
@@ -198,7 +182,7 @@ def _method(
     )
 
 
-def _run(seed: int, cell: Cell, tested: Tested, measurement: Measurement, rows: _Rows) -> Run:
+def _run(seed: int, cell: Cell, tested: Tested, measurement: Measurement, truth: Truth) -> Run:
     seen = tested.test.observation
     return Run(
         seed=seed,
@@ -215,7 +199,7 @@ def _run(seed: int, cell: Cell, tested: Tested, measurement: Measurement, rows: 
         | _worst(tested),
         predictions=seen.texts or seen.predictions,
         confidences=seen.confidences,
-        row_scores=measurement.per_row(seen, rows.references),
+        row_scores=measurement.per_row(seen, truth),
     )
 
 
@@ -227,7 +211,9 @@ def _worst(tested: Tested) -> dict[str, float]:
     return {"worst": fmean(float(all(row)) for row in zip(*hits, strict=True))}
 
 
-def _voting_run(voters: Findings, seen: Observation, seed: int, measurement: Measurement, rows: _Rows) -> Run:
+def _voting_run(
+    voters: Findings, seen: Observation, seed: int, measurement: Measurement, truth: Truth
+) -> Run:
     """One run that costs what all voters cost together."""
     costs = [cell.costs for cell in voters.runs]
     return Run(
@@ -244,20 +230,20 @@ def _voting_run(voters: Findings, seen: Observation, seed: int, measurement: Mea
         losses=[],
         validations=[],
         validation={},
-        test=measurement.metrics(seen, rows.truth, rows.references),
+        test=measurement.metrics(seen, truth),
         predictions=seen.predictions,
         confidences=seen.confidences,
-        row_scores=measurement.per_row(seen, rows.references),
+        row_scores=measurement.per_row(seen, truth),
     )
 
 
 # Two methods -------------------------------------------------------------------------------------
 
 
-def _pairs(seen: Mapping[str, Sequence[Observation]], measurement: Measurement, rows: _Rows) -> list[Pair]:
+def _pairs(seen: Mapping[str, Sequence[Observation]], measurement: Measurement, truth: Truth) -> list[Pair]:
     """Every two methods: difference over seeds with its interval, and a p."""
     sampled = {
-        name: [measurement.sampled(one, rows.truth, rows.references)[measurement.metric] for one in found]
+        name: [measurement.sampled(one, truth)[measurement.metric] for one in found]
         for name, found in seen.items()
     }
     pairs = []

@@ -302,8 +302,8 @@ def _score_text(
         tokens = tuple(float(row.scored) for row in scorable(Batch(rows, front)))
         if not any(tokens):
             raise DataError(
-                "No token of these rows can be scored: each has one, and nothing in front of it makes the model "
-                "expect anything; give data.input some words."
+                "No token of these rows can be scored: each has one, which nothing in front of it makes the "
+                "model expect; give data.input some words."
             )
         nll, interval = sum(losses) / sum(tokens), bootstrap_ratio(losses, tokens)
         found.append(Scores(len(rows), nll, interval, losses=tuple(losses), tokens=tokens))

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
+from torch import Tensor
+
 from softprompt.config.presets import ANSWERS
 from softprompt.data.superglue import NAMES
 from softprompt.data.table import Row, Table
 from softprompt.errors import DataError
-from softprompt.evaluation.metrics import exact_match, macro_f1, token_f1
+from softprompt.evaluation.metrics import (
+    Sampled,
+    exact_match,
+    macro_f1,
+    resampled,
+    sampled_mean,
+    token_f1,
+)
 
 __all__ = ["HEADLINE", "official"]
 
@@ -23,15 +33,15 @@ HEADLINE = {
 
 def official(
     task: str, table: Table, predictions: Sequence[int], *, labels: Sequence[str] | None = None
-) -> dict[str, float]:
-    """Score predictions as the benchmark does, each metric from 0 to 1.
+) -> dict[str, Sampled]:
+    """Score predictions as the benchmark does, each metric from 0 to 1, with its resamplings of the rows.
 
     ========================  =============================================================================
     boolq, copa, rte,         ``accuracy``
     wic, wsc
     cb                        ``accuracy``; ``f1``, the mean F1 of the labels, each counting alike
     multirc                   ``f1a``, the F1 of "right" over all answer options; ``em``, the share of
-                              questions all of whose options are judged rightly
+                              questions all of whose options are judged rightly (resampled whole)
     record                    ``f1`` of the words and ``em``, both the best over the right answers
     ========================  =============================================================================
 
@@ -78,29 +88,36 @@ def _truth(rows: Sequence[Row]) -> list[str]:
     return [str(row["label"]) for row in rows]
 
 
-def _accuracy(rows: Sequence[Row], said: Sequence[str]) -> dict[str, float]:
-    return {"accuracy": sum(t == s for t, s in zip(_truth(rows), said, strict=True)) / len(rows)}
+def _accuracy(rows: Sequence[Row], said: Sequence[str]) -> dict[str, Sampled]:
+    return {"accuracy": sampled_mean([float(t == s) for t, s in zip(_truth(rows), said, strict=True)])}
 
 
-def _cb(rows: Sequence[Row], said: Sequence[str]) -> dict[str, float]:
-    return _accuracy(rows, said) | {"f1": macro_f1(_truth(rows), said).value}
+def _cb(rows: Sequence[Row], said: Sequence[str]) -> dict[str, Sampled]:
+    return _accuracy(rows, said) | {"f1": macro_f1(_truth(rows), said)}
 
 
-def _multirc(rows: Sequence[Row], said: Sequence[str]) -> dict[str, float]:
-    truth = _truth(rows)
-    hits = sum(t == s == "true" for t, s in zip(truth, said, strict=True))
-    claims = truth.count("true") + list(said).count("true")
+def _multirc(rows: Sequence[Row], said: Sequence[str]) -> dict[str, Sampled]:
+    pairs = list(zip(_truth(rows), said, strict=True))
+    options = [[t == s == "true", (t == "true") + (s == "true")] for t, s in pairs]  # a hit, and claims
     whole: dict[object, bool] = {}
-    for row, t, s in zip(rows, truth, said, strict=True):
+    for row, (t, s) in zip(rows, pairs, strict=True):
         whole[row["question_id"]] = whole.get(row["question_id"], True) and t == s
-    return {"f1a": 2 * hits / claims if claims else 0.0, "em": sum(whole.values()) / len(whole)}
+    return {
+        "f1a": resampled(torch.tensor(options), _f1),
+        "em": sampled_mean([float(right) for right in whole.values()]),
+    }
 
 
-def _record(rows: Sequence[Row], said: Sequence[str]) -> dict[str, float]:
+def _f1(sums: Tensor) -> Tensor:
+    """Hits and claims [R, 2] -> F1 [R], 0 where nothing is claimed."""
+    return 2 * sums[:, 0] / sums[:, 1].clamp_min(1)
+
+
+def _record(rows: Sequence[Row], said: Sequence[str]) -> dict[str, Sampled]:
     pairs = [(text, [str(a) for a in _several(row["answers"])]) for row, text in zip(rows, said, strict=True)]
     return {
-        "f1": sum(token_f1(text, answers) for text, answers in pairs) / len(rows),
-        "em": sum(exact_match(text, answers) for text, answers in pairs) / len(rows),
+        "f1": sampled_mean([token_f1(text, answers) for text, answers in pairs]),
+        "em": sampled_mean([float(exact_match(text, answers)) for text, answers in pairs]),
     }
 
 
@@ -108,7 +125,7 @@ def _several(value: object) -> Sequence[object]:
     return value if isinstance(value, list | tuple) else [value]
 
 
-_METRICS: dict[str, Callable[[Sequence[Row], Sequence[str]], dict[str, float]]] = {
+_METRICS: dict[str, Callable[[Sequence[Row], Sequence[str]], dict[str, Sampled]]] = {
     **dict.fromkeys(("boolq", "copa", "rte", "wic", "wsc"), _accuracy),
     "cb": _cb,
     "multirc": _multirc,
