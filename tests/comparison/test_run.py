@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,30 @@ def test_more_test_rows_are_read_without_training_again(
     assert compare(wanted).methods[0].runs[0].costs.latency_seconds is None
 
 
+def test_a_trial_that_is_chosen_later_gets_its_artifact_back(tmp_path: Path, base: Path) -> None:
+    soft = {"name": "soft", "method": {"front": "{soft:3}"}}
+    rates = [{"train.learning_rate": rate} for rate in (1e-6, 0.3)]
+    wanted = settings(tmp_path, base, methods=[{**soft, "trials": rates}])
+    assert [trial.chosen for trial in compare(wanted).methods[0].trials] == [False, True]
+    wanted["methods"] = [{**soft, "trials": rates[:1]}]
+    again = compare(wanted).methods[0]
+    assert not again.trouble
+    assert len(again.runs) == 3
+
+
+def test_an_artifact_that_was_replaced_is_not_tested_as_the_cell_s(tmp_path: Path, base: Path) -> None:
+    wanted = settings(tmp_path, base, methods=[METHODS[1]])
+    first = compare(wanted).methods[0]
+    library = tmp_path / "out" / "letters" / "prompts"
+    one, other = (next(library.glob(f"*-seed{seed}")) for seed in (0, 1))
+    shutil.rmtree(one)
+    card = json.loads((other / "softprompt.json").read_text()) | {"name": one.name}
+    shutil.copytree(other, one)
+    (one / "softprompt.json").write_text(json.dumps(card))
+    wanted["compare"]["latency_requests"] = 0  # so the test is read again
+    assert compare(wanted).methods[0].runs[0].predictions == first.runs[0].predictions
+
+
 def test_stopping_keeps_no_half_trained_cell(tmp_path: Path, base: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         compare(settings(tmp_path, base, methods=METHODS[1:2]), stop=lambda: True)
@@ -220,6 +245,10 @@ def test_free_text_is_compared_by_loss_or_by_what_is_written(tmp_path: Path, bas
     for method in written.methods:
         assert {"rougeL", "bleu", "chrf", "token_f1", "nll"} <= method.summary.keys()
         assert all(isinstance(text, str) for text in method.runs[0].predictions)
+    wanted["compare"]["max_new_tokens"] = 30
+    longer = compare(wanted)
+    before, after = (len(str(found.methods[0].runs[0].predictions)) for found in (written, longer))
+    assert after > before
     wanted["compare"]["metric"] = "accuracy"
     with pytest.raises(ConfigError, match="data has neither labels nor choices"):
         compare(wanted)

@@ -65,6 +65,13 @@ def test_a_trial_is_the_method_s_settings_over_the_file_s_with_its_own_on_top() 
     assert second.train.learning_rate == second.method.rate
 
 
+def test_a_method_may_read_the_rows_its_own_way() -> None:
+    own = {"labels": {"no": "false", "yes": "true"}, "calibrate": True, "input": "Read: {text}"}
+    _, (contender,) = load_comparison({"data": DATA, "methods": [method("a", data=own)]})
+    data = contender.config(0, seed=0).data
+    assert (data.labels, data.calibrate, data.input) == (own["labels"], True, "Read: {text}")
+
+
 def test_paths_start_at_the_file_and_its_name_is_the_comparison_s(tmp_path: Path) -> None:
     file = tmp_path / "moods.toml"
     file.write_text(
@@ -108,6 +115,18 @@ def test_methods_that_learn_must_be_tuned_as_hard_as_each_other() -> None:
             "methods, 'a': a trial sets 'rate'; name a setting",
         ),
         ({"methods": [method("a", trials=[])]}, "methods[0].trials"),
+        (
+            {"methods": [method("a", data={"validation": "test.jsonl"})]},
+            "methods, 'a': data.validation is what all methods share",
+        ),
+        (
+            {"methods": [method("a", trials=[{}, {"data.test_rows": 5}])]},
+            "methods, 'a': data.test_rows is what all methods share",
+        ),
+        (
+            {"methods": [method("a", data={"labels": ["yes", "no"]})]},
+            "methods, 'a': data.labels may give other words, but of the same labels in the same order",
+        ),
         ({"compare": {"seeds": [1, 1]}}, "compare.seeds: expected different whole numbers"),
         ({"compare": {"metric": "fun"}}, "compare.metric: expected one of auto, accuracy, nll"),
         ({"name": "../up"}, "name: expected a name of letters"),

@@ -26,6 +26,7 @@ from softprompt.comparison.results import Costs
 from softprompt.config import Config
 from softprompt.data.rows import Encoded
 from softprompt.data.task import Task
+from softprompt.errors import SoftpromptError
 from softprompt.evaluation.perturb import perturbed
 from softprompt.evaluation.score import score, target_rows
 from softprompt.library.changed import artifact_bytes
@@ -37,7 +38,17 @@ from softprompt.training.job import Job, read_task, tokens
 from softprompt.training.loop import Report, fit
 from softprompt.training.memory import Peak
 
-__all__ = ["KINDS_OF_CHANGE", "Cell", "Tested", "identity", "kept", "test", "tested_identity", "train"]
+__all__ = [
+    "KINDS_OF_CHANGE",
+    "Cell",
+    "Tested",
+    "has_artifact",
+    "identity",
+    "kept",
+    "test",
+    "tested_identity",
+    "train",
+]
 
 KINDS_OF_CHANGE = ("typos", "case", "spacing")
 
@@ -57,9 +68,11 @@ K = TypeVar("K", bound=_Kept)
 
 
 class Cell(_Kept):
-    """What came of training: the artifact lies in the library under ``name``."""
+    """What came of training: the artifact lies in the library under ``name``, if it was chosen."""
 
     name: str
+    weights_sha256: str
+    """The hash of its weights."""
     costs: Costs
     steps: int
     best_step: int
@@ -86,6 +99,14 @@ def kept(kind: type[K], path: Path, identity: str) -> K | None:
     return found if found.identity == identity else None
 
 
+def has_artifact(cell: Cell, library: Library) -> bool:
+    """Whether what was learnt still lies in the library, and nothing else in its place."""
+    try:
+        return library.card(cell.name).weights_sha256 == cell.weights_sha256
+    except SoftpromptError:
+        return False
+
+
 def identity(config: Config, base: Base, task: Task, rules: Mapping[str, Any]) -> str:
     """Names everything that training and validation depend on, which test rows are no part of."""
     without: dict[str, Any] = {"output": True, "name": True, "data": {"test", "test_rows"}}
@@ -94,9 +115,9 @@ def identity(config: Config, base: Base, task: Task, rules: Mapping[str, Any]) -
     return _hash([settings, digests, base.fingerprint, dict(rules), softprompt.__version__])
 
 
-def tested_identity(cell: str, task: Task, rules: Mapping[str, Any]) -> str:
-    """Names everything that a test of the cell of this identity depends on."""
-    return _hash([cell, task.tables["test"].digest, dict(rules)])
+def tested_identity(cell: Cell, task: Task, rules: Mapping[str, Any]) -> str:
+    """Names everything that a test of a cell depends on."""
+    return _hash([cell.identity, cell.weights_sha256, task.tables["test"].digest, dict(rules)])
 
 
 def _hash(values: list[Any]) -> str:
@@ -144,6 +165,7 @@ def train(
     return Cell(
         identity=identity,
         name=config.name,
+        weights_sha256=library.card(config.name).weights_sha256,
         costs=Costs(
             trained_parameters=learnt,
             artifact_bytes=artifact_bytes(folder),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -100,6 +101,12 @@ class Measurement:
     writes: bool = False
     official: str | None = None
     max_new_tokens: int = 64
+
+    @property
+    def rules(self) -> dict[str, Any]:
+        """All that what is measured depends on, as JSON values."""
+        rules = {"metric": self.metric, "writes": self.writes}
+        return rules | {"max_new_tokens": self.max_new_tokens} if self.writes else rules
 
     @property
     def higher_is_better(self) -> bool:

@@ -13,7 +13,16 @@ from typing import Any
 
 from softprompt.base.freeze import load_base
 from softprompt.base.model import Base
-from softprompt.comparison.cell import Cell, Tested, identity, kept, test, tested_identity, train
+from softprompt.comparison.cell import (
+    Cell,
+    Tested,
+    has_artifact,
+    identity,
+    kept,
+    test,
+    tested_identity,
+    train,
+)
 from softprompt.comparison.measure import Measurement
 from softprompt.comparison.page import write_report
 from softprompt.comparison.results import Results
@@ -138,7 +147,12 @@ def _run(bench: _Bench, contender: Contender, findings: Mapping[str, Findings]) 
     try:
         trials = [_train(bench, contender, trial, seeds[0]) for trial in range(len(contender.trials))]
         chosen = max(range(len(trials)), key=lambda t: bench.measurement.merit(trials[t].validation))
-        runs = [trials[chosen], *(_train(bench, contender, chosen, seed) for seed in seeds[1:])]
+        runs = [
+            trials[chosen]
+            if seed == seeds[0] and has_artifact(trials[chosen], bench.library)
+            else _train(bench, contender, chosen, seed, chosen=True)
+            for seed in seeds
+        ]
         tests = [_test(bench, contender, chosen, seed, cell) for seed, cell in zip(seeds, runs, strict=True)]
     except SoftpromptError as error:
         bench.notify(f"{contender.name}: {error}")
@@ -168,7 +182,7 @@ def _place(bench: _Bench, contender: Contender, trial: int, seed: int) -> _Place
     name = f"{number}-{slug}-trial{trial + 1}-seed{seed}"
     config = settings.model_copy(update={"name": name, "data": data})
     base = bench.base(config.base)
-    rules = {"metric": bench.measurement.metric, "writes": bench.measurement.writes}
+    rules = bench.measurement.rules
     title = f"{contender.name}, {_changes(contender.trials[trial])}seed {seed}"
     key = identity(config, base, bench.task(base, config), rules)
     return _Place(config, base, title, bench.folder / "cells" / f"{name}.json", key)
@@ -179,11 +193,11 @@ def _changes(trial: Mapping[str, Any]) -> str:
     return "".join(f"{dotted.rpartition('.')[2]} {shown(value)}, " for dotted, value in trial.items())
 
 
-def _train(bench: _Bench, contender: Contender, trial: int, seed: int) -> Cell:
-    """The cell of one trial on one seed, from disk if it is there."""
+def _train(bench: _Bench, contender: Contender, trial: int, seed: int, *, chosen: bool = False) -> Cell:
+    """The cell of one trial on one seed, from disk if it is there; a chosen one with its artifact."""
     place = _place(bench, contender, trial, seed)
     found = kept(Cell, place.path, place.identity)
-    if found is None:
+    if found is None or (chosen and not has_artifact(found, bench.library)):
         found = train(
             place.base,
             place.config,
@@ -210,7 +224,7 @@ def _test(bench: _Bench, contender: Contender, trial: int, seed: int, cell: Cell
         "requests": rules.latency_requests if first else 0,
     }
     path = place.path.with_suffix(".test.json")
-    key = tested_identity(cell.identity, bench.task(place.base, place.config), more)
+    key = tested_identity(cell, bench.task(place.base, place.config), more)
     found = kept(Tested, path, key)
     if found is None:
         found = test(place.base, place.config, cell, bench.measurement, bench.library, key, **more)

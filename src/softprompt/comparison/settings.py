@@ -20,6 +20,12 @@ from softprompt.errors import ConfigError
 
 __all__ = ["Comparison", "Contender", "Entry", "load_comparison"]
 
+_SHARED = (
+    *("task", *SOURCES, *(f"{split}_rows" for split in SOURCES), "validation_fraction"),
+    *("group", "draw", "label_column", "choices"),
+)
+"""The settings of [data] that say which rows there are and what is right in them."""
+
 METRICS = Literal["auto", "accuracy", "nll", "exact_match", "token_f1", "rougeL", "bleu", "chrf"]
 
 
@@ -61,7 +67,7 @@ class Entry(Section):
     base: dict[str, Any] = Field(default_factory=dict)
     """What it changes in [base], such as the quantisation."""
     data: dict[str, Any] = Field(default_factory=dict)
-    """What it changes in [data] but for the rows, such as retrieved demonstrations."""
+    """What it changes in [data] but for the rows and their labels, such as retrieved demonstrations."""
     trials: list[dict[str, Any]] | None = Field(default=None, min_length=1)
     """Settings to choose among on validation, by dotted name."""
     votes_of: str | None = None
@@ -192,7 +198,24 @@ def _contender(comparison: Comparison, settings: Mapping[str, Any], entry: Entry
     if trials is None:
         trials = _rates(_parsed(own, entry.name), comparison.compare.trials)
     configs = [_parsed(_changed(own, trial, entry.name), entry.name) for trial in trials]
+    for config in configs:
+        _check_same_rows(comparison.data, config.data, entry.name)
     return Contender(entry, trials, configs)
+
+
+def _check_same_rows(shared: DataConfig, own: DataConfig, name: str) -> None:
+    """A method may read the rows its own way, but they are everybody's rows, with the same right answers."""
+    for key in _SHARED:
+        if getattr(own, key) != getattr(shared, key):
+            raise ConfigError(
+                f"methods, {name!r}: data.{key} is what all methods share, so that they can be compared; "
+                "set it in [data] alone."
+            )
+    if [*(own.labels or ())] != [*(shared.labels or ())]:
+        raise ConfigError(
+            f"methods, {name!r}: data.labels may give other words, but of the same labels in the same order "
+            "as in [data], or predictions could not be compared."
+        )
 
 
 def _parsed(settings: dict[str, Any], name: str) -> Config:
