@@ -23,6 +23,9 @@ def method(name: str, **settings: Any) -> dict[str, Any]:
     return {"name": name, **settings}
 
 
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "compare").glob("*.toml"))
+
+
 def fault(**settings: Any) -> str:
     with pytest.raises(ConfigError) as caught:
         load_comparison({"data": DATA, **settings})
@@ -136,3 +139,10 @@ def test_methods_that_learn_must_be_tuned_as_hard_as_each_other() -> None:
 )
 def test_a_fault_is_one_sentence(settings: dict[str, Any], said: str) -> None:
     assert said in fault(**settings)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_is_a_comparison_under_its_own_name(path: Path) -> None:
+    comparison, contenders = load_comparison(path)
+    assert comparison.name == path.stem
+    assert sum(contender.learns for contender in contenders) > 1
