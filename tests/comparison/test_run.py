@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -140,6 +141,27 @@ def test_pairs_are_of_every_two_methods_and_antisymmetric_in_sense(done: Done) -
         assert pair.difference == pytest.approx(means[pair.first] - means[pair.second])
         assert pair.low <= pair.difference <= pair.high
         assert 0 < pair.p <= 1
+        assert pair.test == "bootstrap"  # of the mean over seeds, so p and interval are of one thing
+        if pair.p < 0.045 or pair.p > 0.055:
+            assert (pair.low > 0 or pair.high < 0) == (pair.p < 0.05), (pair.first, pair.second)
+
+
+def test_runs_of_one_seed_are_told_apart_by_mcnemar(tmp_path: Path, base: Path) -> None:
+    wanted = settings(tmp_path, base, methods=METHODS[:2])
+    wanted["compare"] |= {"seeds": [0], "metric": "macro_f1"}
+    by_f1 = compare(wanted)
+    assert by_f1.metric == "macro_f1"
+    assert by_f1.pairs[0].test == "bootstrap"
+    wanted["compare"] |= {"metric": "accuracy", "folder": str(tmp_path / "other")}
+    assert compare(wanted).pairs[0].test == "mcnemar"
+
+
+def test_an_artifact_that_needs_the_training_rows_is_not_left_behind(tmp_path: Path, base: Path) -> None:
+    retrieved = {"name": "retrieved", "method": {"kind": "text"}, "data": {"retrieve": 2}, "trials": [{}]}
+    wanted = settings(tmp_path, base, methods=[retrieved])
+    found = [compare(wanted).methods[0].runs[0].predictions for _ in range(2)]
+    assert found[0] == found[1]
+    assert not list((tmp_path / "out" / "letters" / "prompts").glob("*"))
 
 
 class KilledError(Exception):
@@ -243,7 +265,9 @@ def test_free_text_is_compared_by_loss_or_by_what_is_written(tmp_path: Path, bas
     wanted["compare"] |= {"metric": "rougeL", "max_new_tokens": 5, "folder": str(tmp_path / "written")}
     written = compare(wanted)
     for method in written.methods:
-        assert {"rougeL", "bleu", "chrf", "token_f1", "nll"} <= method.summary.keys()
+        assert {"rougeL", "bleu", "chrf", "token_f1", "nll", "perplexity"} <= method.summary.keys()
+        loss, torn = (method.runs[0].test[name].value for name in ("nll", "perplexity"))
+        assert torn == pytest.approx(math.exp(loss))
         assert all(isinstance(text, str) for text in method.runs[0].predictions)
     wanted["compare"]["max_new_tokens"] = 30
     longer = compare(wanted)

@@ -106,6 +106,17 @@ def test_methods_that_learn_must_be_tuned_as_hard_as_each_other() -> None:
         ({"methods": [method("a", votes_of="b")]}, "methods: 'a' votes for 'b', no method above it"),
         ({"methods": [method("a"), method("v", votes_of="a", trials=[{}])]}, "cannot have trials as well"),
         (
+            {"methods": [method("a"), method("v", votes_of="a"), method("w", votes_of="v")]},
+            "methods: 'w' votes for 'v', which is a vote itself",
+        ),
+        (
+            {
+                "data": {k: v for k, v in DATA.items() if k != "labels"},
+                "methods": [method("a"), method("v", votes_of="a")],
+            },
+            "methods, 'v': texts cannot be voted on",
+        ),
+        (
             {"methods": [method("a", metod={})]},
             "methods[0].metod is not known; did you mean methods[0].method",
         ),
@@ -131,7 +142,7 @@ def test_methods_that_learn_must_be_tuned_as_hard_as_each_other() -> None:
             "methods, 'a': data.labels may give other words, but of the same labels in the same order",
         ),
         ({"compare": {"seeds": [1, 1]}}, "compare.seeds: expected different whole numbers"),
-        ({"compare": {"metric": "fun"}}, "compare.metric: expected one of auto, accuracy, nll"),
+        ({"compare": {"metric": "fun"}}, "compare.metric: expected one of auto, accuracy, macro_f1, nll"),
         ({"name": "../up"}, "name: expected a name of letters"),
         ({"data": {k: v for k, v in DATA.items() if k != "test"}}, "data.test: required and missing"),
     ],

@@ -106,7 +106,7 @@ def test_an_interval_is_over_rows_and_a_question_is_drawn_whole() -> None:
     right = [i % 3 > 0 for i in range(60)]
     found = official("rte", labelled(*(["entailment", "not_entailment"][not r] for r in right)), [0] * 60)
     assert found["accuracy"].interval() == sampled_mean([float(r) for r in right]).interval()
-    rows = [{"label": ("true", "false")[i % 2], "question_id": i} for i in range(60)]
+    rows: list[dict[str, object]] = [{"label": ("true", "false")[i % 2], "question_id": i} for i in range(60)]
     said = [int((row["label"] == "true") == r) for row, r in zip(rows, right, strict=True)]
     once = official("multirc", Table(tuple(rows), "t"), said)["em"]
     again = Table(tuple(row for row in rows for _ in "ab"), "t")

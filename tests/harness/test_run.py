@@ -263,6 +263,17 @@ def test_an_error_of_lm_eval_becomes_a_sentence_and_one_of_ours_stays(
         evaluate(moods(tiny.base()), [name], include_path=tmp_path)
 
 
+def test_a_null_answer_is_no_answer_and_a_task_needs_rows(tmp_path: Path) -> None:
+    """lm_eval would render the first as the word None and stop without a word at the second."""
+    free = {"output_type": "generate_until", "doc_to_text": "{{text}}", "doc_to_target": "{{label}}"}
+    asking.write_task(tmp_path, [ROWS[0], {**ROWS[1], "label": None}], "blank", **free)
+    with pytest.raises(DataError, match="Row 2 of the task blank has no right answer"):
+        evaluate(moods(tiny.base()), ["blank"], include_path=tmp_path)
+    asking.write_task(tmp_path, [], "empty", **free)
+    with pytest.raises(DataError, match=r"The task empty cannot be loaded.*put its file or its data right"):
+        evaluate(moods(tiny.base()), ["empty"], include_path=tmp_path)
+
+
 def test_unknown_tasks_get_the_nearest_name_or_what_there_is(tmp_path: Path) -> None:
     asking.write_task(tmp_path, ROWS, "moods", **CHOICE)
     prompt = moods(tiny.base())

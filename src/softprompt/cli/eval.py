@@ -125,16 +125,21 @@ def _scored(prompt: Prompt, table: Table, what: str, write: int | None) -> dict[
 
     from softprompt.cli import screen
     from softprompt.evaluation.score import score
+    from softprompt.evaluation.writing import perplexity
 
     console = screen.err()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=len(table))
-        found = score(
+        scores = score(
             prompt.base,
             prompt.prefix,
             prompt.encode(table),
             lambda done, total: bar.update(task, completed=done, total=total),
-        ).summary()
+        )
+    found = scores.summary()
+    if scores.accuracy is None:
+        bounds = [perplexity(bound) for bound in scores.nll_interval]
+        found |= {"perplexity": perplexity(scores.nll), "perplexity_interval": bounds}
     if write is not None:
         with screen.waiting("Writing answers"):
             metrics = prompt.write(table, max_new_tokens=write).metrics

@@ -15,6 +15,7 @@ _MEASURES = {
     "accuracy": "accuracy",
     "macro_f1": "macro-F1",
     "nll": "loss per token",
+    "perplexity": "perplexity",
     "exact_match": "exact match",
     "token_f1": "token F1",
     "rouge1": "ROUGE-1",

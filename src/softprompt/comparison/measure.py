@@ -27,7 +27,7 @@ from softprompt.evaluation.metrics import (
 )
 from softprompt.evaluation.score import Scores, score
 from softprompt.evaluation.superglue import official
-from softprompt.evaluation.writing import references, score_texts, write_texts
+from softprompt.evaluation.writing import perplexity, references, score_texts, write_texts
 from softprompt.library.prompt import Prompt
 
 __all__ = ["Measured", "Measurement", "Observation", "Truth"]
@@ -157,6 +157,8 @@ class Measurement:
         if seen.texts:
             found |= score_texts(seen.texts, truth.texts).sampled
         found["nll"] = _ratio(seen.losses, seen.tokens)
+        if not seen.predictions:
+            found["perplexity"] = Sampled(perplexity(found["nll"].value), found["nll"].draws.exp())
         if self.official is not None and seen.predictions:
             scored = official(self.official, truth.table, seen.predictions, labels=truth.names)
             found |= {f"official {name}": one for name, one in scored.items()}
@@ -168,6 +170,8 @@ class Measurement:
             return [float(hit) for hit in seen.hits]
         if self.metric == "nll":
             return [loss / max(1.0, tokens) for loss, tokens in zip(seen.losses, seen.tokens, strict=True)]
+        if not self.writes:
+            return []
         return score_texts(seen.texts, truth.texts).per_row.get(self.metric, [])
 
 

@@ -33,7 +33,7 @@ _CONFUSED = 8
 
 
 _TESTS = {
-    "mcnemar": "exact McNemar test on the first seed",
+    "mcnemar": "exact McNemar test",
     "bootstrap": "paired bootstrap over rows",
 }
 

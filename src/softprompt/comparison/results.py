@@ -118,7 +118,8 @@ class Pair(_Value):
     high: float
     """95% paired bootstrap interval over rows."""
     p: float
-    """Two-sided p: exact McNemar on the first seed's predictions, or the paired bootstrap's."""
+    """Two-sided p: exact McNemar where both have one run and are told apart by accuracy, else the paired
+    bootstrap's over rows, of the mean over seeds."""
     test: Literal["mcnemar", "bootstrap"]
 
 

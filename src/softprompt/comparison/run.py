@@ -6,7 +6,7 @@ It knows files and order; training and scoring a cell is ``cell``'s, numbers are
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,8 +75,9 @@ class _Bench:
         return self.tasks[key]
 
     def base(self, about: BaseConfig) -> Base:
-        """A base in one form (number format, quantisation), loaded once."""
+        """A base in one form (number format, quantisation); one at a time, for memory is measured."""
         if about not in self.bases:
+            self.bases.clear()
             self.bases[about] = load_base(
                 about.model,
                 revision=about.revision,
@@ -157,10 +158,20 @@ def _run(bench: _Bench, contender: Contender, findings: Mapping[str, Findings]) 
     except SoftpromptError as error:
         bench.notify(f"{contender.name}: {error}")
         return Findings(trouble=str(error))
-    for trial, cell in enumerate(trials):
-        if trial != chosen and (bench.library.path / cell.name).exists():
-            bench.library.remove(cell.name)
+    _tidy(bench, contender, trials, chosen, runs)
     return Findings(trials, chosen, runs, tests)
+
+
+def _tidy(
+    bench: _Bench, contender: Contender, trials: Sequence[Cell], chosen: int, runs: Sequence[Cell]
+) -> None:
+    """Remove the artifacts of trials that were not chosen, and those that would need the training rows."""
+    unwanted = [cell for trial, cell in enumerate(trials) if trial != chosen]
+    if contender.config(chosen, seed=0).data.retrieve is not None:
+        unwanted += runs
+    for cell in unwanted:
+        if (bench.library.path / cell.name).exists():
+            bench.library.remove(cell.name)
 
 
 @dataclass(frozen=True)
@@ -245,5 +256,9 @@ def _measurement(comparison: Comparison) -> Measurement:
             "compare.metric is accuracy, but data has neither labels nor choices; give it labels, or choose "
             "a metric of texts such as rougeL."
         )
+    if metric == "macro_f1" and data.labels is None:
+        raise ConfigError(
+            "compare.metric is macro_f1, but data has no labels; give it labels, or choose another metric."
+        )
     task = data.task.partition(":")[2] if data.task and data.task.startswith("superglue:") else None
-    return Measurement(metric, metric not in ("accuracy", "nll"), task, rules.max_new_tokens)
+    return Measurement(metric, metric not in ("accuracy", "macro_f1", "nll"), task, rules.max_new_tokens)

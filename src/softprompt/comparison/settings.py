@@ -26,7 +26,20 @@ _SHARED = (
 )
 """The settings of [data] that say which rows there are and what is right in them."""
 
-METRICS = Literal["auto", "accuracy", "nll", "exact_match", "token_f1", "rougeL", "bleu", "chrf"]
+METRICS = Literal[
+    "auto",
+    "accuracy",
+    "macro_f1",
+    "nll",
+    "exact_match",
+    "token_f1",
+    "rouge1",
+    "rouge2",
+    "rougeL",
+    "rougeLsum",
+    "bleu",
+    "chrf",
+]
 
 
 class Rules(Section):
@@ -113,6 +126,8 @@ class Comparison(Section):
                 raise BrokenRuleError(f"two methods are called {entry.name!r}")
             if entry.votes_of is not None and entry.votes_of not in names[:number]:
                 raise BrokenRuleError(f"{entry.name!r} votes for {entry.votes_of!r}, no method above it")
+            if entry.votes_of in [other.name for other in methods[:number] if other.votes_of is not None]:
+                raise BrokenRuleError(f"{entry.name!r} votes for {entry.votes_of!r}, which is a vote itself")
         return methods
 
     @field_validator("data")
@@ -190,6 +205,10 @@ def _settings(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
 
 def _contender(comparison: Comparison, settings: Mapping[str, Any], entry: Entry) -> Contender:
     if entry.votes_of is not None:
+        if comparison.data.labels is None and comparison.data.choices is None:
+            raise ConfigError(
+                f"methods, {entry.name!r}: texts cannot be voted on; give data labels or choices."
+            )
         return Contender(entry, [{}], [])
     own: dict[str, Any] = {"method": entry.method}
     for section in ("base", "data", "train"):

@@ -241,7 +241,7 @@ def _voting_run(
 
 
 def _pairs(seen: Mapping[str, Sequence[Observation]], measurement: Measurement, truth: Truth) -> list[Pair]:
-    """Every two methods: difference over seeds with its interval, and a p."""
+    """Every two methods: difference over seeds with its interval, and a p of that very difference."""
     sampled = {
         name: [measurement.sampled(one, truth)[measurement.metric] for one in found]
         for name, found in seen.items()
@@ -249,7 +249,7 @@ def _pairs(seen: Mapping[str, Sequence[Observation]], measurement: Measurement, 
     pairs = []
     for first, second in combinations(seen, 2):
         found = paired_difference(sampled[first], sampled[second])
-        exact = measurement.metric == "accuracy"
+        exact = measurement.metric == "accuracy" and len(seen[first]) == len(seen[second]) == 1
         p = mcnemar(seen[first][0].hits, seen[second][0].hits) if exact else found.p
         pairs.append(
             Pair(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from softprompt.errors import ConfigError, DataError
 __all__ = ["check_task", "first_line", "load_tasks"]
 
 _SHOWN = 10
+_FIELD = re.compile(r"\s*\{\{\s*(\w+)\s*\}\}\s*")
+"""A template of one field: a row without it is rendered as the word None."""
 
 
 def load_tasks(names: Sequence[str], include_path: str | Path | None = None) -> tuple[Any, TaskManager]:
@@ -32,9 +35,9 @@ def load_tasks(names: Sequence[str], include_path: str | Path | None = None) -> 
     try:
         return manager.load(list(names)), manager
     except Exception as error:  # whatever a YAML file, a data set or a function of theirs raises
+        why = "it has no rows" if isinstance(error, StopIteration) else first_line(error)
         raise DataError(
-            f"The task {' and '.join(names)} cannot be loaded ({first_line(error)}); put its file or its "
-            "data right."
+            f"The task {' and '.join(names)} cannot be loaded ({why}); put its file or its data right."
         ) from error
 
 
@@ -113,7 +116,8 @@ def _fault(task: Any, row: Any) -> str | None:
     config = task.config
     if getattr(config, "doc_to_target", None) is None or callable(config.process_results):
         return None if callable(getattr(config, "process_results", None)) else "has no right answer"
-    gold = task.doc_to_target(row)
+    field = _FIELD.fullmatch(str(config.doc_to_target))
+    gold = None if field and row.get(field[1], "") is None else task.doc_to_target(row)
     if gold is None or gold == [] or (gold == "" and config.output_type != "generate_until"):
         return "has no right answer"
     if config.output_type == "loglikelihood_rolling":

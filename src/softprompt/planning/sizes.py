@@ -9,7 +9,6 @@ from softprompt.errors import ConfigError
 __all__ = ["parse_size"]
 
 _UNITS = {
-    "": 1,
     "b": 1,
     "kb": 10**3,
     "mb": 10**6,
