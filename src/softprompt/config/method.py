@@ -63,7 +63,7 @@ class PrefixTuningConfig(Section):
     projection_width: int = Field(default=128, ge=1)
     """The width of that network."""
     freeze_first: bool = True
-    """Whether the first position stays as it is: models lean on it as an attention sink."""
+    """Whether the first position of a text stays as it is: models lean on it as an attention sink."""
 
     @field_validator("init")
     @classmethod
