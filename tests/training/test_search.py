@@ -252,6 +252,52 @@ def test_a_search_killed_while_it_was_tested_is_only_tested_again(tmp_path: Path
     assert about(found) == about(whole)
 
 
+@pytest.mark.parametrize("saved", [1, 2, 3])
+def test_a_search_killed_while_it_saved_goes_on_to_the_same_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: int
+) -> None:
+    base, search = tiny.base(), {"seeds": [0, 1, 2]}
+    whole = softprompt.train(base, config(tmp_path / "whole", search, train={"epochs": 1}))
+    cut = config(tmp_path / "cut", search, train={"epochs": 1})
+    save, calls = Prompt.save, list[str]()
+
+    def killed(self: Prompt, *arguments: Any, **options: Any) -> Path:
+        path = save(self, *arguments, **options)
+        calls.append(self.name)
+        if len(calls) == saved:
+            raise KeyboardInterrupt
+        return path
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Prompt, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            softprompt.train(base, cut)
+    assert {entry.name for entry in softprompt.Library(tmp_path / "cut" / "prompts").list()} == set(calls)
+    found = softprompt.train(base, cut, resume=True, watch=lambda report: pytest.fail("it trained"))
+    assert front(found).equal(front(whole))
+    assert about(found) == about(whole)
+
+
+@pytest.mark.parametrize("other", [{"train": {"epochs": 1, "clip": 0.5}}, {"data": {"train_rows": 16}}, {}])
+def test_a_prompt_of_another_run_is_not_replaced_when_a_search_goes_on(
+    tmp_path: Path, other: dict[str, Any]
+) -> None:
+    """Not even one that was stopped half-way, nor, at ``{}``, one of the very settings on another seed."""
+    base, told = tiny.base(), list[Report]()
+    wanted = config(tmp_path, {"seeds": [0, 1]}, train={"epochs": 1})
+    softprompt.train(base, wanted)
+    library = softprompt.Library(tmp_path / "prompts")
+    for entry in library.list():
+        library.remove(entry.name)
+    settings = {"train": {"epochs": 1}, "seed": 0 if other else 5, **other}
+    foreign = config(tmp_path / "other", **settings)
+    softprompt.train(base, foreign, watch=told.append, stop=lambda: told[-1].step == 1)
+    (tmp_path / "other" / "prompts" / "letters").rename(library.path / "letters")
+    with pytest.raises(ConfigError, match=r"letters' in .* already"):
+        softprompt.train(base, wanted, resume=True)
+    assert [entry.name for entry in library.list()] == ["letters"]
+
+
 def test_a_run_let_go_of_comes_back_at_its_best(tmp_path: Path) -> None:
     one, told = Trial(tiny.base(), config(tmp_path), tmp_path / "run"), list[Report]()
     fit_trials(

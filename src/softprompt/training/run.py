@@ -19,10 +19,11 @@ from softprompt.data.task import refuse_retrieval
 from softprompt.errors import ArtifactError, ConfigError, TrainingError
 from softprompt.library.folder import Library
 from softprompt.library.prompt import Prompt
+from softprompt.training.job import identity_of
 from softprompt.training.keep import keep, keep_found
 from softprompt.training.loop import Report
 from softprompt.training.search import Search
-from softprompt.training.trial import Trial, fit_trials
+from softprompt.training.trial import Trial, fit_trials, identities
 
 __all__ = ["train"]
 
@@ -122,21 +123,27 @@ def _may_overwrite(library: Library, config: Config, resume: bool) -> bool:
     taken = [name for name in config.names if (library.path / name).exists()]
     if config.output.overwrite or not taken:
         return config.output.overwrite
-    if resume and taken == [config.name] and _was_interrupted(library, config.name):
-        return True
-    raise ConfigError(
-        f"There is a prompt {taken[0]!r} in {library.path} already; choose another name, or allow "
-        "replacing it with output.overwrite = true."
-    )
+    resumed = identities(_folder(config)) if resume else set()
+    for name in taken:
+        if _saved_by(library, name, config) not in resumed:
+            raise ConfigError(
+                f"There is a prompt {name!r} in {library.path} already; choose another name, or allow "
+                "replacing it with output.overwrite = true."
+            )
+    return True
 
 
-def _was_interrupted(library: Library, name: str) -> bool:
-    """Whether what stands there is the unfinished state of a run that is now being resumed."""
+def _saved_by(library: Library, name: str, config: Config) -> str | None:
+    """The identity, by its card, of the run that saved an artifact for ``config``; None if there is no card.
+
+    Of several seeds each but the best is saved under a name of its own, under which it was not trained.
+    """
     try:
-        card = library.load_named(name).card
+        card = library.card(name)
     except ArtifactError:
-        return False
-    return card is not None and card.training is not None and card.training.ended == "interrupted"
+        return None
+    digests = {split: about.digest for split, about in card.data.items()}
+    return identity_of({**card.settings, "name": config.name}, digests, card.base.fingerprint)
 
 
 def _folder(config: Config) -> Path:

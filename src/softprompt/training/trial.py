@@ -24,7 +24,9 @@ from softprompt.training.log import Diary
 from softprompt.training.loop import Outcome, Report, Run, fit_many
 from softprompt.training.loop import merit as merit_of
 
-__all__ = ["Mark", "Trial", "changes_in_words", "fit_trials"]
+__all__ = ["Mark", "Trial", "changes_in_words", "fit_trials", "identities"]
+
+_CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Trial:
 
     @property
     def checkpoint(self) -> Path:
-        return self.folder / "checkpoint.safetensors"
+        return self.folder / _CHECKPOINT
 
     @property
     def going(self) -> bool:
@@ -132,6 +134,15 @@ class Trial:
 
     def _saved_step(self) -> int | None:
         return int(Checkpoint.load(self.checkpoint).numbers["step"]) if self.checkpoint.exists() else None
+
+
+def identities(folder: Path) -> set[str]:
+    """The identities of all runs that have a checkpoint in a folder, or below it.
+
+    Raises:
+        TrainingError: one of the checkpoints is damaged.
+    """
+    return {Checkpoint.identity_of(path) for path in folder.rglob(_CHECKPOINT)}
 
 
 def changes_in_words(changes: Mapping[str, Any]) -> str:
