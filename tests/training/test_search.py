@@ -318,9 +318,13 @@ def test_a_search_does_not_go_on_with_other_candidates(tmp_path: Path) -> None:
     told: list[Report] = []
     search: dict[str, Any] = {"grid": {"train.learning_rate": [0.1, 0.2]}}
     softprompt.train(tiny.base(), config(tmp_path, search), watch=told.append, stop=lambda: bool(told))
+    settings = tmp_path / "runs" / "letters" / "config.toml"
+    before = settings.read_bytes()
     search["grid"]["train.learning_rate"] = [0.1, 0.3]
-    with pytest.raises(TrainingError, match="belongs to another search"):
-        softprompt.train(tiny.base(), config(tmp_path, search), resume=True)
+    for other in (config(tmp_path, search), config(tmp_path)):
+        with pytest.raises(TrainingError, match="belongs to a run with other settings"):
+            softprompt.train(tiny.base(), other, resume=True)
+        assert settings.read_bytes() == before
 
 
 def groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:

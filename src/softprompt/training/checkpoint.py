@@ -64,6 +64,19 @@ class Checkpoint:
         with _opened(path) as (_, about):
             return str(json.loads(about["numbers"])["identity"])
 
+    @classmethod
+    def refuse_another(cls, path: Path, identity: str) -> None:
+        """Say so if a checkpoint is not of the run of this identity.
+
+        Raises:
+            TrainingError: it belongs to another run, or is damaged.
+        """
+        if cls.identity_of(path) != identity:
+            raise TrainingError(
+                f"{path} belongs to a run with another configuration, data or base; "
+                "give back the old settings, or start again without --resume."
+            )
+
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:

@@ -15,6 +15,7 @@ import torch
 from softprompt.atomic import plain_disk_errors, write_bytes
 from softprompt.base.model import Base
 from softprompt.config import Config, candidates, dump_toml, load, parse
+from softprompt.config_io import read_toml
 from softprompt.data.task import refuse_retrieval
 from softprompt.errors import ArtifactError, ConfigError, TrainingError
 from softprompt.library.folder import Library
@@ -26,6 +27,8 @@ from softprompt.training.search import Search
 from softprompt.training.trial import Trial, fit_trials, identities
 
 __all__ = ["train"]
+
+_SETTINGS = "config.toml"
 
 
 def train(
@@ -74,9 +77,7 @@ def train(
     search = Search(base, wanted, _folder(wanted), watch=watch, progress=progress, stop=stop, notify=notify)
     for note in search.tried[0].job.notes:
         notify(note)
-    if resume:
-        _check_same_search(wanted)
-    _open_folder(wanted, resume)
+    _open_folder(wanted, search.tried[0], resume)
     return keep_found(search.found(), library, overwrite=overwrite, progress=progress, notify=notify)
 
 
@@ -103,7 +104,7 @@ def _fit_one(
     trial = Trial(base, config, _folder(config))
     for note in trial.job.notes:
         notify(note)
-    _open_folder(config, resume)
+    _open_folder(config, trial, resume)
     fit_trials(
         [trial],
         resume=resume,
@@ -150,22 +151,33 @@ def _folder(config: Config) -> Path:
     return Path(config.output.runs) / config.name
 
 
-def _check_same_search(config: Config) -> None:
-    """What was given up follows from the candidates, so a search cannot go on with others."""
-    settings = _folder(config) / "config.toml"
-    if settings.exists() and load(settings).search != config.search:
-        raise TrainingError(
-            f"{settings.parent} belongs to another search; give back the old settings, or start again "
-            "without --resume."
-        )
+def _open_folder(config: Config, first: Trial, resume: bool) -> None:
+    """Make the folder of logs, checkpoints and settings; an earlier run's is moved aside unless resumed.
 
-
-def _open_folder(config: Config, resume: bool) -> None:
-    """Make the folder of logs, checkpoints and settings; an earlier run's is moved aside unless resumed."""
+    What is to be resumed must be the run of this configuration, of which ``first`` begins; otherwise nothing
+    is written.
+    """
     folder = _folder(config)
+    if resume:
+        _refuse_other_settings(config)
+        first.refuse_another()
     with plain_disk_errors(folder):
         if folder.exists() and not resume:
             aside = folder.with_name(f"{folder.name}.before-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}")
             folder.rename(aside)
         folder.mkdir(parents=True, exist_ok=True)
-    write_bytes(folder / "config.toml", dump_toml(config).encode())
+    write_bytes(folder / _SETTINGS, dump_toml(config).encode())
+
+
+def _refuse_other_settings(config: Config) -> None:
+    """Only where results go may change: what was given up in a search follows from all the rest."""
+    path = _folder(config) / _SETTINGS
+    if path.exists() and _counting(parse(read_toml(path))) != _counting(config):
+        raise TrainingError(
+            f"{path.parent} belongs to a run with other settings; give back the old ones, which are in "
+            f"{path.name} there, or start again without --resume."
+        )
+
+
+def _counting(config: Config) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude={"output"})

@@ -110,6 +110,15 @@ class Trial:
         log = self.folder / "log.jsonl"
         self.marks = [] if step is None else [mark for mark in _marks(log) if mark.step <= step]
 
+    def refuse_another(self) -> None:
+        """Say so if the checkpoint in its folder belongs to another run, before anything is written there.
+
+        Raises:
+            TrainingError: it does, or it is damaged.
+        """
+        if self.checkpoint.exists():
+            Checkpoint.refuse_another(self.checkpoint, self.job.identity)
+
     def run(self) -> Run:
         """The run as the loop takes it."""
         job = self.job
@@ -169,6 +178,8 @@ def fit_trials(
         stop: asked after a trial's every step whether to end or pause it now.
     """
     runs = [trial.run() for trial in trials]  # every fault of rows and settings shows before a file is made
+    for trial in trials if resume else ():
+        trial.refuse_another()
     with ExitStack() as until_ended:
         diaries = [until_ended.enter_context(closing(trial.open(resume))) for trial in trials]
 
