@@ -435,3 +435,15 @@ def test_if_every_seed_diverges_that_is_said(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(DivergedError, match="Nothing had been learnt before it"):
         softprompt.train(tiny.base(), config(tmp_path, {"seeds": [1, 2]}))
     assert not (tmp_path / "prompts").exists()
+
+
+@pytest.mark.parametrize("method", [SOFT, {"kind": "full"}], ids=["together", "one by one"])
+def test_if_every_candidate_diverges_at_once_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: dict[str, Any]
+) -> None:
+    """Models that are trained one by one are let go of in between, with nothing learnt to come back to."""
+    poison(monkeypatch, {0})
+    search = {"grid": {"train.learning_rate": [0.1, 0.2]}}
+    with pytest.raises(DivergedError, match=r"diverged at step 1.* Nothing had been learnt before it"):
+        softprompt.train(tiny.base(), config(tmp_path, search, method=method))
+    assert not (tmp_path / "prompts").exists()

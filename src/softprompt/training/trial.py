@@ -65,10 +65,10 @@ class Trial:
 
     @property
     def job(self) -> Job:
-        """Prepared when it is asked for; after ``release`` anew, and then with what it had learnt."""
+        """Prepared when it is asked for; after ``release`` anew, with what it had learnt, if anything."""
         if self._job is None:
             self._job = Job.prepare(self.base, self.config)
-            if self.outcome is not None:
+            if self.outcome is not None and self.outcome.best_step:
                 self._job.method.load_state(Checkpoint.load(self.checkpoint).tensors["best"])
         return self._job
 
