@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -59,3 +60,20 @@ def test_what_cannot_vote_is_refused() -> None:
         Ensemble([first, replace(first, card=first.card.model_copy(update={"template": about}))])
     with pytest.raises(ConfigError, match="at least one"):
         Ensemble([])
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs", "said"),
+    [
+        ("normalise", "length", "normalise 'length' and voter-0 'none'"),
+        ("calibrate", True, "calibrate true and voter-0 false"),
+        ("end_of_text", True, "end_of_text true and voter-0 false"),
+        ("max_tokens", 32, "max_tokens 32 and voter-0 64"),
+    ],
+)
+def test_prompts_that_read_rows_otherwise_are_refused(name: str, theirs: Any, said: str) -> None:
+    first, second = voter(0), voter(1)
+    about = second.card.template.model_copy(update={name: theirs})
+    second = replace(second, card=second.card.model_copy(update={"template": about}))
+    with pytest.raises(ConfigError, match=f"voter-1 has {said}, so they cannot vote; .* data.{name}"):
+        Ensemble([first, second])

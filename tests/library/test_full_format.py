@@ -226,6 +226,57 @@ def test_a_huge_tokenizer_is_not_copied(tmp_path: Path) -> None:
         full_format.read(tmp_path / "one").write(tmp_path / "two", "", None)
 
 
+@pytest.mark.parametrize("name", ["merges.txt", MODEL_CONFIG, MODEL_FILE, FRONT_FILE])
+def test_a_link_out_of_the_folder_is_not_copied(name: str, tmp_path: Path) -> None:
+    written(tmp_path / "one", samples.full(tiny.base(), positions=2))
+    outside = tmp_path / "outside"
+    if (tmp_path / "one" / name).exists():
+        (tmp_path / "one" / name).rename(outside)
+    else:
+        outside.write_text("secret")
+    (tmp_path / "one" / name).symlink_to(outside)
+    (tmp_path / "two").mkdir()
+    with pytest.raises(ArtifactError, match=f"{name} is a link that leads out of its folder"):
+        full_format.read(tmp_path / "one").write(tmp_path / "two", "", None)
+    assert not list((tmp_path / "two").iterdir())
+
+
+def test_links_inside_the_folder_are_followed(tmp_path: Path) -> None:
+    written(tmp_path / "one", samples.full(tiny.base()))
+    (tmp_path / "one" / "merges.txt").symlink_to(MODEL_CONFIG)
+    (tmp_path / "alias").symlink_to(tmp_path / "one")
+    (tmp_path / "two").mkdir()
+    full_format.read(tmp_path / "alias").write(tmp_path / "two", "", None)
+    assert (tmp_path / "two" / "merges.txt").read_bytes() == (tmp_path / "two" / MODEL_CONFIG).read_bytes()
+
+
+def snapshot(cache: Path, commit: str) -> Path:
+    """A model as the hub's cache holds it: a folder of links to blobs."""
+    (cache / "plain").mkdir(parents=True)
+    written(cache / "plain", samples.full(tiny.base()))
+    blobs = cache / "models--some--model" / "blobs"
+    folder = cache / "models--some--model" / "snapshots" / commit
+    for made in (blobs, folder):
+        made.mkdir(parents=True)
+    for number, file in enumerate(sorted((cache / "plain").iterdir())):
+        file.rename(blobs / f"{number}")
+        (folder / file.name).symlink_to(Path("..", "..", "blobs", f"{number}"))
+    return folder
+
+
+def test_a_snapshot_in_the_hubs_cache_is_copied_but_for_links_to_other_models(tmp_path: Path) -> None:
+    folder = snapshot(tmp_path / "hub", "0123abcd")
+    (tmp_path / "two").mkdir()
+    full_format.read(folder).write(tmp_path / "two", "", None)
+    assert {file.name for file in (tmp_path / "two").iterdir()} == MODEL_FILES
+    assert not any(file.is_symlink() for file in (tmp_path / "two").iterdir())
+    (tmp_path / "hub" / "models--other--model").mkdir()
+    (tmp_path / "hub" / "models--other--model" / "blobs").write_text("secret")
+    (folder / "merges.txt").symlink_to(Path("..", "..", "..", "models--other--model", "blobs"))
+    with pytest.raises(ArtifactError, match=r"merges\.txt is a link that leads out of its folder"):
+        full_format.read(folder).write(tmp_path / "two", "", None)
+
+
 def test_numbers_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
     prompt = samples.full(tiny.base())
     assert prompt.change is not None

@@ -22,7 +22,7 @@ from softprompt.base.generate import Request, Sampling, generate
 from softprompt.base.packing import TokenRow
 from softprompt.config import Config, parse
 from softprompt.data.sources import read
-from softprompt.errors import ConfigError, DataError, DivergedError, WrongBaseError
+from softprompt.errors import ConfigError, DataError, DivergedError, TrainingError, WrongBaseError
 from softprompt.training.job import Job
 from softprompt.training.loop import Report
 
@@ -48,6 +48,11 @@ def config(folder: Path, **sections: dict[str, Any]) -> Config:
     for name, values in sections.items():
         settings[name] |= values
     return parse(settings)
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Every file in a folder and below it."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_job_becomes_a_prompt_that_loads_with_the_same_answers(tmp_path: Path) -> None:
@@ -145,6 +150,24 @@ def test_ending_early_keeps_the_best_and_resumes_to_the_same_bits(tmp_path: Path
     assert resumed.prefix.digest == whole.prefix.digest
     lines = (tmp_path / "cut/runs/letters/log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(11))
+
+
+@pytest.mark.parametrize("harm", ["settings", "rows"])
+def test_a_refused_resume_leaves_the_run_as_it_was(tmp_path: Path, harm: str) -> None:
+    def killed(report: Report) -> None:
+        if report.step == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        softprompt.train(tiny.base(), config(tmp_path), watch=killed)
+    wanted = config(tmp_path, train={"learning_rate": 0.5} if harm == "settings" else {})
+    if harm == "rows":
+        write_rows(tmp_path, 41)
+    before = contents(tmp_path / "runs")
+    with pytest.raises(TrainingError, match="other settings" if harm == "settings" else "another .* data"):
+        softprompt.train(tiny.base(), wanted, resume=True)
+    assert contents(tmp_path / "runs") == before
+    assert len(before) == 3
 
 
 def test_divergence_saves_the_best_state_and_says_where(tmp_path: Path) -> None:

@@ -252,6 +252,52 @@ def test_a_search_killed_while_it_was_tested_is_only_tested_again(tmp_path: Path
     assert about(found) == about(whole)
 
 
+@pytest.mark.parametrize("saved", [1, 2, 3])
+def test_a_search_killed_while_it_saved_goes_on_to_the_same_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: int
+) -> None:
+    base, search = tiny.base(), {"seeds": [0, 1, 2]}
+    whole = softprompt.train(base, config(tmp_path / "whole", search, train={"epochs": 1}))
+    cut = config(tmp_path / "cut", search, train={"epochs": 1})
+    save, calls = Prompt.save, list[str]()
+
+    def killed(self: Prompt, *arguments: Any, **options: Any) -> Path:
+        path = save(self, *arguments, **options)
+        calls.append(self.name)
+        if len(calls) == saved:
+            raise KeyboardInterrupt
+        return path
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Prompt, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            softprompt.train(base, cut)
+    assert {entry.name for entry in softprompt.Library(tmp_path / "cut" / "prompts").list()} == set(calls)
+    found = softprompt.train(base, cut, resume=True, watch=lambda report: pytest.fail("it trained"))
+    assert front(found).equal(front(whole))
+    assert about(found) == about(whole)
+
+
+@pytest.mark.parametrize("other", [{"train": {"epochs": 1, "clip": 0.5}}, {"data": {"train_rows": 16}}, {}])
+def test_a_prompt_of_another_run_is_not_replaced_when_a_search_goes_on(
+    tmp_path: Path, other: dict[str, Any]
+) -> None:
+    """Not even one that was stopped half-way, nor, at ``{}``, one of the very settings on another seed."""
+    base, told = tiny.base(), list[Report]()
+    wanted = config(tmp_path, {"seeds": [0, 1]}, train={"epochs": 1})
+    softprompt.train(base, wanted)
+    library = softprompt.Library(tmp_path / "prompts")
+    for entry in library.list():
+        library.remove(entry.name)
+    settings = {"train": {"epochs": 1}, "seed": 0 if other else 5, **other}
+    foreign = config(tmp_path / "other", **settings)
+    softprompt.train(base, foreign, watch=told.append, stop=lambda: told[-1].step == 1)
+    (tmp_path / "other" / "prompts" / "letters").rename(library.path / "letters")
+    with pytest.raises(ConfigError, match=r"letters' in .* already"):
+        softprompt.train(base, wanted, resume=True)
+    assert [entry.name for entry in library.list()] == ["letters"]
+
+
 def test_a_run_let_go_of_comes_back_at_its_best(tmp_path: Path) -> None:
     one, told = Trial(tiny.base(), config(tmp_path), tmp_path / "run"), list[Report]()
     fit_trials(
@@ -272,9 +318,13 @@ def test_a_search_does_not_go_on_with_other_candidates(tmp_path: Path) -> None:
     told: list[Report] = []
     search: dict[str, Any] = {"grid": {"train.learning_rate": [0.1, 0.2]}}
     softprompt.train(tiny.base(), config(tmp_path, search), watch=told.append, stop=lambda: bool(told))
+    settings = tmp_path / "runs" / "letters" / "config.toml"
+    before = settings.read_bytes()
     search["grid"]["train.learning_rate"] = [0.1, 0.3]
-    with pytest.raises(TrainingError, match="belongs to another search"):
-        softprompt.train(tiny.base(), config(tmp_path, search), resume=True)
+    for other in (config(tmp_path, search), config(tmp_path)):
+        with pytest.raises(TrainingError, match="belongs to a run with other settings"):
+            softprompt.train(tiny.base(), other, resume=True)
+        assert settings.read_bytes() == before
 
 
 def groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -384,4 +434,16 @@ def test_if_every_seed_diverges_that_is_said(tmp_path: Path, monkeypatch: pytest
     poison(monkeypatch, {1, 2})
     with pytest.raises(DivergedError, match="Nothing had been learnt before it"):
         softprompt.train(tiny.base(), config(tmp_path, {"seeds": [1, 2]}))
+    assert not (tmp_path / "prompts").exists()
+
+
+@pytest.mark.parametrize("method", [SOFT, {"kind": "full"}], ids=["together", "one by one"])
+def test_if_every_candidate_diverges_at_once_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: dict[str, Any]
+) -> None:
+    """Models that are trained one by one are let go of in between, with nothing learnt to come back to."""
+    poison(monkeypatch, {0})
+    search = {"grid": {"train.learning_rate": [0.1, 0.2]}}
+    with pytest.raises(DivergedError, match=r"diverged at step 1.* Nothing had been learnt before it"):
+        softprompt.train(tiny.base(), config(tmp_path, search, method=method))
     assert not (tmp_path / "prompts").exists()

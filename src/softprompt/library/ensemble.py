@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from softprompt.config_io import shown
 from softprompt.data.rows import Encoded
 from softprompt.data.table import Table
 from softprompt.errors import ConfigError
@@ -18,6 +19,9 @@ from softprompt.evaluation.score import judge_many
 from softprompt.library.prompt import Prompt, Text
 
 __all__ = ["Ensemble", "majority"]
+
+_READ_BY = ("normalise", "calibrate", "end_of_text", "max_tokens")
+"""What a card says of how rows are read and compared, beside the template."""
 
 
 def majority(probabilities: Tensor) -> Tensor:
@@ -33,10 +37,11 @@ def majority(probabilities: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Ensemble:
-    """Prompts with the same template on the same base.
+    """Prompts on the same base that read rows and compare answers alike: one reading serves them all.
 
     Raises:
-        ConfigError: none are given, they differ in base or template, or they have no answers to vote on.
+        ConfigError: none are given, they differ in base, template or how answers are compared, or they have
+            no answers to vote on.
     """
 
     prompts: Sequence[Prompt]
@@ -52,6 +57,7 @@ class Ensemble:
                 raise ConfigError(
                     f"{other.name} and {first.name} have different templates, so they cannot vote."
                 )
+            _refuse_read_otherwise(first, other)
         if not first.template.compares:
             raise ConfigError(f"{first.name} was learnt without labels; only prompts with labels can vote.")
 
@@ -74,3 +80,14 @@ class Ensemble:
         with torch.no_grad():
             judged = judge_many(base, [prompt.prefix for prompt in self.prompts], encoded)
         return majority(torch.stack([one.probabilities for one in judged]))
+
+
+def _refuse_read_otherwise(first: Prompt, other: Prompt) -> None:
+    one, two = first.card.template, other.card.template
+    for name in _READ_BY:
+        ours, theirs = getattr(one, name), getattr(two, name)
+        if ours != theirs:
+            raise ConfigError(
+                f"{other.name} has {name} {shown(theirs)} and {first.name} {shown(ours)}, so they cannot "
+                f"vote; learn both with the same data.{name}."
+            )

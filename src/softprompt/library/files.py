@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from softprompt.errors import ArtifactError, ResourceError
 
-__all__ = ["json_object", "opened", "parse_json"]
+__all__ = ["json_object", "opened", "parse_json", "refuse_links_out"]
 
 
 @contextlib.contextmanager
@@ -63,6 +63,26 @@ def parse_json(content: bytes, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ArtifactError(f"{where} is not a JSON object; restore it from a good copy.")
     return value
+
+
+def refuse_links_out(folder: Path, files: Iterable[Path]) -> None:
+    """Refuse files that are links out of their folder: who made it may not own what they lead to.
+
+    In the hub's cache every file is a link, from ``models--X/snapshots/COMMIT`` into ``models--X/blobs``,
+    where the same model's content lies; such links are followed.
+
+    Raises:
+        ArtifactError: one of the files leads elsewhere.
+    """
+    home = folder.resolve()
+    model = home.parent.parent
+    cached = home.parent.name == "snapshots" and model.name.startswith("models--")
+    for file in files:
+        target = file.resolve()
+        if not (target.is_relative_to(home) or (cached and target.is_relative_to(model / "blobs"))):
+            raise ArtifactError(
+                f"{file} is a link that leads out of its folder; put a copy of the file there if it is yours."
+            )
 
 
 def _no_constant(name: str) -> float:

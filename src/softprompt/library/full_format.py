@@ -25,6 +25,7 @@ from softprompt.base.hub import DESCRIPTION
 from softprompt.base.model import Base
 from softprompt.errors import ArtifactError
 from softprompt.library.changed import (
+    FRONT_FILE,
     MODEL_FILE,
     front_on,
     front_positions,
@@ -33,7 +34,7 @@ from softprompt.library.changed import (
     refuse_changed,
     write_front,
 )
-from softprompt.library.files import json_object, opened
+from softprompt.library.files import json_object, opened, refuse_links_out
 from softprompt.library.payload import Met
 from softprompt.library.weights_file import check_finite, copy_tensors, shapes_of, stream, write_tensors
 from softprompt.methods.full import replaced
@@ -136,12 +137,15 @@ class SavedModel:
 
     def write(self, folder: Path, base_name: str, revision: str | None) -> str:
         """Copy the folder of a model, and the front's file; see ``Payload``."""
+        descriptions = list(_descriptions(self.folder))
+        weights = (self.folder / name for name in (MODEL_FILE, FRONT_FILE))
+        refuse_links_out(self.folder, (*weights, *descriptions))
         digest = hashlib.sha256()
         copy_tensors(self.folder / MODEL_FILE, folder / MODEL_FILE, digest)
         front = read_front(self.folder, digest)
         refuse_changed(self.folder / MODEL_FILE, digest, self.sha256)
         write_front(folder, front if self.adopted_front is None else self.adopted_front)
-        for file in _descriptions(self.folder):
+        for file in descriptions:
             with opened(file), plain_disk_errors(folder / file.name):
                 shutil.copyfile(file, folder / file.name)
         return hash_of(folder, MODEL_FILE)

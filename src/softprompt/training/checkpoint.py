@@ -5,7 +5,9 @@ It knows bytes and atomicity; it does not know what the tensors mean.
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,15 +51,40 @@ class Checkpoint:
         Raises:
             TrainingError: the file is not a whole checkpoint.
         """
-        try:
-            with safe_open(path, "pt") as file:
-                about = file.metadata() or {}
-                tensors: dict[str, dict[str, Tensor]] = {g: {} for g in json.loads(about["groups"])}
-                for key in file.keys():  # noqa: SIM118 - not a dict
-                    group, name = key.split("/", 1)
-                    tensors[group][name] = file.get_tensor(key)
-                return cls(json.loads(about["numbers"]), tensors)
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+        with _opened(path) as (file, about):
+            tensors: dict[str, dict[str, Tensor]] = {g: {} for g in json.loads(about["groups"])}
+            for key in file.keys():  # noqa: SIM118 - not a dict
+                group, name = key.split("/", 1)
+                tensors[group][name] = file.get_tensor(key)
+            return cls(json.loads(about["numbers"]), tensors)
+
+    @staticmethod
+    def identity_of(path: Path) -> str:
+        """The identity of the run it belongs to; no tensor is read. Errors as in ``load``."""
+        with _opened(path) as (_, about):
+            return str(json.loads(about["numbers"])["identity"])
+
+    @classmethod
+    def refuse_another(cls, path: Path, identity: str) -> None:
+        """Say so if a checkpoint is not of the run of this identity.
+
+        Raises:
+            TrainingError: it belongs to another run, or is damaged.
+        """
+        if cls.identity_of(path) != identity:
             raise TrainingError(
-                f"{path} is not a checkpoint that can be resumed ({error}); start again without --resume."
-            ) from error
+                f"{path} belongs to a run with another configuration, data or base; "
+                "give back the old settings, or start again without --resume."
+            )
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
+    """The file and what stands in its header; whatever is wrong with it is said in one sentence."""
+    try:
+        with safe_open(path, "pt") as file:
+            yield file, file.metadata() or {}
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise TrainingError(
+            f"{path} is not a checkpoint that can be resumed ({error}); start again without --resume."
+        ) from error

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from softprompt.methods.build import Material, build_method
 from softprompt.methods.method import Method
 from softprompt.prefix import Prefix
 
-__all__ = ["Job", "read_task", "tokens"]
+__all__ = ["Job", "identity_of", "read_task", "tokens"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,10 +70,8 @@ class Job:
     @property
     def identity(self) -> str:
         """Names settings, rows and base: what a checkpoint must share to be resumed."""
-        settings = self.config.model_dump(mode="json", exclude={"output"})
         digests = {name: table.digest for name, table in self.task.tables.items()}
-        whole = json.dumps([settings, digests, self.base.fingerprint], sort_keys=True)
-        return hashlib.sha256(whole.encode()).hexdigest()
+        return identity_of(self.config.model_dump(mode="json"), digests, self.base.fingerprint)
 
     def score(self, split: str, progress: Callable[[int, int], None] | None = None) -> Scores:
         """Scores of the method as it stands."""
@@ -81,6 +80,13 @@ class Job:
     def score_untuned(self, split: str, progress: Callable[[int, int], None] | None = None) -> Scores:
         """Scores of the bare base behind the same template."""
         return score(self.base, self.base.embed(self.base.start_ids), self.encoded[split], progress)
+
+
+def identity_of(settings: Mapping[str, Any], digests: Mapping[str, str], fingerprint: str) -> str:
+    """A hash of settings, rows by split and base; where results go does not count."""
+    counting = {section: values for section, values in settings.items() if section != "output"}
+    whole = json.dumps([counting, dict(digests), fingerprint], sort_keys=True)
+    return hashlib.sha256(whole.encode()).hexdigest()
 
 
 def read_task(base: Base, config: Config) -> tuple[Task, str]:

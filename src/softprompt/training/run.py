@@ -15,16 +15,20 @@ import torch
 from softprompt.atomic import plain_disk_errors, write_bytes
 from softprompt.base.model import Base
 from softprompt.config import Config, candidates, dump_toml, load, parse
+from softprompt.config_io import read_toml
 from softprompt.data.task import refuse_retrieval
 from softprompt.errors import ArtifactError, ConfigError, TrainingError
 from softprompt.library.folder import Library
 from softprompt.library.prompt import Prompt
+from softprompt.training.job import identity_of
 from softprompt.training.keep import keep, keep_found
 from softprompt.training.loop import Report
 from softprompt.training.search import Search
-from softprompt.training.trial import Trial, fit_trials
+from softprompt.training.trial import Trial, fit_trials, identities
 
 __all__ = ["train"]
+
+_SETTINGS = "config.toml"
 
 
 def train(
@@ -73,9 +77,7 @@ def train(
     search = Search(base, wanted, _folder(wanted), watch=watch, progress=progress, stop=stop, notify=notify)
     for note in search.tried[0].job.notes:
         notify(note)
-    if resume:
-        _check_same_search(wanted)
-    _open_folder(wanted, resume)
+    _open_folder(wanted, search.tried[0], resume)
     return keep_found(search.found(), library, overwrite=overwrite, progress=progress, notify=notify)
 
 
@@ -102,7 +104,7 @@ def _fit_one(
     trial = Trial(base, config, _folder(config))
     for note in trial.job.notes:
         notify(note)
-    _open_folder(config, resume)
+    _open_folder(config, trial, resume)
     fit_trials(
         [trial],
         resume=resume,
@@ -122,43 +124,60 @@ def _may_overwrite(library: Library, config: Config, resume: bool) -> bool:
     taken = [name for name in config.names if (library.path / name).exists()]
     if config.output.overwrite or not taken:
         return config.output.overwrite
-    if resume and taken == [config.name] and _was_interrupted(library, config.name):
-        return True
-    raise ConfigError(
-        f"There is a prompt {taken[0]!r} in {library.path} already; choose another name, or allow "
-        "replacing it with output.overwrite = true."
-    )
+    resumed = identities(_folder(config)) if resume else set()
+    for name in taken:
+        if _saved_by(library, name, config) not in resumed:
+            raise ConfigError(
+                f"There is a prompt {name!r} in {library.path} already; choose another name, or allow "
+                "replacing it with output.overwrite = true."
+            )
+    return True
 
 
-def _was_interrupted(library: Library, name: str) -> bool:
-    """Whether what stands there is the unfinished state of a run that is now being resumed."""
+def _saved_by(library: Library, name: str, config: Config) -> str | None:
+    """The identity, by its card, of the run that saved an artifact for ``config``; None if there is no card.
+
+    Of several seeds each but the best is saved under a name of its own, under which it was not trained.
+    """
     try:
-        card = library.load_named(name).card
+        card = library.card(name)
     except ArtifactError:
-        return False
-    return card is not None and card.training is not None and card.training.ended == "interrupted"
+        return None
+    digests = {split: about.digest for split, about in card.data.items()}
+    return identity_of({**card.settings, "name": config.name}, digests, card.base.fingerprint)
 
 
 def _folder(config: Config) -> Path:
     return Path(config.output.runs) / config.name
 
 
-def _check_same_search(config: Config) -> None:
-    """What was given up follows from the candidates, so a search cannot go on with others."""
-    settings = _folder(config) / "config.toml"
-    if settings.exists() and load(settings).search != config.search:
-        raise TrainingError(
-            f"{settings.parent} belongs to another search; give back the old settings, or start again "
-            "without --resume."
-        )
+def _open_folder(config: Config, first: Trial, resume: bool) -> None:
+    """Make the folder of logs, checkpoints and settings; an earlier run's is moved aside unless resumed.
 
-
-def _open_folder(config: Config, resume: bool) -> None:
-    """Make the folder of logs, checkpoints and settings; an earlier run's is moved aside unless resumed."""
+    What is to be resumed must be the run of this configuration, of which ``first`` begins; otherwise nothing
+    is written.
+    """
     folder = _folder(config)
+    if resume:
+        _refuse_other_settings(config)
+        first.refuse_another()
     with plain_disk_errors(folder):
         if folder.exists() and not resume:
             aside = folder.with_name(f"{folder.name}.before-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}")
             folder.rename(aside)
         folder.mkdir(parents=True, exist_ok=True)
-    write_bytes(folder / "config.toml", dump_toml(config).encode())
+    write_bytes(folder / _SETTINGS, dump_toml(config).encode())
+
+
+def _refuse_other_settings(config: Config) -> None:
+    """Only where results go may change: what was given up in a search follows from all the rest."""
+    path = _folder(config) / _SETTINGS
+    if path.exists() and _counting(parse(read_toml(path))) != _counting(config):
+        raise TrainingError(
+            f"{path.parent} belongs to a run with other settings; give back the old ones, which are in "
+            f"{path.name} there, or start again without --resume."
+        )
+
+
+def _counting(config: Config) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude={"output"})

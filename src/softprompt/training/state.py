@@ -15,7 +15,6 @@ from torch import Tensor
 
 from softprompt.base.packing import TokenRow
 from softprompt.config import TrainConfig
-from softprompt.errors import TrainingError
 from softprompt.evaluation.score import Scores
 from softprompt.methods.method import Method
 from softprompt.training.checkpoint import Checkpoint
@@ -129,12 +128,8 @@ class State:
         path = self.run.checkpoint
         if path is None or not path.exists():
             return
+        Checkpoint.refuse_another(path, self.run.identity)
         saved = Checkpoint.load(path)
-        if saved.numbers.get("identity") != self.run.identity:
-            raise TrainingError(
-                f"{path} belongs to a run with another configuration, data or base; "
-                "give back the old settings, or start again without --resume."
-            )
         self.run.method.load_state(saved.tensors["now"])
         restore_optimizer(self.optimizer, saved.tensors["optimizer"])
         self.best = saved.tensors["best"]

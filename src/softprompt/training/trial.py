@@ -24,7 +24,9 @@ from softprompt.training.log import Diary
 from softprompt.training.loop import Outcome, Report, Run, fit_many
 from softprompt.training.loop import merit as merit_of
 
-__all__ = ["Mark", "Trial", "changes_in_words", "fit_trials"]
+__all__ = ["Mark", "Trial", "changes_in_words", "fit_trials", "identities"]
+
+_CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
@@ -63,16 +65,16 @@ class Trial:
 
     @property
     def job(self) -> Job:
-        """Prepared when it is asked for; after ``release`` anew, and then with what it had learnt."""
+        """Prepared when it is asked for; after ``release`` anew, with what it had learnt, if anything."""
         if self._job is None:
             self._job = Job.prepare(self.base, self.config)
-            if self.outcome is not None:
+            if self.outcome is not None and self.outcome.best_step:
                 self._job.method.load_state(Checkpoint.load(self.checkpoint).tensors["best"])
         return self._job
 
     @property
     def checkpoint(self) -> Path:
-        return self.folder / "checkpoint.safetensors"
+        return self.folder / _CHECKPOINT
 
     @property
     def going(self) -> bool:
@@ -108,6 +110,15 @@ class Trial:
         log = self.folder / "log.jsonl"
         self.marks = [] if step is None else [mark for mark in _marks(log) if mark.step <= step]
 
+    def refuse_another(self) -> None:
+        """Say so if the checkpoint in its folder belongs to another run, before anything is written there.
+
+        Raises:
+            TrainingError: it does, or it is damaged.
+        """
+        if self.checkpoint.exists():
+            Checkpoint.refuse_another(self.checkpoint, self.job.identity)
+
     def run(self) -> Run:
         """The run as the loop takes it."""
         job = self.job
@@ -134,6 +145,15 @@ class Trial:
         return int(Checkpoint.load(self.checkpoint).numbers["step"]) if self.checkpoint.exists() else None
 
 
+def identities(folder: Path) -> set[str]:
+    """The identities of all runs that have a checkpoint in a folder, or below it.
+
+    Raises:
+        TrainingError: one of the checkpoints is damaged.
+    """
+    return {Checkpoint.identity_of(path) for path in folder.rglob(_CHECKPOINT)}
+
+
 def changes_in_words(changes: Mapping[str, Any]) -> str:
     """What a trial changes, on one line: ``learning_rate 0.03 and front {soft:10}``."""
     said = (f"{dotted.rpartition('.')[2]} {value}" for dotted, value in changes.items())
@@ -158,6 +178,8 @@ def fit_trials(
         stop: asked after a trial's every step whether to end or pause it now.
     """
     runs = [trial.run() for trial in trials]  # every fault of rows and settings shows before a file is made
+    for trial in trials if resume else ():
+        trial.refuse_another()
     with ExitStack() as until_ended:
         diaries = [until_ended.enter_context(closing(trial.open(resume))) for trial in trials]
 
