@@ -115,6 +115,11 @@ class Base:
         return self.model.config
 
     @property
+    def text_config(self) -> Any:
+        """What the configuration says of the language model: a part of it where the model also sees."""
+        return self.config.get_text_config()
+
+    @property
     def width(self) -> int:
         """E, what one virtual token of a soft prompt holds."""
         return int(self.embedding.weight.shape[1])
@@ -122,11 +127,11 @@ class Base:
     @property
     def max_positions(self) -> int | None:
         """The longest sequence the model was built for, if it says."""
-        return getattr(self.config, "max_position_embeddings", None)
+        return getattr(self.text_config, "max_position_embeddings", None)
 
     @property
     def head(self) -> Head:
-        softcap = getattr(self.config, "final_logit_softcapping", None)
+        softcap = getattr(self.text_config, "final_logit_softcapping", None)
         return Head(self.model.get_output_embeddings(), softcap)
 
     # -- text ----------------------------------------------------------------------------------
