@@ -13,7 +13,7 @@ import tiny
 from softprompt.base.freeze import freeze
 from softprompt.base.layout import FLAT, PADDED
 from softprompt.base.probe import settle
-from softprompt.errors import BaseModelError
+from softprompt.errors import BaseModelError, ResourceError
 
 
 def test_a_recurrent_model_is_refused_by_name() -> None:
@@ -56,3 +56,13 @@ def test_a_model_that_ignores_positions_is_not_packed() -> None:
 def test_the_layout_does_not_depend_on_the_dtype(dtype: torch.dtype) -> None:
     assert tiny.base("llama", dtype=dtype).layout is FLAT
     assert tiny.base("bloom", dtype=dtype).layout is PADDED
+
+
+def test_a_lack_of_memory_is_not_held_against_the_model() -> None:
+    class Full(Deaf):
+        def __call__(self, **inputs: Any) -> Any:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nOf which")
+
+    base = tiny.base("llama")
+    with pytest.raises(ResourceError, match=r"^There is not enough memory to read tiny-llama-0: .*\.$"):
+        settle(dataclasses.replace(base, model=Full(base.model)))

@@ -13,7 +13,7 @@ import softprompt
 import tiny
 from softprompt.base.model import Base
 from softprompt.base.packing import TokenRow
-from softprompt.base.quantise import quantised
+from softprompt.base.quantise import STORED, quantised
 from softprompt.errors import ConfigError, ResourceError
 
 pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
@@ -34,10 +34,12 @@ def load(folder: Path, quantisation: str, dtype: str = "float32") -> Base:
 
 
 def plain_copy(base: Base) -> Any:
-    """The same model with its 4-bit weights written out in full."""
+    """The same model with its 4-bit weights written out in full, the others as they were read."""
     import bitsandbytes as bnb
 
     model = tiny.model("llama")
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(STORED).float()
     for name, module in base.model.named_modules():
         if isinstance(module, bnb.nn.Linear4bit):
             weight = bnb.functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
@@ -75,6 +77,15 @@ def test_a_quantised_base_is_near_the_plain_one_and_another_base(folder: Path, k
     wanted, found = (one.nll(ROWS, one.embed(one.encode("ab"))).nll for one in (plain, base))
     assert (found - wanted).abs().mean() < {"nf4": 1.0, "int8": 0.1}[kind]
     assert base.fingerprint != plain.fingerprint
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_a_quantised_base_is_the_same_in_every_number_format(folder: Path, kind: str) -> None:
+    bases = {name: load(folder, kind, name) for name in ("float32", "bfloat16", "float16")}
+    assert len({base.fingerprint for base in bases.values()}) == 1
+    for name, base in bases.items():
+        kinds = {parameter.dtype for parameter in base.model.parameters()}
+        assert kinds == {getattr(torch, name), torch.uint8 if kind == "nf4" else torch.int8}
 
 
 def test_what_cannot_be_is_said() -> None:

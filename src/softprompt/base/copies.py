@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,5 +54,14 @@ def shared_copy(base: Base) -> Base:
 
 def twin(base: Base) -> Any:
     """A model with modules of its own over the tensors of the base's."""
-    tensors = itertools.chain(base.model.parameters(), base.model.buffers())
+    tensors = itertools.chain(base.model.parameters(), base.model.buffers(), _kept_aside(base.model))
     return copy.deepcopy(base.model, {id(t): t for t in tensors})
+
+
+def _kept_aside(model: Any) -> Iterator[Tensor]:
+    """What bitsandbytes' layers hold beside their weights: the scales, and in 8 bits the weights again."""
+    for module in model.modules():
+        aside = [getattr(module, name, None) for name in ("state", "quant_state")]
+        nested = [getattr(holder, "state2", None) for holder in aside]  # the scales of the scales
+        for holder in (*aside, *nested):
+            yield from (held for held in getattr(holder, "__dict__", {}).values() if isinstance(held, Tensor))

@@ -60,7 +60,7 @@ def fingerprint(model: Any, tokenizer: Any) -> str:
         tokenizer: its tokenizer, fast or slow.
     """
     digest = hashlib.sha256()
-    _add(digest, "config", _config_facts(model.config))
+    _add(digest, "config", _config_facts(model.config.get_text_config()))
     with torch.no_grad():
         for name, tensor in _tensors(model):
             _add(digest, "tensor", [name, list(tensor.shape)])

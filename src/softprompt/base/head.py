@@ -16,6 +16,9 @@ __all__ = ["Head"]
 CHUNK = 256
 """Positions whose logits exist at one time: 256 x V numbers instead of M x V."""
 
+LARGEST = 4096.0
+"""Largest number that float16, which ends at 65,504, has to hold on the way to the head's gradient."""
+
 
 class Head:
     """Logits and negative log-likelihoods from hidden states."""
@@ -58,6 +61,10 @@ class _FrozenNLL(torch.autograd.Function):
             total = z.exp_().sum(1, keepdim=True)  # [M, 1]
             losses.append((total.log() - wanted)[:, 0])
             z.scatter_add_(1, t[:, None], -total)
+            if weight.dtype == torch.float16:  # many words alike sum to more than it holds
+                shrink = LARGEST / total.clamp(min=LARGEST)  # [M, 1]
+                z.mul_(shrink)
+                total = total * shrink
             g.copy_((z.to(weight.dtype) @ weight) / total)
         ctx.save_for_backward(gradient)
         return torch.cat(losses)

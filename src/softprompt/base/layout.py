@@ -30,9 +30,10 @@ class Windows:
 
     @classmethod
     def of(cls, config: Any) -> Windows:
-        """Read the kinds of layers from a transformers configuration."""
-        window = getattr(config, "sliding_window", None)
-        kinds = getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"]
+        """Read the kinds of layers from a transformers configuration, or the part of it about text."""
+        about = config.get_text_config()
+        window = getattr(about, "sliding_window", None)
+        kinds = getattr(about, "layer_types", None) or ["sliding_attention" if window else "full_attention"]
         return cls(tuple((k, window if k == "sliding_attention" else None) for k in sorted(set(kinds))))
 
     def masks(self, visible: Tensor, distance: Tensor, dtype: torch.dtype) -> Mask:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from softprompt.base import catalog, hub
 from softprompt.base.convert import converted, quiet
 from softprompt.base.placement import choose_device, choose_dtype
-from softprompt.base.quantise import keep_differentiable, quantised
+from softprompt.base.quantise import STORED, compute_in, keep_differentiable, quantised
 from softprompt.errors import BaseModelError, ResourceError
 
 __all__ = ["Loaded", "open_model"]
@@ -98,8 +98,11 @@ def open_model(
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
     options |= quantised(quantisation, number_format, where)
+    few_bits = quantisation != "none"
     with quiet():
-        model = _model(place, config, number_format, options)
+        model = _model(place, config, STORED if few_bits else number_format, options)
+    if few_bits:
+        compute_in(model, number_format)
     keep_differentiable(model)
     model = _move(place, model, where)
     return Loaded(model, tokenizer, source, place.folder.name if place.remote else None, where, number_format)

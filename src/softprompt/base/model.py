@@ -18,6 +18,7 @@ from softprompt.base.cache import BehindFronts, Recorder
 from softprompt.base.head import Head
 from softprompt.base.layout import Layout, Windows
 from softprompt.base.packing import Group, Pack, TokenRow, pack
+from softprompt.base.reach import Reach
 from softprompt.errors import BaseModelError, WrongBaseError
 from softprompt.prefix import Front, Prefix
 
@@ -115,18 +116,23 @@ class Base:
         return self.model.config
 
     @property
+    def text_config(self) -> Any:
+        """What the configuration says of the language model: a part of it where the model also sees."""
+        return self.config.get_text_config()
+
+    @property
     def width(self) -> int:
         """E, what one virtual token of a soft prompt holds."""
         return int(self.embedding.weight.shape[1])
 
     @property
     def max_positions(self) -> int | None:
-        """The longest sequence the model was built for, if it says."""
-        return getattr(self.config, "max_position_embeddings", None)
+        """The longest sequence the model was built for, if it says; see ``Reach``."""
+        return Reach.of(self.config).most
 
     @property
     def head(self) -> Head:
-        softcap = getattr(self.config, "final_logit_softcapping", None)
+        softcap = getattr(self.text_config, "final_logit_softcapping", None)
         return Head(self.model.get_output_embeddings(), softcap)
 
     # -- text ----------------------------------------------------------------------------------
@@ -168,6 +174,7 @@ class Base:
             return self.accept(front)
         if len(front) == 0:
             return self._nothing()
+        self._check_reach(len(front))
         recorder = Recorder()
         out = self.run(inputs_embeds=front[None].to(self.dtype), past_key_values=recorder)
         pairs = [recorder.pairs[layer] for layer in sorted(recorder.pairs)]
@@ -258,9 +265,19 @@ class Base:
             Group(rows, front.length) if isinstance(front, Prefix) else Group(rows, len(front), inline=True)
             for rows, front in batches
         ]
+        self._check_reach(max(group.longest for group in groups))
         # A slot's linear layers cost about as much as 2 x E keys of its attention, as measured on a CPU.
         slot_cost = 2 * self.width if self.layout.inline else 0
         return pack(groups, slot_cost=slot_cost).to(self.device)
+
+    def _check_reach(self, positions: int) -> None:
+        """Refuse what would change how everything else in its pass is read."""
+        reach = Reach.of(self.config)
+        if reach.firm and reach.most is not None and positions > reach.most:
+            raise BaseModelError(
+                f"A row needs {positions} positions, but {self.name} holds {reach.most}, beyond which rows "
+                "would no longer be read each by itself; shorten the text."
+            )
 
     def _inputs(self, packed: Pack, fronts: Sequence[Front]) -> Tensor:
         """Ids [N, W], or embeddings [N, W, E] with the fronts that are read in this pass in their slots."""

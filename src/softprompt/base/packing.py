@@ -50,6 +50,11 @@ class Group:
         """Slots the front itself takes."""
         return self.before if self.inline else 0
 
+    @property
+    def longest(self) -> int:
+        """Positions of the longest row and the front before it."""
+        return self.before + max((len(row.ids) for row in self.rows), default=0)
+
 
 @dataclass(frozen=True)
 class Pack:

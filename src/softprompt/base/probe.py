@@ -15,7 +15,7 @@ from softprompt.base.layout import FLAT, PACKED, PADDED
 from softprompt.base.model import Base
 from softprompt.base.packing import TokenRow
 from softprompt.base.strips import Chunk, Strips
-from softprompt.errors import BaseModelError
+from softprompt.errors import BaseModelError, ResourceError
 from softprompt.prefix import Prefix
 
 __all__ = ["agrees", "settle"]
@@ -31,12 +31,18 @@ def settle(base: Base) -> Base:
 
     Raises:
         BaseModelError: the model agrees with its own plain forward pass in no layout.
+        ResourceError: there is not enough memory to try.
     """
     reasons = []
     for layout in (FLAT, PACKED, PADDED):
         candidate = replace(base, layout=layout)
         try:
             error = _disagreement(candidate)
+        except torch.OutOfMemoryError as failure:  # a RuntimeError, too, but not the layout's fault
+            raise ResourceError(
+                f"There is not enough memory to read {base.name}: choose dtype bfloat16, another device or a "
+                "smaller model."
+            ) from failure
         except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError) as failure:
             reasons.append(f"{layout.name}: {type(failure).__name__}: {str(failure).splitlines()[0][:120]}")
             continue

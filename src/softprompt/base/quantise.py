@@ -1,7 +1,9 @@
 """Weights of linear layers in 4 or 8 bits, through bitsandbytes: which options load a model so.
 
 NF4 with double quantisation is the storage of QLoRA (Dettmers et al. 2023); products are computed in the
-number format of the base. It knows options, not models.
+number format of the base. Whatever that is, weights are made few bits from ``STORED``: made from float32 and
+from bfloat16 they would differ in places, and what was learnt on the one would be refused by the other. It
+knows options and bitsandbytes' layers, not models.
 """
 
 from __future__ import annotations
@@ -15,7 +17,10 @@ import torch
 
 from softprompt.errors import ConfigError, ResourceError
 
-__all__ = ["keep_differentiable", "quantised", "quiet_bitsandbytes"]
+__all__ = ["STORED", "compute_in", "keep_differentiable", "quantised", "quiet_bitsandbytes"]
+
+STORED = torch.bfloat16
+"""The number format a checkpoint is read in before its weights are quantised."""
 
 
 def quantised(kind: str, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
@@ -55,6 +60,17 @@ _KINDS: dict[str, Any] = {
     },
     "int8": lambda dtype: {"load_in_8bit": True},
 }
+
+
+def compute_in(model: Any, dtype: torch.dtype) -> None:
+    """Let a model that was read in ``STORED`` and quantised compute in another number format."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.dtype == STORED:
+            tensor.data = tensor.data.to(dtype)
+    for parameter in model.parameters():
+        if (state := getattr(parameter, "quant_state", None)) is not None:
+            state.dtype = dtype  # what 4-bit weights are unpacked to
+    model.config.dtype = dtype
 
 
 def keep_differentiable(model: Any) -> None:

@@ -11,7 +11,6 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -191,7 +190,7 @@ def from_front(front: Front, base: Base) -> Learnt:
     """
     if isinstance(front, Prefix):
         return _from_prefix(base.accept(front), base)
-    about = _text_config(base)
+    about = base.text_config
     geometry = Geometry(about.num_hidden_layers, about.num_attention_heads, base.width)
     return Learnt(front.detach().to("cpu", torch.float32).clone(), "prompt-tuning", geometry)
 
@@ -214,7 +213,7 @@ def _to_prefix(learnt: Learnt, base: Base) -> Prefix:
 
 def _from_prefix(prefix: Prefix, base: Base) -> Learnt:
     shapes = _shapes(prefix)
-    layers = _text_config(base).num_hidden_layers
+    layers = base.text_config.num_hidden_layers
     if len(set(shapes)) != 1 or len(shapes) != layers:
         raise ArtifactError(
             f"{base.name} has {layers} layers and {_described(shapes)}; a prefix can be saved only where "
@@ -238,8 +237,3 @@ def _shapes(prefix: Prefix) -> list[tuple[int, ...]]:
 def _described(shapes: list[tuple[int, ...]]) -> str:
     kinds = sorted({"x".join(map(str, shape)) for shape in shapes})
     return f"{len(shapes)} layers of key/value heads {' and '.join(kinds)}"
-
-
-def _text_config(base: Base) -> Any:
-    """The part of the model's configuration that describes the language model."""
-    return base.config.get_text_config()
