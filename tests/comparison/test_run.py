@@ -125,6 +125,24 @@ def test_all_methods_and_seeds_see_the_same_rows(done: Done) -> None:
     assert digests == {(results.data["train"]["digest"], results.data["validation"]["digest"])}
 
 
+def test_each_method_trains_with_its_threads(tmp_path: Path, base: Path) -> None:
+    found: dict[str, int] = {}
+    methods = [{**METHODS[1], "train": {"threads": 2}}, {**METHODS[1], "name": "other"}]
+    rules = {
+        "seeds": [0],
+        "trials": 1,
+        "folder": str(tmp_path / "out"),
+        "latency_requests": 0,
+        "perturb": False,
+    }
+    compare(
+        settings(tmp_path, base, methods=methods, compare=rules),
+        watch=lambda title, report: found.update({title.split(",")[0]: torch.get_num_threads()}),
+    )
+    assert found == {"soft": 2, "other": 1}
+    assert torch.get_num_threads() == 1
+
+
 def test_a_vote_is_what_most_seeds_say(done: Done) -> None:
     _, results, _ = done
     _, soft, vote, *_ = results.methods

@@ -137,6 +137,13 @@ def test_the_log_and_the_settings_of_a_run_can_be_read(tmp_path: Path) -> None:
     assert list((folder / "tensorboard").iterdir())
 
 
+def test_a_run_computes_with_its_threads(tmp_path: Path) -> None:
+    found: set[int] = set()
+    wanted = config(tmp_path, train={"threads": 2, "epochs": 1})
+    softprompt.train(tiny.base(), wanted, watch=lambda report: found.add(torch.get_num_threads()))
+    assert (found, torch.get_num_threads()) == ({2}, 1)
+
+
 def test_ending_early_keeps_the_best_and_resumes_to_the_same_bits(tmp_path: Path) -> None:
     base = tiny.base()
     whole = softprompt.train(base, config(tmp_path / "whole"))

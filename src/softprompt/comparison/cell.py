@@ -37,6 +37,7 @@ from softprompt.training.finish import finish
 from softprompt.training.job import Job, read_task, tokens
 from softprompt.training.loop import Report, fit
 from softprompt.training.memory import Peak
+from softprompt.training.threads import threads
 
 __all__ = [
     "KINDS_OF_CHANGE",
@@ -145,7 +146,7 @@ def train(
             validations.append((report.step, measurement.curve(report.scores)))
         watch(report)
 
-    with Peak(base.device) as peak:
+    with threads(config.train.threads), Peak(base.device) as peak:
         outcome = fit(
             job.method,
             target_rows(job.encoded["train"].examples, whole_text=config.data.loss_on == "text"),

@@ -10,8 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from softprompt.atomic import plain_disk_errors, write_bytes
 from softprompt.base.model import Base
 from softprompt.config import Config, candidates, dump_toml, load, parse
@@ -24,6 +22,7 @@ from softprompt.training.job import identity_of
 from softprompt.training.keep import keep, keep_found
 from softprompt.training.loop import Report
 from softprompt.training.search import Search
+from softprompt.training.threads import threads
 from softprompt.training.trial import Trial, fit_trials, identities
 
 __all__ = ["train"]
@@ -68,17 +67,18 @@ def train(
     refuse_retrieval(wanted.data)
     library = Library(wanted.output.library)
     overwrite = _may_overwrite(library, wanted, resume)
-    if wanted.train.threads is not None:
-        torch.set_num_threads(wanted.train.threads)
-    alone = _alone(wanted)
-    if alone is not None:
-        trial = _fit_one(base, alone, resume, watch, progress, stop, notify)
-        return keep(trial, library, overwrite=overwrite, progress=progress)
-    search = Search(base, wanted, _folder(wanted), watch=watch, progress=progress, stop=stop, notify=notify)
-    for note in search.tried[0].job.notes:
-        notify(note)
-    _open_folder(wanted, search.tried[0], resume)
-    return keep_found(search.found(), library, overwrite=overwrite, progress=progress, notify=notify)
+    with threads(wanted.train.threads):
+        alone = _alone(wanted)
+        if alone is not None:
+            trial = _fit_one(base, alone, resume, watch, progress, stop, notify)
+            return keep(trial, library, overwrite=overwrite, progress=progress)
+        search = Search(
+            base, wanted, _folder(wanted), watch=watch, progress=progress, stop=stop, notify=notify
+        )
+        for note in search.tried[0].job.notes:
+            notify(note)
+        _open_folder(wanted, search.tried[0], resume)
+        return keep_found(search.found(), library, overwrite=overwrite, progress=progress, notify=notify)
 
 
 def _alone(config: Config) -> Config | None:
