@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from softprompt.library.prompt import Prompt, answer_together, load_prompt
     from softprompt.prefix import Prefix
     from softprompt.serving.engine import Engine
-    from softprompt.training.run import train
+    from softprompt.training.run import train, train_many
 
 __version__ = "0.1.0"
 
@@ -53,6 +53,7 @@ __all__ = [
     "load_prompt",
     "parse_config",
     "train",
+    "train_many",
 ]
 
 _HOMES = {
@@ -72,6 +73,7 @@ _HOMES = {
     "load_prompt": ("softprompt.library.prompt", "load_prompt"),
     "parse_config": ("softprompt.config", "parse"),
     "train": ("softprompt.training.run", "train"),
+    "train_many": ("softprompt.training.run", "train_many"),
 }
 
 

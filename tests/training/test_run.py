@@ -276,3 +276,33 @@ def test_data_faults_show_before_training(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="other"):
         softprompt.train(tiny.base(), wanted, watch=lambda report: pytest.fail("it trained"))
     assert not (tmp_path / "runs").exists()
+
+
+def test_several_jobs_learn_side_by_side_what_each_would_have_alone(tmp_path: Path) -> None:
+    base = tiny.base()
+    texts = {"labels": None, "target": " {label}{label}", "end_of_text": False}
+    jobs = [
+        config(tmp_path / "labels"),
+        config(tmp_path / "texts", data=texts, method={"front": "{soft:7}"}, train={"epochs": 1}),
+    ]
+    jobs[1] = jobs[1].model_copy(update={"name": "texts"})
+    steps: dict[str, int] = {}
+    together = softprompt.train_many(base, jobs, watch=lambda name, report: steps.update({name: report.step}))
+    assert steps == {"letters": 10, "texts": 5}
+    for job, prompt in zip(jobs, together, strict=True):
+        alone = softprompt.train(base, {**job.model_dump(), "output": {"library": str(tmp_path / job.name)}})
+        for mine, theirs in zip(prompt.prefix.keys, alone.prefix.keys, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+        assert prompt.card.scores["test"]["nll"] == pytest.approx(alone.card.scores["test"]["nll"], rel=1e-4)
+        assert (
+            softprompt.load_prompt(job.name, base, job.output.library).prefix.digest == prompt.prefix.digest
+        )
+
+
+def test_jobs_that_could_not_be_told_apart_are_refused(tmp_path: Path) -> None:
+    job = config(tmp_path)
+    with pytest.raises(ConfigError, match="Two jobs are called 'letters'"):
+        softprompt.train_many(tiny.base(), [job, job])
+    searching = {**job.model_dump(), "search": {"seeds": [0, 1]}}
+    with pytest.raises(ConfigError, match="letters has a search"):
+        softprompt.train_many(tiny.base(), [searching])

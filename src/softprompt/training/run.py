@@ -5,7 +5,7 @@ It ties the layers below together; it knows nothing of screens or command lines.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from softprompt.base.model import Base
 from softprompt.config import Config, candidates, dump_toml, load, parse
 from softprompt.config_io import read_toml
 from softprompt.data.task import refuse_retrieval
-from softprompt.errors import ArtifactError, ConfigError, TrainingError
+from softprompt.errors import ArtifactError, ConfigError, DivergedError, TrainingError
 from softprompt.library.folder import Library
 from softprompt.library.prompt import Prompt
 from softprompt.training.job import identity_of
@@ -25,7 +25,7 @@ from softprompt.training.search import Search
 from softprompt.training.threads import threads
 from softprompt.training.trial import Trial, fit_trials, identities
 
-__all__ = ["train"]
+__all__ = ["train", "train_many"]
 
 _SETTINGS = "config.toml"
 
@@ -79,6 +79,85 @@ def train(
             notify(note)
         _open_folder(wanted, search.tried[0], resume)
         return keep_found(search.found(), library, overwrite=overwrite, progress=progress, notify=notify)
+
+
+def train_many(
+    base: Base,
+    configs: Sequence[Config | Mapping[str, Any] | str | Path],
+    *,
+    resume: bool = False,
+    watch: Callable[[str, Report], None] = lambda name, report: None,
+    progress: Callable[[str, int, int], None] = lambda split, done, total: None,
+    stop: Callable[[], bool] = lambda: False,
+    notify: Callable[[str], None] = lambda message: None,
+) -> list[Prompt]:
+    """Teach a base several jobs side by side: each learns what it would have learnt alone.
+
+    Rows of all jobs are read in the same passes, each behind its own front; losses, rates and ends are apart.
+
+    Args:
+        base: the frozen model.
+        configs: one a job, as for ``train``; each has a name of its own, and none a search.
+        resume: each goes on from where it was stopped or killed.
+        watch: told (name, report) of every step.
+        progress: told (split, rows done, rows) while a split is scored.
+        stop: asked after every step whether to end all now and keep the best of each so far.
+        notify: told plain sentences about the data and the runs.
+
+    Returns:
+        The prompts in the order of ``configs``, saved in their libraries.
+
+    Raises:
+        As ``train``; DivergedError only when what the others learnt has been saved.
+    """
+    wanted = [_config(config) for config in configs]
+    _check_apart(wanted)
+    overwrite = [_may_overwrite(Library(one.output.library), one, resume) for one in wanted]
+    trials = [Trial(base, one, _folder(one)) for one in wanted]
+    for trial in trials:
+        for note in trial.job.notes:
+            notify(f"{trial.config.name}: {note}")
+    for trial in trials:
+        _open_folder(trial.config, trial, resume)
+    with threads(max((one.train.threads or 0 for one in wanted), default=0) or None):
+        fit_trials(
+            trials,
+            resume=resume,
+            watch=lambda trial, report: watch(trial.config.name, report),
+            progress=progress,
+            stop=lambda _: stop(),
+        )
+        return _keep_all(trials, overwrite, progress)
+
+
+def _check_apart(configs: Sequence[Config]) -> None:
+    """Jobs that train together are told apart by their names and choose nothing among themselves."""
+    names = [config.name for config in configs]
+    for number, config in enumerate(configs):
+        refuse_retrieval(config.data)
+        if config.name in names[:number]:
+            raise ConfigError(f"Two jobs are called {config.name!r}; give each a name of its own.")
+        if config.search is not None:
+            raise ConfigError(
+                f"{config.name} has a search, which trains several runs itself; train it alone."
+            )
+
+
+def _keep_all(
+    trials: Sequence[Trial], overwrite: Sequence[bool], progress: Callable[[str, int, int], None]
+) -> list[Prompt]:
+    """Test and save what every job learnt; one that diverged is complained of when all are saved."""
+    prompts, faults = list[Prompt](), list[DivergedError]()
+    for trial, may in zip(trials, overwrite, strict=True):
+        try:
+            prompts.append(
+                keep(trial, Library(trial.config.output.library), overwrite=may, progress=progress)
+            )
+        except DivergedError as fault:
+            faults.append(fault)
+    if faults:
+        raise faults[0]
+    return prompts
 
 
 def _alone(config: Config) -> Config | None:
