@@ -2,7 +2,8 @@
 
     python benchmarks/keep.py comparisons/sst2/results.json
 
-Every prediction stays; what the rows said goes. Writes ``results/compare/NAME.json``.
+Every prediction stays; what the rows said goes, and so do the folders they lay in. Writes
+``results/compare/NAME.json``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,14 @@ def kept(results: Results) -> Results:
     """The results with the right label of every row, but neither its text nor an answer that is one."""
     without = {"input": ""} if results.labels else {"input": "", "answer": ""}
     rows = [row.model_copy(update=without) for row in results.test_rows]
-    return results.model_copy(update={"test_rows": rows})
+    data = {split: {**about, "origin": _placeless(about["origin"])} for split, about in results.data.items()}
+    return results.model_copy(update={"test_rows": rows, "data": data})
+
+
+def _placeless(origin: str) -> str:
+    """A file by its name and its folder's; what leads there means nothing on another machine."""
+    path, space, note = origin.partition(" (")
+    return "/".join(Path(path).parts[-2:]) + space + note
 
 
 def main() -> None:
