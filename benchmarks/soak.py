@@ -114,7 +114,7 @@ def serving(folder: Path, budget: int) -> Iterator[tuple[subprocess.Popen[str], 
     """A server of ``folder``, and its address."""
     code = "import sys; from softprompt.cli.main import main; sys.argv[0] = 'softprompt'; main()"
     options = ["--port", "0", "--json", "--admin", "--dtype", "float32", "--device", "cpu", "--base", BASE]
-    options += ["--budget", str(budget), "--rows", str(ROWS), "--queue", str(QUEUE), "--drain", str(DRAIN)]
+    options += ["--budget", f"{budget}B", "--rows", str(ROWS), "--queue", str(QUEUE), "--drain", str(DRAIN)]
     with (folder / "server.log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-c", code, "serve", *options],

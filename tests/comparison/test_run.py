@@ -59,7 +59,6 @@ def settings(folder: Path, base: Path, **more: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory, base: Path) -> tuple[Path, Results, list[str]]:
-    torch.set_num_threads(1)  # as the tests themselves have; another number rounds otherwise
     folder = tmp_path_factory.mktemp("whole")
     said: list[str] = []
     return folder, compare(settings(folder, base), notify=said.append), said
