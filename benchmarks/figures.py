@@ -159,9 +159,9 @@ def _many() -> str:
         return ""
     said = [
         f"{r['prompts']} prompts trained together for {r['steps']} steps in {r['together_seconds']:.0f} s, "
-        f"one after another in {r['one_after_another_seconds']:.0f} s ({r['ratio']:.2f}x, {r['dtype']}); losses "
-        f"apart by {r['loss_error']:.0e} and learnt vectors by {r['vector_error']:.0e}, from a start changed by "
-        f"1e-6 by {r['control_loss_error']:.0e} and {r['control_vector_error']:.0e}."
+        f"one after another in {r['one_after_another_seconds']:.0f} s ({r['ratio']:.2f}x, {r['dtype']}); "
+        f"losses apart by {r['loss_error']:.0e} and learnt vectors by {r['vector_error']:.0e}, from a start "
+        f"changed by 1e-6 by {r['control_loss_error']:.0e} and {r['control_vector_error']:.0e}."
         for r in _lines("many_prompts.jsonl")
     ]
     return " ".join(said)
