@@ -58,6 +58,16 @@ def test_the_layout_does_not_depend_on_the_dtype(dtype: torch.dtype) -> None:
     assert tiny.base("bloom", dtype=dtype).layout is PADDED
 
 
+def test_a_model_that_fails_without_a_word_is_refused_all_the_same() -> None:
+    class Mute(Deaf):
+        def __call__(self, **inputs: Any) -> Any:
+            raise ValueError
+
+    base = tiny.base("llama")
+    with pytest.raises(BaseModelError, match="ValueError: no message"):
+        settle(dataclasses.replace(base, model=Mute(base.model)))
+
+
 def test_a_lack_of_memory_is_not_held_against_the_model() -> None:
     class Full(Deaf):
         def __call__(self, **inputs: Any) -> Any:

@@ -44,7 +44,8 @@ def settle(base: Base) -> Base:
                 "smaller model."
             ) from failure
         except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError) as failure:
-            reasons.append(f"{layout.name}: {type(failure).__name__}: {str(failure).splitlines()[0][:120]}")
+            said = str(failure).partition("\n")[0][:120] or "no message"
+            reasons.append(f"{layout.name}: {type(failure).__name__}: {said}")
             continue
         if error <= _tolerance(base):
             return candidate
