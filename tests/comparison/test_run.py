@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import weakref
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -254,6 +255,29 @@ def test_an_artifact_that_was_replaced_is_not_tested_as_the_cell_s(tmp_path: Pat
     (one / "softprompt.json").write_text(json.dumps(card))
     wanted["compare"]["latency_requests"] = 0  # so the test is read again
     assert compare(wanted).methods[0].runs[0].predictions == first.runs[0].predictions
+
+
+def test_one_base_is_held_at_a_time(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a method on another base would be charged with the memory of this one."""
+    loaded: list[weakref.ref[Any]] = []
+    alive: list[int] = []
+    load, whole = load_base, cell.train
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        found = load(*arguments, **options)
+        loaded.append(weakref.ref(found.model))
+        return found
+
+    def train(*arguments: Any, **options: Any) -> Any:
+        alive.append(sum(model() is not None for model in loaded))
+        return whole(*arguments, **options)
+
+    monkeypatch.setattr(run, "load_base", watched)
+    monkeypatch.setattr(run, "train", train)
+    other = {**METHODS[1], "name": "half", "base": {"dtype": "bfloat16"}}
+    compare(settings(tmp_path, base, methods=[METHODS[1], other]))
+    assert len(loaded) == 2
+    assert set(alive) == {1}
 
 
 def test_stopping_keeps_no_half_trained_cell(tmp_path: Path, base: Path) -> None:

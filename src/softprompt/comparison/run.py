@@ -5,6 +5,7 @@ It knows files and order; training and scoring a cell is ``cell``'s, numbers are
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from softprompt.comparison.measure import Measurement
 from softprompt.comparison.page import write_report
 from softprompt.comparison.results import Results
 from softprompt.comparison.settings import Comparison, Contender, load_comparison
-from softprompt.comparison.summary import Findings, summarise
+from softprompt.comparison.summary import Findings, Setting, summarise
 from softprompt.config import BaseConfig, Config
 from softprompt.config_io import shown
 from softprompt.data.task import Task
@@ -78,6 +79,7 @@ class _Bench:
         """A base in one form (number format, quantisation); one at a time, for memory is measured."""
         if about not in self.bases:
             self.bases.clear()
+            gc.collect()  # modules refer to each other in circles
             self.bases[about] = load_base(
                 about.model,
                 revision=about.revision,
@@ -125,19 +127,24 @@ def compare(
         stop,
         {contender.name: number for number, contender in enumerate(contenders, start=1)},
     )
-    base = bench.base(comparison.base)
-    task = bench.rows(base)
+    setting, task = _described(bench)
     for note in task.notes:
         notify(note)
     findings: dict[str, Findings] = {}
-    results = summarise(comparison, contenders, findings, bench.measurement, base, task)
+    results = summarise(comparison, contenders, findings, bench.measurement, setting, task)
     bench.folder.mkdir(parents=True, exist_ok=True)
     for contender in contenders:
         findings[contender.name] = _run(bench, contender, findings)
-        results = summarise(comparison, contenders, findings, bench.measurement, base, task)
+        results = summarise(comparison, contenders, findings, bench.measurement, setting, task)
         results.save(bench.folder / RESULTS)
         write_report(results, bench.folder / REPORT)
     return results
+
+
+def _described(bench: _Bench) -> tuple[Setting, Task]:
+    """What is needed of the comparison's base all along, which is not held for it."""
+    base = bench.base(bench.comparison.base)
+    return Setting.of(base), bench.rows(base)
 
 
 def _run(bench: _Bench, contender: Contender, findings: Mapping[str, Findings]) -> Findings:

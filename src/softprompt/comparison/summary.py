@@ -31,7 +31,21 @@ from softprompt.config.data import SOURCES
 from softprompt.data.task import Task
 from softprompt.evaluation.paired import mcnemar, over_seeds, paired_difference
 
-__all__ = ["Findings", "summarise"]
+__all__ = ["Findings", "Setting", "summarise"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a comparison is made on: the machine, and the base without its weights."""
+
+    hardware: dict[str, Any]
+    base: dict[str, Any]
+
+    @classmethod
+    def of(cls, base: Base) -> Setting:
+        parameters = sum(p.numel() for p in base.model.parameters())
+        about = {"name": base.name, "fingerprint": base.fingerprint, "parameters": parameters}
+        return cls(hardware(base), about)
 
 
 @dataclass(frozen=True)
@@ -51,7 +65,7 @@ def summarise(
     contenders: Sequence[Contender],
     findings: Mapping[str, Findings],
     measurement: Measurement,
-    base: Base,
+    setting: Setting,
     task: Task,
 ) -> Results:
     """The results of all cells there are so far."""
@@ -80,12 +94,8 @@ def summarise(
         notes=list(task.notes),
         settings=_settings(comparison),
         versions=versions(),
-        hardware=hardware(base),
-        base={
-            "name": base.name,
-            "fingerprint": base.fingerprint,
-            "parameters": sum(p.numel() for p in base.model.parameters()),
-        },
+        hardware=setting.hardware,
+        base=setting.base,
     )
 
 
