@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from machine import describe
-from softprompt.base.freeze import load_base
+from softprompt.checkpoints.freeze import load_base
 from softprompt.interpretation.inspect import Findings, Inspection, Wishes, inspect
 from softprompt.interpretation.scored import Against
 

@@ -32,8 +32,8 @@ from transformers import BloomConfig, BloomForCausalLM, PreTrainedTokenizerFast
 
 from machine import describe, seconds
 from sides import Side, difference, draw_rows, peft_side, softprompt_side
-from softprompt.base.freeze import freeze
 from softprompt.base.packing import TokenRow
+from softprompt.checkpoints.freeze import freeze
 
 VIRTUAL_TOKENS = 4
 BATCH = 8

@@ -27,8 +27,8 @@ from pathlib import Path
 import torch
 
 from machine import describe, seconds
-from softprompt.base.freeze import load_base
 from softprompt.base.model import Base
+from softprompt.checkpoints.freeze import load_base
 from softprompt.config import parse
 from softprompt.evaluation.score import target_rows
 from softprompt.training.job import Job

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 from machine import PeakMemory, describe, seconds
 from sides import collate, peft_model
-from softprompt.base.freeze import load_base
 from softprompt.base.model import Base
 from softprompt.base.packing import TokenRow
+from softprompt.checkpoints.freeze import load_base
 from softprompt.config import LoraConfig, PrefixTuningConfig
 from softprompt.methods.build import Material, build_method
 from softprompt.prefix import Prefix

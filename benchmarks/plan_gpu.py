@@ -24,13 +24,13 @@ from softprompt.base.attention import IMPLEMENTATION, register
 from softprompt.base.layout import PACKED
 from softprompt.base.model import Base
 from softprompt.base.packing import TokenRow
-from softprompt.base.quantise import keep_differentiable
-from softprompt.base.shapes import SHAPES
+from softprompt.checkpoints.quantise import keep_differentiable
 from softprompt.config import Config, parse
 from softprompt.data.rows import Encoded, Example
 from softprompt.evaluation.score import score
 from softprompt.methods.build import Material, build_method
 from softprompt.planning.plan import Plan, plan
+from softprompt.planning.shapes import SHAPES
 from softprompt.planning.sizes import parse_size
 from softprompt.training.loop import Report, fit
 

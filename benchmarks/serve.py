@@ -36,9 +36,9 @@ from serve_results import Cell, Key, add, bars, latest, read, show
 from serve_sides import OneByOne, Ours, Padded
 from serve_vllm import MODEL, OverVllm, VllmServer, saved_base
 from sides import peft_model
-from softprompt.base.freeze import load_base
 from softprompt.base.model import Base
 from softprompt.base.workers import let_workers_go
+from softprompt.checkpoints.freeze import load_base
 from softprompt.data import bundled
 
 RESULTS = Path(__file__).parent.parent / "results" / "serve.jsonl"

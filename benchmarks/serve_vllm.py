@@ -31,8 +31,8 @@ from torch import Tensor
 
 from serve_loads import Answer, Ask, Material
 from sides import peft_model
-from softprompt.base.freeze import load_base
 from softprompt.base.model import Base
+from softprompt.checkpoints.freeze import load_base
 
 __all__ = ["NAME", "ROWS", "OverVllm", "VllmServer", "saved_base"]
 

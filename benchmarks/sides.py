@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from softprompt.base.catalog import bundled
 from softprompt.base.model import Base
 from softprompt.base.packing import TokenRow
+from softprompt.checkpoints.catalog import bundled
 from softprompt.methods.front import Soft
 from softprompt.methods.prompt_tuning import PromptTuning
 

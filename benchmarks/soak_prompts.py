@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 import shelf
-from softprompt.base.freeze import load_base
 from softprompt.base.model import Batch
 from softprompt.base.packing import TokenRow
+from softprompt.checkpoints.freeze import load_base
 from softprompt.library.folder import Library
 from softprompt.library.prompt import Prompt, load_prompt
 from softprompt.serving.engine import Engine

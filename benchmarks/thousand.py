@@ -29,9 +29,9 @@ import torch
 
 import shelf
 from machine import describe, resident
-from softprompt.base.freeze import load_base
 from softprompt.base.model import Base
 from softprompt.base.sampling import Sampling
+from softprompt.checkpoints.freeze import load_base
 from softprompt.errors import SoftpromptError
 from softprompt.serving.engine import Engine
 from softprompt.serving.job import Ended, Event, Failed, Generation, Wrote

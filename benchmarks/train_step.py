@@ -34,8 +34,8 @@ from torch import Tensor
 
 from machine import PeakMemory, describe, gemm_rate, layer_linears, seconds
 from sides import Side, difference, draw_rows, peft_model, peft_side, softprompt_side
-from softprompt.base.freeze import load_base
 from softprompt.base.packing import TokenRow
+from softprompt.checkpoints.freeze import load_base
 
 MODEL = "smollm2-135m"
 ROWS = 16

@@ -19,6 +19,8 @@ LAYERS = [
     {"config_io", "atomic", "prefix", "report"},
     {"config", "wheels"},
     {"base"},
+    {"checkpoints"},
+    {"generation"},
     {"data", "methods"},
     {"evaluation"},
     {"library"},
@@ -30,9 +32,9 @@ LAYERS = [
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 HOMES = {
-    "transformers": {"base", "training/finish.py"},
+    "transformers": {"base", "checkpoints", "planning/blueprint.py", "training/finish.py"},
     "peft": {"methods/lora.py", "library/lora_format.py"},
-    "bitsandbytes": {"base"},
+    "bitsandbytes": {"checkpoints"},
     "rouge_score": {"evaluation/text_metrics.py"},
     "sacrebleu": {"evaluation/text_metrics.py"},
     "scipy": {"evaluation/paired.py"},
@@ -40,7 +42,7 @@ HOMES = {
     "jinja2": {"report/page.py"},
     "umap": {"interpretation/drift.py"},
     "lm_eval": {"harness"},
-    "gguf": {"base/convert.py"},
+    "gguf": {"checkpoints/convert.py"},
     "datasets": {"data/sources.py"},
     "pyarrow": {"data/sources.py"},
     "tensorboard": {"training/log.py"},
@@ -50,7 +52,7 @@ HOMES = {
     "prometheus_client": {"serving/api"},
     "click": {"cli"},
     "rich": {"cli"},
-    "huggingface_hub": {"base"},
+    "huggingface_hub": {"checkpoints", "planning/blueprint.py"},
 }
 
 

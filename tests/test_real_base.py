@@ -10,10 +10,10 @@ import transformers
 
 import softprompt
 from reference import peft_loss_and_gradient
-from softprompt.base.catalog import bundled
 from softprompt.base.generate import Request, Sampling, generate
 from softprompt.base.model import Base
 from softprompt.base.packing import TokenRow
+from softprompt.checkpoints.catalog import bundled
 from softprompt.errors import ResourceError
 
 pytestmark = pytest.mark.real_base

@@ -9,8 +9,8 @@ import torch
 import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from softprompt.base.freeze import freeze
 from softprompt.base.model import Base
+from softprompt.checkpoints.freeze import freeze
 
 VOCABULARY = 97
 

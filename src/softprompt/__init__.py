@@ -18,9 +18,9 @@ from softprompt import errors
 from softprompt.errors import SoftpromptError
 
 if TYPE_CHECKING:
-    from softprompt.base.freeze import freeze, load_base
     from softprompt.base.model import Base
     from softprompt.base.sampling import Sampling
+    from softprompt.checkpoints.freeze import freeze, load_base
     from softprompt.comparison.run import compare
     from softprompt.config import Config
     from softprompt.config import load as load_config
@@ -67,8 +67,8 @@ _HOMES = {
     "Sampling": ("softprompt.base.sampling", "Sampling"),
     "answer_together": ("softprompt.library.prompt", "answer_together"),
     "compare": ("softprompt.comparison.run", "compare"),
-    "freeze": ("softprompt.base.freeze", "freeze"),
-    "load_base": ("softprompt.base.freeze", "load_base"),
+    "freeze": ("softprompt.checkpoints.freeze", "freeze"),
+    "load_base": ("softprompt.checkpoints.freeze", "load_base"),
     "load_config": ("softprompt.config", "load"),
     "load_prompt": ("softprompt.library.prompt", "load_prompt"),
     "parse_config": ("softprompt.config", "parse"),

@@ -9,10 +9,10 @@ import torch
 import transformers
 
 import tiny
-from softprompt.base.fingerprint import fingerprint
-from softprompt.base.freeze import freeze
 from softprompt.base.layout import Windows
 from softprompt.base.packing import TokenRow
+from softprompt.checkpoints.fingerprint import fingerprint
+from softprompt.checkpoints.freeze import freeze
 
 FRONT = tuple(range(4, 13))
 ROWS = [tuple(range(10, 51)), (40, 41, 42, 43, 44), tuple(range(30, 47))]

@@ -9,11 +9,11 @@ import torch
 import transformers
 
 import tiny
-from softprompt.base.freeze import freeze
 from softprompt.base.generate import Request, Sampling, generate
 from softprompt.base.model import Base
 from softprompt.base.packing import TokenRow
 from softprompt.base.reach import Reach
+from softprompt.checkpoints.freeze import freeze
 from softprompt.errors import BaseModelError
 
 LLAMA = tiny.CONFIGS["llama"]().to_dict()

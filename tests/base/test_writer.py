@@ -14,9 +14,9 @@ import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 import tiny
-from softprompt.base.catalog import bundled
 from softprompt.base.model import Base
 from softprompt.base.writer import Writer
+from softprompt.checkpoints.catalog import bundled
 from softprompt.errors import ResourceError
 
 SAMPLES = (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import shelf
 import thousand
-from softprompt.base.freeze import load_base
+from softprompt.checkpoints.freeze import load_base
 
 
 def test_answers_are_right_and_memory_stays_within_the_budget(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_what_is_wrong_is_said_before_it_serves(taught: Shell, args: tuple[str, 
 
 
 def test_the_line_to_try_works(taught: Shell, tmp_path: Path) -> None:
-    from softprompt.base.freeze import load_base
+    from softprompt.checkpoints.freeze import load_base
     from softprompt.cli.serve import _cards, _curl, _url
     from softprompt.serving.api.gate import is_loopback
 

@@ -219,7 +219,7 @@ def test_models_lists_what_comes_by_name(
 
 
 def test_models_fetches(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("softprompt.base.catalog.bundled", lambda name, notify: Path("cache", name))
+    monkeypatch.setattr("softprompt.checkpoints.catalog.bundled", lambda name, notify: Path("cache", name))
     done = shell("models", "--fetch", "smollm2-135m", "--json")
     assert done.code == 0
     assert "smollm2-135m is in" in done.err

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import tiny
-from softprompt.base.freeze import load_base
+from softprompt.checkpoints.freeze import load_base
 from softprompt.comparison import cell, run
 from softprompt.comparison.results import Results
 from softprompt.comparison.run import compare

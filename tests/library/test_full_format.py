@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 import softprompt
 import tiny
 from library import samples
-from softprompt.base.freeze import freeze
+from softprompt.checkpoints.freeze import freeze
 from softprompt.errors import ArtifactError
 from softprompt.library import formats, full_format
 from softprompt.library.changed import FRONT_FILE, MODEL_FILE

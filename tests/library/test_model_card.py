@@ -13,8 +13,8 @@ import yaml  # type: ignore[import-untyped]
 
 import tiny
 from library import samples
-from softprompt.base.freeze import freeze
 from softprompt.base.generate import Request, Sampling, generate
+from softprompt.checkpoints.freeze import freeze
 from softprompt.library.card import Card
 from softprompt.library.folder import Library
 from softprompt.library.markup import code_span, quoted
@@ -141,7 +141,7 @@ def test_the_peft_code_for_a_base_only_softprompt_knows(saved: Path, monkeypatch
     card = with_base(name="smollm2-135m")
     other = code_blocks(model_card(card), "python")[1]
     base = freeze(tiny.model("llama"), tiny.tokenizer(), "tiny")
-    monkeypatch.setattr("softprompt.base.freeze.load_base", lambda *_, **__: base)
+    monkeypatch.setattr("softprompt.checkpoints.freeze.load_base", lambda *_, **__: base)
     assert "base.model, base.tokenizer" in other
     assert run(other) == run(code)
 

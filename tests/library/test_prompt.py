@@ -13,8 +13,8 @@ import torch
 
 import tiny
 from library import samples
-from softprompt.base.freeze import load_base
 from softprompt.base.model import Base
+from softprompt.checkpoints.freeze import load_base
 from softprompt.errors import ArtifactError, WrongBaseError
 from softprompt.library.changed import FRONT_FILE, MODEL_FILE, artifact_bytes
 from softprompt.library.folder import Library, check_base

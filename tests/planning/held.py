@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from softprompt.base.freeze import load_base
+from softprompt.checkpoints.freeze import load_base
 from softprompt.config import parse
 from softprompt.evaluation.score import target_rows
 from softprompt.planning.plan import plan

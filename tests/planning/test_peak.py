@@ -14,7 +14,7 @@ import torch
 import transformers
 
 import tiny
-from softprompt.base.catalog import entries
+from softprompt.checkpoints.catalog import entries
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="measured with Linux's C library")
 

@@ -12,16 +12,16 @@ import pytest
 import torch
 
 import tiny
-from softprompt.base.blueprint import draw
-from softprompt.base.freeze import load_base
 from softprompt.base.model import Base
 from softprompt.base.packing import TokenRow
+from softprompt.checkpoints.freeze import load_base
 from softprompt.config import Config, parse
 from softprompt.errors import ConfigError
 from softprompt.evaluation.score import target_rows
 from softprompt.library.changed import artifact_bytes
 from softprompt.methods.build import Material, build_method
 from softprompt.planning.artifact import artifact_size
+from softprompt.planning.blueprint import draw
 from softprompt.planning.kernels import Kernels
 from softprompt.planning.ledger import Ledger
 from softprompt.planning.rehearsal import Rehearsal, rehearse

@@ -1,1 +1,1 @@
-"""The frozen model: found, loaded, fingerprinted, read and generated from; it never changes."""
+"""A frozen model read from behind a prefix: layouts, packing, caches, attention, head, low-rank rows."""

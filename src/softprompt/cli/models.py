@@ -16,7 +16,7 @@ __all__ = ["command"]
 @json_option
 def command(fetch: str | None, as_json: bool) -> None:
     """List the base models that come by name, or fetch one."""
-    from softprompt.base.catalog import bundled, entries
+    from softprompt.checkpoints.catalog import bundled, entries
     from softprompt.cli import screen
 
     if fetch is not None:

@@ -43,7 +43,7 @@ class BaseChoice:
 
     def load(self, model: str, revision: str | None = None, quantisation: str | None = None) -> Base:
         """Load ``model`` while a spinner turns."""
-        from softprompt.base.freeze import load_base
+        from softprompt.checkpoints.freeze import load_base
         from softprompt.cli import screen
 
         with screen.waiting(f"Loading {model}"):

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from softprompt.base.freeze import load_base
 from softprompt.base.model import Base
+from softprompt.checkpoints.freeze import load_base
 from softprompt.comparison.cell import (
     Cell,
     Tested,

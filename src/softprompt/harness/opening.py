@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from softprompt.base.freeze import load_base
 from softprompt.base.model import Base
+from softprompt.checkpoints.freeze import load_base
 from softprompt.config_io import nearest
 from softprompt.errors import ArtifactError, ConfigError
 from softprompt.library.folder import Library

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from softprompt.atomic import plain_disk_errors
 from softprompt.base.copies import Change
-from softprompt.base.hub import DESCRIPTION
 from softprompt.base.model import Base
+from softprompt.checkpoints.hub import DESCRIPTION
 from softprompt.errors import ArtifactError
 from softprompt.library.changed import (
     FRONT_FILE,

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from softprompt.base import catalog
+from softprompt.checkpoints import catalog
 from softprompt.library.card import Card
 from softprompt.library.changed import FRONT_FILE
 from softprompt.library.markup import code_span, json_block, quoted, table

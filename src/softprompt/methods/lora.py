@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from softprompt.base.copies import Change, linear_layers, shared_copy
 from softprompt.base.lowrank import LayerChange, LowRank
 from softprompt.base.model import Base
-from softprompt.base.quantise import quiet_bitsandbytes
+from softprompt.checkpoints.quantise import quiet_bitsandbytes
 from softprompt.errors import BaseModelError, ConfigError, ResourceError
 
 __all__ = ["Lora", "adapted", "low_rank"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from softprompt.base.blueprint import Blueprint, draw
 from softprompt.config import Config, LoraConfig
 from softprompt.errors import SoftpromptError
+from softprompt.planning.blueprint import Blueprint, draw
 from softprompt.planning.needs import needs
 from softprompt.planning.rehearsal import rehearse
 from softprompt.planning.target import Target
@@ -28,7 +28,7 @@ class Advice:
 
 
 def sketched(config: Config, target: Target) -> Blueprint:
-    """The blueprint of a job's base; errors as in ``base.blueprint.draw``."""
+    """The blueprint of a job's base; errors as in ``planning.blueprint.draw``."""
     about = config.base
     return draw(
         about.model, revision=about.revision, dtype=target.dtype(about.dtype), quantisation=about.quantisation

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from softprompt.base.blueprint import Blueprint
+from softprompt.planning.blueprint import Blueprint
 from softprompt.planning.ledger import BACKWARD
 from softprompt.planning.rehearsal import PURPOSES, Rehearsal
 from softprompt.planning.target import Target

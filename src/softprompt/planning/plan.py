@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from softprompt.base.blueprint import Blueprint
 from softprompt.config import Config, load, parse
 from softprompt.errors import ConfigError
 from softprompt.planning.advice import Advice, advise, sketched
 from softprompt.planning.artifact import artifact_size
+from softprompt.planning.blueprint import Blueprint
 from softprompt.planning.kernels import Kernels
 from softprompt.planning.needs import Part, needs
 from softprompt.planning.rehearsal import Rehearsal, rehearse

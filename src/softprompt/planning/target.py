@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from softprompt.base.placement import choose_device, choose_dtype
+from softprompt.checkpoints.placement import choose_device, choose_dtype
 from softprompt.errors import BaseModelError
 from softprompt.training.memory import Peak
 

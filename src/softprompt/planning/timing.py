@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from softprompt.base.freeze import load_base
 from softprompt.base.packing import TokenRow
+from softprompt.checkpoints.freeze import load_base
 from softprompt.config import Config
 from softprompt.data.rows import Encoded
 from softprompt.evaluation.score import Scores, score, target_rows

@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 from softprompt.base.lowrank import ridden
 from softprompt.base.model import Base
-from softprompt.base.prepacked import prepacked
 from softprompt.base.sampling import Sampling
 from softprompt.base.workers import let_workers_go
+from softprompt.checkpoints.prepacked import prepacked
 from softprompt.library.folder import Library
 from softprompt.library.prompt import Text, sampling_of
 from softprompt.serving.core import Core, EngineState, Sink, Ticket

@@ -19,8 +19,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 import tiny
 from library import samples
-from softprompt.base.freeze import freeze
 from softprompt.base.model import Base
+from softprompt.checkpoints.freeze import freeze
 from softprompt.library.prompt import Prompt
 from softprompt.serving.api.app import create_app
 from softprompt.serving.engine import Engine

@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from serving.api import house
-from softprompt.base.freeze import freeze
 from softprompt.base.model import Base
+from softprompt.checkpoints.freeze import freeze
 from softprompt.library.prompt import Prompt
 from softprompt.serving.api.app import create_app
 from softprompt.serving.api.page import POLICY, page_routes

@@ -13,7 +13,7 @@ import softprompt
 import tiny
 from softprompt.base.model import Base
 from softprompt.base.packing import TokenRow
-from softprompt.base.quantise import STORED, quantised
+from softprompt.checkpoints.quantise import STORED, quantised
 from softprompt.errors import ConfigError, ResourceError
 
 pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")

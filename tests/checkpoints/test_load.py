@@ -13,8 +13,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import tiny
-from softprompt.base import catalog, load
-from softprompt.base.load import open_model
+from softprompt.checkpoints import catalog, load
+from softprompt.checkpoints.load import open_model
 from softprompt.errors import BaseModelError, ResourceError
 
 

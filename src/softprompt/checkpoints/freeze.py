@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from softprompt.base.attention import IMPLEMENTATION, register
-from softprompt.base.fingerprint import fingerprint
 from softprompt.base.layout import PADDED
-from softprompt.base.load import open_model
 from softprompt.base.model import Base
-from softprompt.base.probe import settle
+from softprompt.checkpoints.fingerprint import fingerprint
+from softprompt.checkpoints.load import open_model
+from softprompt.checkpoints.probe import settle
 
 __all__ = ["freeze", "load_base"]
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import tiny
-from softprompt.base.blueprint import draw
-from softprompt.base.load import open_model
-from softprompt.base.shapes import SHAPES
+from softprompt.checkpoints.load import open_model
 from softprompt.errors import BaseModelError
+from softprompt.planning.blueprint import draw
+from softprompt.planning.shapes import SHAPES
 
 PUBLISHED = {
     "smollm2-135m": 134_515_008,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from softprompt.base.copies import twin
 from softprompt.base.model import Base
-from softprompt.base.probe import agrees
+from softprompt.checkpoints.probe import agrees
 
 __all__ = ["prepacked"]
 

@@ -18,15 +18,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from softprompt.base import catalog
 from softprompt.base.attention import IMPLEMENTATION, register
-from softprompt.base.convert import converted, quiet
-from softprompt.base.hub import is_hub_id
 from softprompt.base.layout import FLAT, PADDED, Layout
 from softprompt.base.model import Base
 from softprompt.base.packing import TokenRow
-from softprompt.base.shapes import PREFIX, SHAPES
+from softprompt.checkpoints import catalog
+from softprompt.checkpoints.convert import converted, quiet
+from softprompt.checkpoints.hub import is_hub_id
 from softprompt.errors import BaseModelError
+from softprompt.planning.shapes import PREFIX, SHAPES
 
 __all__ = ["Blueprint", "draw"]
 

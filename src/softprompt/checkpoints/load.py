@@ -11,10 +11,10 @@ from typing import Any, NoReturn
 import torch
 from safetensors import SafetensorError
 
-from softprompt.base import catalog, hub
-from softprompt.base.convert import converted, quiet
-from softprompt.base.placement import choose_device, choose_dtype
-from softprompt.base.quantise import STORED, compute_in, keep_differentiable, quantised
+from softprompt.checkpoints import catalog, hub
+from softprompt.checkpoints.convert import converted, quiet
+from softprompt.checkpoints.placement import choose_device, choose_dtype
+from softprompt.checkpoints.quantise import STORED, compute_in, keep_differentiable, quantised
 from softprompt.errors import BaseModelError, ResourceError
 
 __all__ = ["Loaded", "open_model"]
