@@ -16,19 +16,16 @@ The ``vllm:`` names are those that dashboards made for vLLM already chart; what 
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from itertools import accumulate
+from collections.abc import Callable, Iterable
 from threading import Lock
 from typing import Literal, Protocol, get_args
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.metrics_core import Metric
 
-__all__ = ["FINISHES", "OTHER", "EngineCounts", "Finish", "Metrics", "RegistryCounts", "Timing"]
+__all__ = ["FINISHES", "OTHER", "EngineCounts", "Finish", "Metrics", "RegistryCounts", "RequestTimer"]
 
 Finish = Literal["stop", "length", "abort", "error"]
 """How a request ended: by itself or a stop string, at its limit, left by its client, with a fault of ours."""
@@ -79,42 +76,58 @@ class RegistryCounts(Protocol):
     def loaded(self) -> int: ...
 
 
-class _Histogram:
-    """How many observations fell under each bound, and their sum."""
+class _ModelCounts:
+    """The series of one value of ``model_name``; all are there, at zero, from its first request on."""
 
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
-
-    def observe(self, seconds: float, times: int = 1) -> None:
-        self.counts[bisect_left(self.bounds, seconds)] += times
-        self.sum += seconds * times
-
-    def buckets(self) -> list[tuple[str, float]]:
-        """Cumulative counts by upper bound, as Prometheus wants them."""
-        names = [*map(str, self.bounds), "+Inf"]
-        return [(name, float(count)) for name, count in zip(names, accumulate(self.counts), strict=True)]
+    def __init__(self, families: _Families, model: str) -> None:
+        self.prompt_tokens = families.prompt_tokens.labels(model)
+        self.virtual_tokens = families.virtual_tokens.labels(model)
+        self.generation_tokens = families.generation_tokens.labels(model)
+        self.finished = {reason: families.finished.labels(model, reason) for reason in FINISHES}
+        self.first_token = families.first_token.labels(model)
+        self.between_tokens = families.between_tokens.labels(model)
+        self.whole_answer = families.whole_answer.labels(model)
 
 
-@dataclass(eq=False)
-class _Tally:
-    """What was counted for one value of ``model_name``."""
+class _Families:
+    """What is counted of requests."""
 
-    prompt_tokens: int = 0
-    virtual_tokens: int = 0
-    generation_tokens: int = 0
-    finished: dict[Finish, int] = field(default_factory=lambda: dict.fromkeys(FINISHES, 0))
-    first_token: _Histogram = field(default_factory=lambda: _Histogram(_FIRST_TOKEN))
-    between_tokens: _Histogram = field(default_factory=lambda: _Histogram(_BETWEEN_TOKENS))
-    whole_answer: _Histogram = field(default_factory=lambda: _Histogram(_WHOLE_ANSWER))
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, about: str, *labels: str) -> Counter:
+            return Counter(name, about, labels, registry=registry)
+
+        def seconds(name: str, about: str, bounds: tuple[float, ...]) -> Histogram:
+            return Histogram(name, about, ["model_name"], registry=registry, buckets=bounds)
+
+        self.finished = counter(
+            "vllm:request_success", "Requests that ended, by how.", "model_name", "finished_reason"
+        )
+        self.prompt_tokens = counter("vllm:prompt_tokens", "Text tokens read.", "model_name")
+        self.generation_tokens = counter("vllm:generation_tokens", "Tokens written.", "model_name")
+        self.virtual_tokens = counter(
+            "softprompt:virtual_tokens", "Positions of prompts that stood in front of texts.", "model_name"
+        )
+        self.first_token = seconds(
+            "vllm:time_to_first_token_seconds", "From a request's start to its first token.", _FIRST_TOKEN
+        )
+        self.between_tokens = seconds(
+            "vllm:inter_token_latency_seconds", "From one token to the next.", _BETWEEN_TOKENS
+        )
+        self.whole_answer = seconds(
+            "vllm:e2e_request_latency_seconds",
+            "From a request's start to the end of its whole answer.",
+            _WHOLE_ANSWER,
+        )
+        self.refused = counter(
+            "softprompt:requests_refused", "Requests turned away before the engine worked on them.", "reason"
+        )
 
 
-class Timing:
+class RequestTimer:
     """One request on its way, from ``Metrics.started`` to ``ended``; any thread may call."""
 
-    def __init__(self, tally: _Tally, lock: Lock, clock: Callable[[], float]) -> None:
-        self._tally, self._lock, self._clock = tally, lock, clock
+    def __init__(self, counts: _ModelCounts, lock: Lock, clock: Callable[[], float]) -> None:
+        self._counts, self._lock, self._clock = counts, lock, clock
         self._began = clock()
         self._last: float | None = None  # when the latest tokens came
         self._written = 0
@@ -139,10 +152,11 @@ class Timing:
             if self._last is None:
                 self._mark_first(now)
             elif self._written:
-                self._tally.between_tokens.observe((now - self._last) / n, n)
+                for _ in range(n):
+                    self._counts.between_tokens.observe((now - self._last) / n)
             self._last = now
             self._written += n
-            self._tally.generation_tokens += n
+            self._counts.generation_tokens.inc(n)
 
     def ended(
         self, reason: Finish, prompt_tokens: int = 0, virtual_tokens: int = 0, completion_tokens: int = 0
@@ -161,17 +175,16 @@ class Timing:
             if self._over:
                 return
             self._over = True
-            tally = self._tally
-            tally.finished[reason] += 1
-            tally.prompt_tokens += prompt_tokens
-            tally.virtual_tokens += virtual_tokens
-            tally.generation_tokens += max(0, completion_tokens - self._written)
+            self._counts.finished[reason].inc()
+            self._counts.prompt_tokens.inc(prompt_tokens)
+            self._counts.virtual_tokens.inc(virtual_tokens)
+            self._counts.generation_tokens.inc(max(0, completion_tokens - self._written))
             if reason in ("stop", "length"):
-                tally.whole_answer.observe(self._clock() - self._began)
+                self._counts.whole_answer.observe(self._clock() - self._began)
 
     def _mark_first(self, now: float) -> None:
         self._last = now
-        self._tally.first_token.observe(now - self._began)
+        self._counts.first_token.observe(now - self._began)
 
 
 class Metrics:
@@ -197,22 +210,29 @@ class Metrics:
         """
         self._state, self._registry_counts, self._base = state, registry_counts, base
         self._names, self._clock = names, clock
-        self._lock = Lock()
-        self._tallies = {base: _Tally()}
-        self._refusals: dict[str, int] = {}
+        self._lock = Lock()  # so that a page read in the middle is of one moment
+        self._requests = CollectorRegistry()
+        self._families = _Families(self._requests)
+        self._models = {base: _ModelCounts(self._families, base)}
+        self._reasons: set[str] = set()
         self._collectors = CollectorRegistry(auto_describe=False)
         self._collectors.register(self)
 
-    def started(self, model: str) -> Timing:
+    def started(self, model: str) -> RequestTimer:
         """A request for ``model``, the name of a version that was found, begins now."""
         with self._lock:
-            return Timing(self._tally(model), self._lock, self._clock)
+            if model not in self._models and len(self._models) > self._names:
+                model = OTHER
+            if model not in self._models:
+                self._models[model] = _ModelCounts(self._families, model)
+            return RequestTimer(self._models[model], self._lock, self._clock)
 
     def refused(self, reason: str) -> None:
         """A request was turned away; ``reason`` is a word of the API's own, nothing a client sent."""
         with self._lock:
-            label = reason if reason in self._refusals or len(self._refusals) < _REASONS else OTHER
-            self._refusals[label] = self._refusals.get(label, 0) + 1
+            label = reason if reason in self._reasons or len(self._reasons) < _REASONS else OTHER
+            self._reasons.add(label)
+            self._families.refused.labels(label).inc()
 
     def render(self) -> tuple[bytes, str]:
         """The metrics in Prometheus' text format, and its content type."""
@@ -223,16 +243,10 @@ class Metrics:
         yield from _of_engine(self._state(), self._base)
         yield from _of_registry(self._registry_counts())
         with self._lock:
-            found = [*_of_requests(self._tallies), _of_refusals(self._refusals)]
-        yield from found
-
-    def _tally(self, model: str) -> _Tally:
-        if model not in self._tallies and len(self._tallies) > self._names:
-            model = OTHER
-        return self._tallies.setdefault(model, _Tally())
-
-
-# Families ----------------------------------------------------------------------------------------
+            requests = list(self._requests.collect())
+        for family in requests:  # when a series began is of no use here, and one more series for each
+            family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
+            yield family
 
 
 def _of_engine(state: EngineCounts, base: str) -> Iterable[Metric]:
@@ -270,62 +284,3 @@ def _of_registry(counts: RegistryCounts) -> Iterable[Metric]:
         yield CounterMetricFamily(f"softprompt:{name}", about, float(count))
     for name, about, value in gauges:
         yield GaugeMetricFamily(f"softprompt:{name}", about, value)
-
-
-def _of_requests(tallies: dict[str, _Tally]) -> Iterable[Metric]:
-    finished = CounterMetricFamily(
-        "vllm:request_success", "Requests that ended, by how.", labels=["model_name", "finished_reason"]
-    )
-    for model, tally in tallies.items():
-        for reason, count in tally.finished.items():
-            finished.add_metric([model, reason], float(count))
-    yield finished
-    for name, about, pick in _COUNTERS:
-        yield _by("model_name", name, about, {model: pick(tally) for model, tally in tallies.items()})
-    for name, about, histogram in _HISTOGRAMS:
-        family = HistogramMetricFamily(name, about, labels=["model_name"])
-        for model, tally in tallies.items():
-            seen = histogram(tally)
-            family.add_metric([model], seen.buckets(), seen.sum)
-        yield family
-
-
-_COUNTERS: tuple[tuple[str, str, Callable[[_Tally], int]], ...] = (
-    ("vllm:prompt_tokens", "Text tokens read.", lambda tally: tally.prompt_tokens),
-    ("vllm:generation_tokens", "Tokens written.", lambda tally: tally.generation_tokens),
-    (
-        "softprompt:virtual_tokens",
-        "Positions of prompts that stood in front of texts.",
-        lambda tally: tally.virtual_tokens,
-    ),
-)
-_HISTOGRAMS: tuple[tuple[str, str, Callable[[_Tally], _Histogram]], ...] = (
-    (
-        "vllm:time_to_first_token_seconds",
-        "From a request's start to its first token.",
-        lambda tally: tally.first_token,
-    ),
-    (
-        "vllm:inter_token_latency_seconds",
-        "From one token to the next.",
-        lambda tally: tally.between_tokens,
-    ),
-    (
-        "vllm:e2e_request_latency_seconds",
-        "From a request's start to the end of its whole answer.",
-        lambda tally: tally.whole_answer,
-    ),
-)
-
-
-def _of_refusals(refusals: dict[str, int]) -> Metric:
-    about = "Requests turned away before the engine worked on them."
-    return _by("reason", "softprompt:requests_refused", about, refusals)
-
-
-def _by(label: str, name: str, about: str, counts: dict[str, int]) -> Metric:
-    """A counter with one label."""
-    family = CounterMetricFamily(name, about, labels=[label])
-    for value, count in counts.items():
-        family.add_metric([value], float(count))
-    return family

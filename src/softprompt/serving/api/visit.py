@@ -15,7 +15,7 @@ from softprompt.errors import ArtifactError, CancelledJobError, SoftpromptError,
 from softprompt.serving.api.errors import ApiError, error_of, log, no_such_model
 from softprompt.serving.api.gate import Bounds, Drain, Keys
 from softprompt.serving.api.guard import Guard
-from softprompt.serving.api.metrics import Finish, Metrics, Timing
+from softprompt.serving.api.metrics import Finish, Metrics, RequestTimer
 from softprompt.serving.api.stream import Crowd
 from softprompt.serving.job import Ended, Event, Heard, Job, Wrote
 from softprompt.serving.key import Key
@@ -96,7 +96,7 @@ class Visit:
 
     serving: Serving
     version: Version
-    timing: Timing
+    timing: RequestTimer
     deadline: float
     stack: contextlib.AsyncExitStack
     tally: Tally = field(default_factory=Tally)
