@@ -1,4 +1,4 @@
-"""JSON from strangers through pydantic's parser, which bounds depth and refuses broken text; knows no field."""
+"""JSON from strangers, through pydantic's parser: bounded in depth, free of broken text. Knows no field."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _StrictRequest(Request):
 
 
 class StrictRoute(APIRoute):
-    """A route whose JSON body must be sound, whatever its fields; Python's parser takes NaN and half letters."""
+    """A route whose JSON body must be sound in fields unknown, too; Python's parser takes NaN and half letters."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
