@@ -23,7 +23,7 @@ class _StrictRequest(Request):
 
 
 class StrictRoute(APIRoute):
-    """A route whose JSON body must be sound in fields unknown, too; Python's parser takes NaN and half letters."""
+    """A route whose JSON body must be sound in every field; Python's parser takes NaN and half letters."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
