@@ -1,10 +1,12 @@
 """The real data sets that travel in PyPI wheels: knows their files and splits, not how wheels come.
 
 ``bbc-news`` holds the headlines of the BBC News articles with their topic, ``quotes`` holds inspirational
-quotes with their author, ``roles`` holds role prompts ("I want you to act as ..."), of the kind that the
-tutorials of prompt tuning learn from; their own test prompt, the motivational coach, is in none of the splits.
-The three wheels are under the MIT licence. Texts that differ only in case, white space or punctuation count as one and stand in
-one split at most, and so does an article that the wheel holds under two headlines. The splits never change.
+quotes with their author, ``roles`` holds role prompts ("I want you to act as ...") of the kind that tutorials
+of prompt tuning learn from. Their test prompt, the motivational coach, is in none of its splits. All three
+wheels are under the MIT licence; the articles behind the headlines belong to the BBC.
+
+Texts that differ only in case, white space or punctuation count as one and stand in one split at most, and so
+does an article that the wheel holds under two headlines. The splits never change.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ def load(name: str) -> Table:
     source, _, part = name.partition("/")
     if source not in _SETS or part not in SPLITS:
         raise DataError(
-            f"There is no bundled data {name!r}: the sets are {' and '.join(NAMES)}, "
+            f"There is no bundled data {name!r}: the sets are {', '.join(NAMES)}; "
             f"the splits {', '.join(SPLITS)}, so write for example bundled:{NAMES[0]}/train."
         )
     return _SETS[source]()[SPLITS.index(part)]
