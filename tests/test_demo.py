@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -11,38 +12,39 @@ import pytest
 
 import tiny
 from softprompt import demo as demos
+from softprompt.base.freeze import load_base
 from softprompt.cli import demo as verb
 from softprompt.cli.main import run
 from softprompt.config import Config
 from softprompt.data.table import Table
 from softprompt.demo import Answer, Demo, finished, run_demo
-from softprompt.errors import ResourceError
+
+WORDS = ("Life is a long road.", "Be kind!", "Act as a cook who bakes.", "Nothing is lost?")
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Demo, Path]:
-    """The whole demo with its own rows, a few of each, on a base that is saved beside it."""
+    """The whole demo, its recipes on a few rows of a file, and the folder where it ran."""
     folder = tmp_path_factory.mktemp("demo")
     tiny.model("llama").save_pretrained(folder / "base")
     tiny.tokenizer().save_pretrained(folder / "base")
     made = demos._config
 
     def quick(recipe: str, output: dict[str, Any]) -> Config:
-        few = {"train_rows": 20, "validation_rows": 5, "test_rows": 6, "max_tokens": 300}
         config = made(recipe, output)
+        labels = config.data.labels or ["none"]
+        rows = [{"text": f"{WORDS[i % 4]} {i}", "label": list(labels)[i % len(labels)]} for i in range(10)]
+        file = folder / f"{recipe}.jsonl"
+        file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+        data = config.data.model_copy(update=dict.fromkeys(("train", "validation", "test"), str(file)))
         train = config.train.model_copy(update={"epochs": 1})
-        return config.model_copy(update={"data": config.data.model_copy(update=few), "train": train})
-
-    from softprompt.base.freeze import load_base
+        return config.model_copy(update={"data": data, "train": train})
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(demos, "_config", quick)
         base = load_base(str(folder / "base"), dtype="float32")
-        try:
-            return run_demo(base, verb._Stage(), library="my prompts", runs="runs"), folder
-        except ResourceError as error:
-            pytest.skip(f"the bundled rows are not here and cannot be fetched: {error}")
+        return run_demo(base, verb._Stage(), library=str(folder / "my prompts"), runs="runs"), folder
 
 
 def test_every_opening_is_answered_before_and_after(small: tuple[Demo, Path]) -> None:
@@ -63,7 +65,7 @@ def test_every_line_to_type_next_works(
 ) -> None:
     demo, folder = small
     monkeypatch.chdir(folder)
-    verb._tell(demo, "my prompts")
+    verb._tell(demo, str(folder / "my prompts"))
     shown = capsys.readouterr().out
     lines = shown.split("What one would type next:\n")[1].splitlines()
     assert len(lines) == 4
@@ -122,7 +124,7 @@ def test_an_opening_counts_when_one_sentence_ends_it(
 def test_a_prompt_is_held_against_the_bare_base_on_the_same_openings(small: tuple[Demo, Path]) -> None:
     demo, _ = small
     assert set(demo.quotes.finished) == {"untuned", "soft prompt"}
-    assert {found.rows for found in demo.quotes.finished.values()} == {6}
+    assert {found.rows for found in demo.quotes.finished.values()} == {10}
     told = verb._as_json(demo)
     assert told["quotes"]["scores"]["untuned"]["finished"] == demo.quotes.finished["untuned"].share
     assert len(told["before"]) == len(told["after"]) == 7

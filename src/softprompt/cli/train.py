@@ -209,7 +209,8 @@ def _facts(prompt: Prompt, folder: Path, size: int) -> dict[str, str]:
 def _next(prompt: Prompt, config: Config) -> list[list[str]]:
     """The arguments of commands to go on with; a prompt without input fields starts from nothing."""
     fields = prompt.template.input_fields
-    asked = {0: [""], 1: ["..."]}.get(len(fields), [part for f in fields for part in ("--row", f"{f}=...")])
+    rows = [part for field in fields for part in ("--row", f"{field}=your text")]
+    asked = {0: [""], 1: ["your text"]}.get(len(fields), rows)
     where = config.output.library
     library = [] if where == "prompts" else ["--library", where]
     return [["generate", prompt.name, *asked, *library], ["show", prompt.name, *library]]
