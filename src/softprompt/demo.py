@@ -1,37 +1,59 @@
-"""The tutorials' story with the numbers they never gave: two soft prompts on one loaded base.
+"""The tutorials' story with the numbers they never gave: three soft prompts on one loaded base.
 
-It knows which jobs are shown and what is measured; it does not know how results are drawn.
+It knows which jobs are shown, what is asked and what is measured; it does not know how results are drawn.
 """
 
 from __future__ import annotations
 
+import re
 import tomllib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from softprompt import recipes
+from softprompt.base.generate import Request, generate
 from softprompt.base.model import Base
+from softprompt.base.sampling import Sampling
 from softprompt.config import Config, TextConfig, parse
+from softprompt.data.table import Table
+from softprompt.evaluation.intervals import Interval, wilson
 from softprompt.evaluation.score import Scores
-from softprompt.library.prompt import Prompt, answer_together
+from softprompt.library.prompt import Prompt
 from softprompt.training.job import Job
 from softprompt.training.loop import Report
 from softprompt.training.run import train
 
-__all__ = ["Answer", "Demo", "JobResult", "Stage", "run_demo"]
+__all__ = ["Answer", "Demo", "Finished", "JobResult", "Stage", "finished", "run_demo"]
 
-OPENINGS = (
-    "I want you to act as a motivational coach. ",
-    "There are two nice things that should matter to you:",
-)
-"""The test prompts of the tutorial this demo follows."""
+OPENINGS = {
+    "roles": (
+        "I want you to act as a motivational coach.",
+        "I want you to act as a travel guide.",
+        "I want you to act as a chef.",
+    ),
+    "quotes": (
+        "There are two nice things that should matter to you:",
+        "Life",
+        "The best way to",
+        "Friendship",
+    ),
+}
+"""What each prompt is asked: the test prompt of the tutorials, then openings fixed before any was answered.
+
+The tutorials' first text ends in a space there. That space would be a token of its own, which no training row
+has, so it is left out.
+"""
 
 HEADLINES = ("Rates on hold as bank waits for growth", "Striker out for six weeks after cup final knock")
 DEMONSTRATIONS = 5
-ANSWER = {"max_new_tokens": 40}
+NEW_TOKENS = 40
+
+_OPENING_WORDS = 3
+_ONE_SENTENCE = re.compile(r"[^.!?\n]+[.!?]+[\"'”’)]*")
 
 
 class Watch(Protocol):
@@ -55,18 +77,51 @@ class Stage(Protocol):
 
 
 @dataclass(frozen=True)
+class Finished:
+    """How many of some answers end as one sentence, see ``finished``."""
+
+    hits: int
+    rows: int
+
+    @property
+    def share(self) -> float:
+        return self.hits / self.rows
+
+    @property
+    def interval(self) -> Interval:
+        """Wilson's, of 95%."""
+        return wilson(self.hits, self.rows)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One text answered: by whom, what came, and whether it ended by itself before the most tokens."""
+
+    prompt: str
+    text: str
+    answer: str
+    whole: bool
+
+
+@dataclass(frozen=True)
 class JobResult:
-    """One job: the scores of each row of the table on test rows, and the tuned prompt.
+    """One job: the scores of each way on the same test rows, and the tuned prompt.
 
     Attributes:
-        scores: row title -> scores on the same test rows.
+        scores: title of a way -> its scores; "untuned" and "soft prompt" are among them.
+        finished: the same for how many answers end as one sentence; empty where that says nothing.
         prompt: the tuned prompt.
         folder: where it was saved.
+        before: what the bare base answered to the job's openings.
+        after: what the tuned prompt answered to them.
     """
 
     scores: dict[str, Scores]
+    finished: dict[str, Finished]
     prompt: Prompt
     folder: Path
+    before: tuple[Answer, ...] = ()
+    after: tuple[Answer, ...] = ()
 
     @property
     def artifact_bytes(self) -> int:
@@ -75,65 +130,74 @@ class JobResult:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One text answered: by whom, and what came."""
-
-    prompt: str
-    text: str
-    answer: str
-
-
-@dataclass(frozen=True)
 class Demo:
     """Everything the demo measured."""
 
-    topics: JobResult
+    roles: JobResult
     quotes: JobResult
-    before: tuple[Answer, ...]
-    after: tuple[Answer, ...]
+    topics: JobResult
     together: tuple[Answer, ...]
+
+    @property
+    def jobs(self) -> tuple[JobResult, ...]:
+        """The three jobs, in the order they were learnt."""
+        return self.roles, self.quotes, self.topics
 
 
 def run_demo(base: Base, stage: Stage, *, library: str = "prompts", runs: str = "runs") -> Demo:
-    """Train the two prompts, measure them on test rows, and answer rows of both and the bare base at once.
+    """Train the three prompts, measure them on test rows, and answer rows of all and the bare base at once.
 
     Args:
         base: one loaded model, used for everything.
         stage: told what goes on.
-        library: folder the two prompts are saved in, replacing those of an earlier demo.
+        library: folder the prompts are saved in, replacing those of an earlier demo.
         runs: folder of logs and checkpoints.
     """
     output = {"library": library, "runs": runs, "overwrite": True}
-    topics = _run_job(base, stage, "bbc-topics", output, with_demonstrations=True)
-    quotes = _run_job(base, stage, "quotes", output, with_demonstrations=False)
-    with stage.counting("Answering"):
-        before = _answers(base, [(None, text) for text in OPENINGS])
-        after = _answers(base, [(quotes.prompt, text) for text in OPENINGS])
+    roles = _run_job(base, stage, _config("roles", output))
+    quotes = _run_job(base, stage, _config("quotes", output), sentences=True)
+    topics = _run_job(base, stage, _config("bbc-topics", output), demonstrations=DEMONSTRATIONS)
+    with stage.counting("Answering one batch with all of them"):
         together = _answers(
             base,
             [
                 (topics.prompt, HEADLINES[0]),
                 (quotes.prompt, "The best way to"),
                 (None, "The capital of France is"),
+                (roles.prompt, "I want you to act as a chef."),
                 (topics.prompt, HEADLINES[1]),
             ],
-            max_new_tokens=12,
+            tokens=12,
         )
-    return Demo(topics, quotes, before, after, together)
+    return Demo(roles, quotes, topics, together)
+
+
+def _config(recipe: str, output: dict[str, Any]) -> Config:
+    return parse({**tomllib.loads(recipes.text(recipe)), "output": output})
 
 
 def _run_job(
-    base: Base, stage: Stage, recipe: str, output: dict[str, Any], *, with_demonstrations: bool
+    base: Base, stage: Stage, config: Config, *, demonstrations: int = 0, sentences: bool = False
 ) -> JobResult:
-    config = parse({**tomllib.loads(recipes.text(recipe)), "output": output})
-    with stage.training(f"{recipe}: training {config.method.front}") as watch:
+    """Train one prompt and hold it against the bare base: by score, by sentences, by what both write."""
+    name = config.name
+    with stage.training(f"{name}: training {config.method.front}") as watch:
         prompt = train(base, config, watch=watch.report, progress=watch.progress)
     scores = {"untuned": Scores.from_json(prompt.card.scores["test, untuned"])}
-    if with_demonstrations:
-        title = f"{DEMONSTRATIONS} demonstrations"
-        scores[title] = _score(base, stage, config, f"{{demos:{DEMONSTRATIONS}}}", f"{recipe}: {title}")
+    if demonstrations:
+        title = f"{demonstrations} demonstrations"
+        scores[title] = _score(base, stage, config, f"{{demos:{demonstrations}}}", f"{name}: {title}")
     scores["soft prompt"] = Scores.from_json(prompt.card.scores["test"])
-    return JobResult(scores, prompt, Path(output["library"]) / prompt.name)
+    ended = dict[str, Finished]()
+    if sentences:
+        with stage.counting(f"{name}: finishing the openings of test rows"):
+            rows = Job.prepare(base, config).task.tables["test"]
+            ended = {"untuned": finished(prompt.bare(), rows), "soft prompt": finished(prompt, rows)}
+    texts = OPENINGS.get(name, ())
+    with stage.counting(f"{name}: answering"):
+        before = _answers(base, [(None, text) for text in texts])
+        after = _answers(base, [(prompt, text) for text in texts])
+    return JobResult(scores, ended, prompt, Path(config.output.library) / name, before, after)
 
 
 def _score(base: Base, stage: Stage, config: Config, front: str, title: str) -> Scores:
@@ -143,7 +207,30 @@ def _score(base: Base, stage: Stage, config: Config, front: str, title: str) -> 
         return job.score("test", progress)
 
 
-def _answers(base: Base, requests: list[tuple[Prompt | None, str]], **sampling: Any) -> tuple[Answer, ...]:
-    answers = answer_together(requests, base, **{**ANSWER, **sampling})
-    names = [prompt.name if prompt is not None else "the bare base" for prompt, _ in requests]
-    return tuple(Answer(n, t, a) for n, (_, t), a in zip(names, requests, answers, strict=True))
+def finished(prompt: Prompt, rows: Table) -> Finished:
+    """How many openings of held-out texts a prompt goes on with to the end of one sentence.
+
+    An opening is the first three words of a row's ``text``. It counts when the greedy answer ends by itself
+    before its 40th token, and opening and answer together are one sentence: they end in a full stop, an
+    exclamation or a question mark (closing quotes or brackets may follow) and hold neither another of these
+    marks nor a line break before.
+    """
+    openings = [" ".join(str(row["text"]).split()[:_OPENING_WORDS]) for row in rows.rows]
+    answers = _answers(prompt.base, [(prompt, opening) for opening in openings])
+    hits = [a.whole and _ONE_SENTENCE.fullmatch((a.text + a.answer).strip()) is not None for a in answers]
+    return Finished(sum(hits), len(hits))
+
+
+def _answers(
+    base: Base, asked: Iterable[tuple[Prompt | None, str]], tokens: int = NEW_TOKENS
+) -> tuple[Answer, ...]:
+    """Greedy answers of prompts, or of the bare base, all in one batch."""
+    asked, bare = list(asked), base.prefill_text("")
+    requests = [p.request(t) if p is not None else Request(tuple(base.encode(t)), bare) for p, t in asked]
+    lengths = Counter[int]()
+    sampling = Sampling(max_new_tokens=tokens)
+    answers = generate(base, requests, sampling, lambda row, _: lengths.update([row]))
+    return tuple(
+        Answer(prompt.name if prompt is not None else "the bare base", text, answer, lengths[row] < tokens)
+        for row, ((prompt, text), answer) in enumerate(zip(asked, answers, strict=True))
+    )

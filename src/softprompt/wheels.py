@@ -24,6 +24,7 @@ from softprompt.errors import ResourceError
 __all__ = [
     "BBC_NEWS",
     "QUOTES",
+    "ROLES",
     "SMOLLM2",
     "Wheel",
     "cache_root",
@@ -82,6 +83,12 @@ QUOTES = Wheel(
     version="0.0.16",
     sha256="e1ab7789ffbd5f8bb983708781fe4d779652b1e6deb40566b5dca542b83ece48",
     size=18_538,
+)
+ROLES = Wheel(
+    project="gpt-prompt",
+    version="0.0.13",
+    sha256="118e060af2070588351a883ca5c7749ab2e9803d166ec724240d49d92a53f4be",
+    size=140_560,
 )
 
 

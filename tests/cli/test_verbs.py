@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -96,6 +97,47 @@ def test_generate_answers_texts_rows_and_files(taught: Shell, monkeypatch: pytes
     assert len(plain.out.splitlines()) == 3
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"one\ntwo\n")))
     assert len(taught("generate", "moods", "--file", "-").out.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("args", "note"),
+    [
+        (("good ",), "The text ends in white space"),
+        (("good\n", "bad"), "1 of 2 texts end in white space"),
+        (("--row", "text=good\t"), "The text ends in white space"),
+        (("",), "The text is empty"),
+        (("good", ""), "1 of 2 texts are empty"),
+        (("good",), None),
+    ],
+)
+def test_a_text_that_ends_in_white_space_or_is_empty_gets_a_note_and_its_answer(
+    taught: Shell, args: tuple[str, ...], note: str | None
+) -> None:
+    done = taught("generate", "moods", *args, "--json")
+    assert done.code == 0
+    notes = [line for line in done.err.splitlines() if "white space" in line or "empty" in line]
+    assert len(notes) == (note is not None)
+    assert note is None or notes[0].startswith(note)
+    asked = [answer["input"] for answer in done.json["answers"]]
+    assert asked == ([{"text": "good\t"}] if args[0] == "--row" else list(args))  # nothing is stripped
+
+
+def test_the_lines_to_type_next_work_as_they_stand(shell: Shell) -> None:
+    """For a prompt without input fields, one with two, and a library whose name needs quotes."""
+    for template in (
+        (),
+        ("--input", "", "--target", "{text}"),
+        ("--input", "{label} {text}:", "--target", " a"),
+    ):
+        wanted = ("--epochs", "0", "--library", "my prompts", "--overwrite")
+        done = shell.train(*wanted, *(template and ("--set", "data.labels=none", *template)))
+        assert done.code == 0, done.err
+        lines = done.out.split("What one would type next:\n")[1].splitlines()
+        assert len(lines) == 2
+        for line in lines:
+            name, *words = shlex.split(line)
+            assert name == "softprompt"
+            assert shell(*words).code == 0, line
 
 
 def test_sampling_options_reach_the_answer(taught: Shell) -> None:

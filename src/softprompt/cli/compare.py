@@ -43,7 +43,7 @@ def command(config: str, as_json: bool) -> int:
         try:
             results = compare(config, notify=screen.say, watch=_steps(screen.say), stop=asked.asked)
         except KeyboardInterrupt:
-            screen.say(f"Stopped. To go on:\n  softprompt compare {config}")
+            screen.say(f"Stopped. To go on:\n  {screen.command_line('compare', config)}")
             return 130
     if as_json:
         screen.print_json(results.model_dump())

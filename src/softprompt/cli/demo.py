@@ -1,7 +1,8 @@
-"""The verb ``demo``: trains two prompts on one base and shows, in numbers, what that gained."""
+"""The verb ``demo``: trains three prompts on one base and shows, in texts and numbers, what that gained."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -15,14 +16,17 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+_WIDTH, _LEAST = 100, 24
+"""Columns of a text at most, and of what stands beside its label at least."""
+
 
 @click.command("demo")
 @click.option("--model", default="smollm2-135m", metavar="M", help="The base.", show_default=True)
 @click.option("--dtype", default="auto", metavar="D", help="Number format of the base.", show_default=True)
-@click.option("--library", default="prompts", metavar="DIR", help="Where the two prompts are saved.")
+@click.option("--library", default="prompts", metavar="DIR", help="Where the three prompts are saved.")
 @json_option
 def command(model: str, dtype: str, library: str, as_json: bool) -> int:
-    """Teach one base two jobs and answer for both at once (a few minutes)."""
+    """Teach one base three jobs and answer for all at once (a few minutes)."""
     from softprompt.cli import screen
     from softprompt.demo import run_demo
 
@@ -31,7 +35,7 @@ def command(model: str, dtype: str, library: str, as_json: bool) -> int:
     if as_json:
         screen.print_json(_as_json(demo))
     else:
-        _tell(demo)
+        _tell(demo, library)
     return 0
 
 
@@ -62,42 +66,82 @@ class _Stage:
             yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def _tell(demo: Demo) -> None:
-    from softprompt.cli.screen import out
+def _tell(demo: Demo, library: str) -> None:
+    from softprompt.cli import screen
 
-    console = out()
-    topics, quotes = demo.topics, demo.quotes
-    console.print(f"\nOne base, {topics.prompt.base.name}, two jobs.\n", style="bold")
-    _table(topics, "News headline -> topic", "accuracy")
-    _table(quotes, "Inspirational quotes, loss per token", "nll")
+    console = screen.out()
+    console.print(f"\nOne frozen model, {demo.roles.prompt.base.name}, learns three jobs.", style="bold")
+    for job, rows in ((demo.roles, "role prompts"), (demo.quotes, "inspirational quotes")):
+        count = job.prompt.card.data["train"].rows
+        console.print(f"\n{job.prompt.name}: goes on as {count} {rows} do that it learnt from", style="bold")
+        for before, after in zip(job.before, job.after, strict=True):
+            console.print()
+            _block("  ", before.text)
+            _block("    before  ", _words(before))
+            _block("    after   ", _words(after))
+    console.print()
+    _gains(demo)
+    console.print()
     _costs(demo)
-    for index, answer in enumerate(demo.before):
-        console.print(f"\n{answer.text}", style="bold")
-        _answer("  before  ", answer)
-        _answer("  after   ", demo.after[index])
-    console.print("\nOne batch, each row behind its own prompt:", style="bold")
+    console.print("\nOne batch, each row behind its own prompt (... where an answer was cut):", style="bold")
+    width = max(len(answer.prompt) for answer in demo.together)
     for answer in demo.together:
-        _answer(f"  {answer.prompt:<15}  {answer.text} ->", answer)
-    console.print("\nWhat one would type next:")
-    console.print(f'  softprompt generate {topics.prompt.name} "Shares fall as oil price climbs"')
-    console.print(f"  softprompt show {quotes.prompt.name}")
+        _block(f"  {answer.prompt:<{width}}  ", f"{answer.text} -> {_words(answer)}")
+    console.print("\nWhat one would type next:", style="bold")
+    where = [] if library == "prompts" else ["--library", library]
+    for words in (
+        ["generate", demo.roles.prompt.name, "I want you to act as a gardener."],
+        ["generate", demo.quotes.prompt.name, ""],
+        ["generate", demo.topics.prompt.name, "Shares fall as oil price climbs", "--classify"],
+        ["show", demo.quotes.prompt.name],
+    ):
+        console.print(f"  {screen.clean(screen.command_line(*words, *where))}", soft_wrap=True)
 
 
-def _table(job: JobResult, title: str, measure: str) -> None:
+def _words(answer: Answer) -> str:
+    """An answer on one line, with dots where it was cut."""
+    return " ".join(answer.answer.split()) + ("" if answer.whole else " ...")
+
+
+def _block(label: str, text: str) -> None:
+    """A label and, beside it, a text in as many lines as it takes."""
+    from softprompt.cli import screen
+
+    width = max(_LEAST, min(screen.out().width, _WIDTH) - len(label))
+    beside = ("\n" + " " * len(label)).join(textwrap.wrap(screen.clean(text), width))
+    screen.out().print(label + beside, soft_wrap=True)
+
+
+def _gains(demo: Demo) -> None:
+    """Before and after on rows that no prompt has seen, and what shown examples reach instead."""
     from softprompt.cli.scores import with_interval
     from softprompt.cli.screen import out, print_grid
 
-    rows = [(name, with_interval(scores.summary(), measure)) for name, scores in job.scores.items()]
-    count = next(iter(job.scores.values())).rows
-    print_grid((f"{title} ({count} test rows)", "95% interval in brackets"), rows, right=(1,))
-    out().print()
+    def row(job: JobResult, what: str, measure: str) -> list[str]:
+        ways = [_summary(job, way) for way in ("untuned", "soft prompt")]
+        return [job.prompt.name, f"{what} ({ways[0]['rows']})", *(with_interval(w, measure) for w in ways)]
+
+    heads = ("prompt", "measured on (rows of its test split)", "before", "after")
+    rows = [
+        row(demo.roles, "loss per token", "nll"),
+        row(demo.quotes, "loss per token", "nll"),
+        row(demo.quotes, "openings finished as one sentence", "finished"),
+        row(demo.topics, "headlines given their topic", "accuracy"),
+    ]
+    print_grid(heads, rows, right=(2, 3))
+    for way in demo.topics.scores:
+        if way not in ("untuned", "soft prompt"):
+            shown = with_interval(_summary(demo.topics, way), "accuracy")
+            out().print(
+                f"95% intervals in brackets. Headlines behind {way} instead: {shown}.", soft_wrap=True
+            )
 
 
 def _costs(demo: Demo) -> None:
     from softprompt.cli.screen import bytes_text, print_grid, seconds_text
 
     rows = []
-    for job in (demo.topics, demo.quotes):
+    for job in demo.jobs:
         training = job.prompt.card.training
         assert training is not None
         rows.append(
@@ -113,23 +157,27 @@ def _costs(demo: Demo) -> None:
     print_grid(heads, rows, right=(1, 2, 3, 4))
 
 
-def _answer(label: str, answer: Answer) -> None:
-    from softprompt.cli.screen import clean, out
-
-    out().print(f"{label} {clean(' '.join(answer.answer.split()))}", soft_wrap=True)
+def _summary(job: JobResult, way: str) -> dict[str, Any]:
+    """The scores of one way, with its share of finished sentences where that was measured."""
+    found = job.scores[way].summary()
+    if way in job.finished:
+        found |= {"finished": job.finished[way].share, "finished_interval": job.finished[way].interval}
+    return found
 
 
 def _as_json(demo: Demo) -> dict[str, Any]:
-    jobs = {"topics": demo.topics, "quotes": demo.quotes}
+    jobs = {"roles": demo.roles, "quotes": demo.quotes, "topics": demo.topics}
     return {
         **{
             name: {
-                "scores": {title: scores.summary() for title, scores in job.scores.items()},
+                "scores": {way: _summary(job, way) for way in job.scores},
                 "trained_parameters": job.prompt.card.trained_parameters,
                 "artifact_bytes": job.artifact_bytes,
                 "training": job.prompt.card.training and job.prompt.card.training.model_dump(),
             }
             for name, job in jobs.items()
         },
-        **{name: [vars(a) for a in getattr(demo, name)] for name in ("before", "after", "together")},
+        "before": [vars(answer) for job in demo.jobs for answer in job.before],
+        "after": [vars(answer) for job in demo.jobs for answer in job.after],
+        "together": [vars(answer) for answer in demo.together],
     }

@@ -70,9 +70,13 @@ def command(
     **sampling: Any,
 ) -> None:
     """Answer texts with a saved prompt."""
+    from softprompt.cli.screen import say
+
     asked = _asked(texts, cells, file)
     options = _sampling({option: value for option, value in sampling.items() if value not in (None, ())})
     prompt = open_prompt(name, library, BaseChoice(model, dtype, device, trust_remote_code))
+    for note in _notes(prompt, asked):
+        say(note)
     if base_only:
         prompt = replace(prompt, front=prompt.base.embed(prompt.base.start_ids))
     if classify:
@@ -124,6 +128,22 @@ def _lines(file: str) -> list[str]:
     if not lines:
         raise DataError(f"{'stdin' if file == '-' else file} is empty; give one text a line.")
     return lines
+
+
+def _notes(prompt: Prompt, asked: Sequence[Text]) -> Iterator[str]:
+    """What a user may not have meant; every text is answered as it is all the same."""
+    pieces = [[text] if isinstance(text, str) else list(map(str, text.values())) for text in asked]
+    spaced = sum(any(piece != piece.rstrip() for piece in row) for row in pieces)
+    empty = sum("" in row for row in pieces) if prompt.template.input_fields else 0
+    if spaced:
+        which = "The text ends" if len(asked) == 1 else f"{spaced} of {len(asked)} texts end"
+        yield (
+            f"{which} in white space, which the model reads as a token of its own; texts it learnt from "
+            "seldom end so, and answers suffer: leave it out unless you mean it."
+        )
+    if empty:
+        which = "The text is" if len(asked) == 1 else f"{empty} of {len(asked)} texts are"
+        yield f"{which} empty, so there is nothing to answer but the prompt itself; give some words."
 
 
 def _sampling(options: dict[str, Any]) -> Sampling:

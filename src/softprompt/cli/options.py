@@ -78,14 +78,16 @@ def base_options(command: Command) -> Command:
 
 def open_prompt(name: str, library: str, choice: BaseChoice) -> Prompt:
     """A saved prompt on its base; faults of the prompt show before the base is loaded."""
+    from softprompt.cli.screen import command_line
     from softprompt.errors import ArtifactError
     from softprompt.library.folder import Library
     from softprompt.library.prompt import load_prompt
 
-    card = Library(library).load(name).card
-    if card is None:
-        raise ArtifactError(f"{name} has no card; bring it in with `softprompt import {name} --name NAME`.")
-    return load_prompt(name, _base_of(card, choice), library)
+    artifact = Library(library).load(name)
+    if artifact.card is None:
+        again = command_line("import", str(artifact.path), "--name", "NAME")
+        raise ArtifactError(f"{name} has no card; bring it in with `{again}`.")
+    return load_prompt(name, _base_of(artifact.card, choice), library)
 
 
 def _base_of(card: Card, choice: BaseChoice) -> Base:

@@ -26,6 +26,7 @@ _MEASURES = {
     "chrf": "chrF",
 }
 _UNTUNED = ", untuned"
+_SHARES = ("accuracy", "finished")
 
 
 def print_scores(scores: Mapping[str, Summary]) -> None:
@@ -69,7 +70,7 @@ def _number(summary: Summary, measure: str) -> str:
 
 
 def _format(value: float, measure: str) -> str:
-    return f"{100 * value:.1f}%" if measure == "accuracy" else f"{value:.3f}"
+    return f"{100 * value:.1f}%" if measure in _SHARES else f"{value:.3f}"
 
 
 def _count(rows: Any) -> str:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -21,6 +24,7 @@ from rich.text import Text
 __all__ = [
     "bytes_text",
     "clean",
+    "command_line",
     "complain",
     "err",
     "facts",
@@ -135,6 +139,20 @@ def facts(pairs: Mapping[str, str]) -> Table:
 def clean(text: str) -> str:
     """Text without anything a terminal would obey; line breaks and tabs stay."""
     return "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text)
+
+
+def command_line(*words: str) -> str:
+    """A line that runs softprompt with these arguments when it is typed as it stands, in a POSIX shell.
+
+    Where PATH does not lead to the command that runs now, such as one in .venv/bin, it is named by its path.
+    """
+    running = Path(sys.argv[0])
+    known = shutil.which("softprompt")
+    if running.name != "softprompt" or (known is not None and Path(known).samefile(running)):
+        return shlex.join(["softprompt", *words])
+    here = running.absolute()
+    near = here.relative_to(Path.cwd()) if here.is_relative_to(Path.cwd()) else here
+    return shlex.join([str(near), *words])
 
 
 def bytes_text(size: int) -> str:

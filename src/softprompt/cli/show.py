@@ -28,7 +28,8 @@ def command(name: str, library: str, as_json: bool) -> None:
     artifact = Library(library).load(name)
     card = artifact.card
     if card is None:
-        raise ArtifactError(f"{name} has no card; bring it in with `softprompt import {name} --name NAME`.")
+        again = screen.command_line("import", str(artifact.path), "--name", "NAME")
+        raise ArtifactError(f"{name} has no card; bring it in with `{again}`.")
     if as_json:
         screen.print_json({"path": str(artifact.path), "card": card.model_dump()})
         return

