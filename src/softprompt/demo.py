@@ -17,8 +17,8 @@ from softprompt.base.model import Base
 from softprompt.config import Config, TextConfig, parse
 from softprompt.evaluation.score import Scores
 from softprompt.library.prompt import Prompt, answer_together
+from softprompt.listener import Listener, Report
 from softprompt.training.job import Job
-from softprompt.training.loop import Report
 from softprompt.training.run import train
 
 __all__ = ["Answer", "Demo", "JobResult", "Stage", "run_demo"]
@@ -127,7 +127,7 @@ def _run_job(
 ) -> JobResult:
     config = parse({**tomllib.loads(recipes.text(recipe)), "output": output})
     with stage.training(f"{recipe}: training {config.method.front}") as watch:
-        prompt = train(base, config, watch=watch.report, progress=watch.progress)
+        prompt = train(base, config, listener=Listener(step=watch.report, progress=watch.progress))
     scores = {"untuned": Scores.from_json(prompt.card.scores["test, untuned"])}
     if with_demonstrations:
         title = f"{DEMONSTRATIONS} demonstrations"

@@ -16,8 +16,9 @@ from softprompt.base.packing import TokenRow
 from softprompt.config import TrainConfig
 from softprompt.errors import TrainingError
 from softprompt.evaluation.score import Scores, score, target_rows
+from softprompt.listener import Listener, Report
 from softprompt.methods.method import Method
-from softprompt.training.loop import Outcome, Report, fit
+from softprompt.training.loop import Outcome, TrainingRun, fit
 from training.toy import KeysAndValues, examples, front, soft_prompt
 
 TRAIN, VALIDATION = examples(48, 0), examples(21, 100)
@@ -41,19 +42,18 @@ def run(
         watch(report)
 
     settings = {"learning_rate": 0.1, "epochs": 4, "batch_size": 8, "checkpoint_every": 5} | train
-    outcome = fit(
+    listener = Listener(step=told, stop=lambda: stop_after is not None and reports[-1].step >= stop_after)
+    wanted = TrainingRun(
         method,
         target_rows(TRAIN.examples) if rows is None else rows,
-        evaluate or (lambda: score(method.base, method.front(), VALIDATION)),
         TrainConfig().model_copy(update=settings),
-        seed=1,
-        checkpoint=folder / "checkpoint.safetensors",
-        identity="this run",
-        resume=resume,
-        watch=told,
-        stop=lambda: stop_after is not None and reports[-1].step >= stop_after,
+        1,
+        folder / "checkpoint.safetensors",
+        "this run",
+        listener,
     )
-    return outcome, reports
+    scorer = evaluate or (lambda: score(method.base, method.front(), VALIDATION))
+    return fit(wanted, scorer, resume=resume), reports
 
 
 def test_it_learns_and_keeps_the_best_state(tmp_path: Path) -> None:
@@ -121,17 +121,10 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     method = soft_prompt()
     run(tmp_path, method, stop_after=2)
+    path = tmp_path / "checkpoint.safetensors"
+    other = TrainingRun(method, target_rows(TRAIN.examples), TrainConfig(), 1, path, "another run")
     with pytest.raises(TrainingError, match="another configuration"):
-        fit(
-            method,
-            target_rows(TRAIN.examples),
-            lambda: score(method.base, method.front(), VALIDATION),
-            TrainConfig(),
-            seed=1,
-            checkpoint=tmp_path / "checkpoint.safetensors",
-            identity="another run",
-            resume=True,
-        )
+        fit(other, lambda: score(method.base, method.front(), VALIDATION), resume=True)
 
 
 def test_a_cut_off_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
@@ -155,7 +148,7 @@ def test_nan_stops_with_the_last_good_state(tmp_path: Path) -> None:
 
     outcome, _ = run(tmp_path, method, evaluate=evaluate, watch=watch, schedule="constant", warmup=0.0)
     assert outcome.ended == "diverged"
-    assert "at step 9: the loss is nan" in outcome.trouble
+    assert "at step 9: the loss is nan" in outcome.error
     assert torch.equal(front(method), front(whole))
 
 
@@ -178,7 +171,7 @@ def test_a_loss_that_runs_away_stops_the_run(tmp_path: Path) -> None:
     start = front(method)
     outcome, _ = run(tmp_path, Uphill(method), learning_rate=0.3, epochs=9, schedule="constant")
     assert (outcome.ended, outcome.best_step) == ("diverged", 0)
-    assert "the loss stayed above" in outcome.trouble
+    assert "the loss stayed above" in outcome.error
     assert torch.equal(front(method), start)
 
 
