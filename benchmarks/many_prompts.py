@@ -20,8 +20,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,8 +32,9 @@ from softprompt.base.model import Base
 from softprompt.checkpoints.freeze import load_base
 from softprompt.config import parse
 from softprompt.evaluation.score import target_rows
+from softprompt.listener import Listener, Report
 from softprompt.training.job import Job
-from softprompt.training.loop import Report, Run, fit, fit_many
+from softprompt.training.loop import TrainingRun, fit, fit_many
 
 MODEL = "smollm2-135m"
 RESULTS = Path(__file__).parent.parent / "results" / "many_prompts.jsonl"
@@ -78,11 +80,17 @@ class Trained:
     def __post_init__(self) -> None:
         self.losses = [[] for _ in self.jobs]
 
-    def run(self, number: int) -> Run:
+    def run(self, number: int) -> TrainingRun:
         """One of them as the loop takes it."""
         job = self.jobs[number]
         rows = target_rows(job.encoded["train"].examples)
-        return Run(job.method, rows, job.config.train, job.config.seed)
+
+        def note(report: Report) -> None:
+            if report.step:
+                self.losses[number].append(report.loss)
+
+        listener = Listener(step=note)
+        return TrainingRun(job.method, rows, job.config.train, job.config.seed, listener=listener)
 
     def nudged(self) -> Trained:
         """The same, from starts changed in the sixth place."""
@@ -95,26 +103,15 @@ class Trained:
     def alone(self, numbers: Sequence[int]) -> None:
         """Train some, one after another."""
         for number in numbers:
-            run, job = self.run(number), self.jobs[number]
-            watch = self._noting(number)
-            validate = lambda job=job: job.score("validation")  # noqa: E731
-            fit(run.method, run.rows, validate, run.config, seed=run.seed, watch=watch)
+            fit(self.run(number), partial(self.jobs[number].score, "validation"))
 
     def together(self, pass_tokens: int | None) -> None:
         """Train all at once."""
         fit_many(
             [self.run(number) for number in range(len(self.jobs))],
             lambda numbers: [self.jobs[number].score("validation") for number in numbers],
-            watch=lambda number, report: self._noting(number)(report),
             pass_tokens=pass_tokens,
         )
-
-    def _noting(self, number: int) -> Callable[[Report], None]:
-        def note(report: Report) -> None:
-            if report.step:
-                self.losses[number].append(report.loss)
-
-        return note
 
 
 def sweep(base: Base, prompts: int, steps: int, batch_size: int) -> list[Job]:

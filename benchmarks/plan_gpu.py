@@ -28,11 +28,12 @@ from softprompt.checkpoints.quantise import keep_differentiable
 from softprompt.config import Config, parse
 from softprompt.data.rows import Encoded, Example
 from softprompt.evaluation.score import score
+from softprompt.listener import Listener, Report
 from softprompt.methods.build import Material, build_method
 from softprompt.planning.plan import Plan, plan
 from softprompt.planning.shapes import SHAPES
 from softprompt.planning.sizes import parse_size
-from softprompt.training.loop import Report, fit
+from softprompt.training.loop import TrainingRun, fit
 
 STEPS = 4
 SCORED = 4  # one token in so many
@@ -124,7 +125,8 @@ def measured(config: Config, tokens: int, base: Base) -> tuple[int, float]:
 
     torch.cuda.reset_peak_memory_stats()
     train = config.train.model_copy(update={"epochs": 1, "evaluate_every": STEPS})
-    fit(method, rows, lambda: score(method.base, method.front(), held_out), train, seed=0, watch=watch)
+    run = TrainingRun(method, rows, train, 0, listener=Listener(step=watch))
+    fit(run, lambda: score(method.base, method.front(), held_out))
     return torch.cuda.max_memory_allocated(), min(b - a for a, b in pairwise(clock))
 
 

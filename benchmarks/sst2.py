@@ -52,7 +52,7 @@ def run(base: Base, config: Config) -> dict[str, Any]:
     if (Path(config.output.library) / config.name).exists():
         prompt = softprompt.load_prompt(config.name, base, config.output.library)
     else:
-        prompt = softprompt.train(base, config, resume=True, notify=print)
+        prompt = softprompt.train(base, config, resume=True, listener=softprompt.Listener(note=print))
     card = prompt.card
     assert card.training is not None
     print(f"seed {config.seed}: {card.scores['test']}", flush=True)

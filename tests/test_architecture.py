@@ -23,7 +23,7 @@ LAYERS = [
     {"generation"},
     {"data", "methods"},
     {"evaluation"},
-    {"library"},
+    {"library", "listener"},
     {"training"},
     {"comparison", "harness", "planning", "interpretation", "serving"},
     {"recipes", "demo"},
@@ -32,7 +32,7 @@ LAYERS = [
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 HOMES = {
-    "transformers": {"base", "checkpoints", "planning/blueprint.py", "training/finish.py"},
+    "transformers": {"base", "checkpoints", "planning/blueprint.py", "training/results.py"},
     "peft": {"methods/lora.py", "library/lora_format.py"},
     "bitsandbytes": {"checkpoints"},
     "rouge_score": {"evaluation/text_metrics.py"},

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from softprompt.library.ensemble import Ensemble
     from softprompt.library.folder import Library
     from softprompt.library.prompt import Prompt, answer_together, load_prompt
+    from softprompt.listener import Listener
     from softprompt.prefix import Prefix
     from softprompt.serving.engine import Engine
     from softprompt.training.run import train, train_many
@@ -40,6 +41,7 @@ __all__ = [
     "Engine",
     "Ensemble",
     "Library",
+    "Listener",
     "Prefix",
     "Prompt",
     "Sampling",
@@ -62,6 +64,7 @@ _HOMES = {
     "Engine": ("softprompt.serving.engine", "Engine"),
     "Ensemble": ("softprompt.library.ensemble", "Ensemble"),
     "Library": ("softprompt.library.folder", "Library"),
+    "Listener": ("softprompt.listener", "Listener"),
     "Prefix": ("softprompt.prefix", "Prefix"),
     "Prompt": ("softprompt.library.prompt", "Prompt"),
     "Sampling": ("softprompt.base.sampling", "Sampling"),

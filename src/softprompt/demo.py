@@ -23,8 +23,8 @@ from softprompt.data.table import Table
 from softprompt.evaluation.intervals import Interval, wilson
 from softprompt.evaluation.score import Scores
 from softprompt.library.prompt import Prompt
+from softprompt.listener import Listener, Report
 from softprompt.training.job import Job
-from softprompt.training.loop import Report
 from softprompt.training.run import train
 
 __all__ = ["Answer", "Demo", "Finished", "JobResult", "Stage", "finished", "run_demo"]
@@ -182,7 +182,7 @@ def _run_job(
     """Train one prompt and hold it against the bare base: by score, by sentences, by what both write."""
     name = config.name
     with stage.training(f"{name}: training {config.method.front}") as watch:
-        prompt = train(base, config, watch=watch.report, progress=watch.progress)
+        prompt = train(base, config, listener=Listener(step=watch.report, progress=watch.progress))
     scores = {"untuned": Scores.from_json(prompt.card.scores["test, untuned"])}
     if demonstrations:
         title = f"{demonstrations} demonstrations"

@@ -76,6 +76,18 @@ def test_bins_are_as_wide_as_is_cheapest() -> None:
     assert pack([Group(batch)], slot_cost=10**9).ids.numel() == 1200
 
 
+def test_a_long_front_makes_every_slot_dearer() -> None:
+    """Each slot is held against the front's keys, too: the longer it is, the less an empty slot is worth."""
+    batch = [TokenRow((1,) * 30)] * 40
+    short, long = (pack([Group(batch, before)], slot_cost=10).ids.shape for before in (0, 1000))
+    assert (short, long) == ((25, 60), (8, 150))
+    for chosen, other, before in ((short, long, 0), (long, short, 1000)):
+        cost, others = (bins * width * (10 + before + width) for bins, width in (chosen, other))
+        assert cost < others
+    both = pack([Group(batch, 0), Group(batch[:1], 1000)], slot_cost=10)  # the longest one's mask
+    assert both.width == 150
+
+
 def test_batches_bound_the_tokens_and_lose_no_row() -> None:
     batch = rows(40, 3)
     found = list(batches(batch, 100))

@@ -10,7 +10,7 @@ from softprompt.cli import screen
 from softprompt.cli.scores import headline, print_scores, with_interval
 from softprompt.cli.watch import Bar, Lines, Pace
 from softprompt.evaluation.score import Scores
-from softprompt.training.loop import Report
+from softprompt.listener import Report
 
 SCORES = {
     "rows": 200,

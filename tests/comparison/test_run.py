@@ -21,7 +21,7 @@ from softprompt.comparison.run import compare
 from softprompt.data.sources import read
 from softprompt.errors import ConfigError
 from softprompt.library.prompt import load_prompt
-from softprompt.training.loop import Report
+from softprompt.listener import Report
 
 METHODS: list[dict[str, Any]] = [
     {"name": "text", "method": {"kind": "text"}, "trials": [{}, {"method.front": "{demos:2}"}]},

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import bootstrap
 
 import tiny
 from softprompt.data.rows import Encoded, Example
@@ -50,6 +52,26 @@ def test_label_likelihoods(architecture: str, words: tuple[tuple[int, ...], ...]
     assert scores.accuracy == sum(p == i % 2 for i, p in enumerate(best)) / 4
     losses = [-expected[i][i % 2] for i in range(4)]
     assert scores.nll == pytest.approx(sum(losses) / sum(len(seen[i % 2]) for i in range(4)), rel=1e-4)
+
+
+def test_both_ends_of_a_loss_interval_are_those_of_the_bootstrap() -> None:
+    """Of nats per token over rows that are drawn again: scipy's percentiles, the lower end and the upper."""
+    rows = [
+        Example((5 + i % 9,), tuple(20 + (7 * i + k) % 60 for k in range(1 + i % 4)), None, i)
+        for i in range(60)
+    ]
+    found = score(tiny.base(), tiny.base().embed((3, 4)), Encoded(tuple(rows), 0, None, False, ()))
+    columns = np.array(found.losses), np.array(found.tokens)
+
+    def per_token(losses: np.ndarray, tokens: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.sum(losses, axis=axis) / np.sum(tokens, axis=axis)
+
+    expected = bootstrap(
+        columns, per_token, paired=True, vectorized=True, method="percentile", n_resamples=20_000, rng=0
+    ).confidence_interval
+    width = expected.high - expected.low
+    assert found.nll_interval[0] == pytest.approx(expected.low, abs=0.1 * width)
+    assert found.nll_interval[1] == pytest.approx(expected.high, abs=0.1 * width)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "bloom"])

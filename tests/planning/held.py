@@ -21,7 +21,7 @@ from softprompt.config import parse
 from softprompt.evaluation.score import target_rows
 from softprompt.planning.plan import plan
 from softprompt.training.job import Job
-from softprompt.training.loop import fit
+from softprompt.training.loop import TrainingRun, fit
 from softprompt.training.memory import Peak
 
 CPU = torch.device("cpu")
@@ -38,14 +38,9 @@ def main() -> None:
         pass
     with Peak(CPU) as during, tempfile.TemporaryDirectory() as folder:
         job = Job.prepare(base, config)
-        fit(
-            job.method,
-            target_rows(job.encoded["train"].examples),
-            lambda: job.score("validation"),
-            config.train,
-            seed=config.seed,
-            checkpoint=Path(folder, "checkpoint"),
-        )
+        rows = target_rows(job.encoded["train"].examples)
+        run = TrainingRun(job.method, rows, config.train, config.seed, Path(folder, "checkpoint"))
+        fit(run, lambda: job.score("validation"))
     parts = [part for part in planned.parts if not part.name.startswith(("base", "Python"))]
     tensors = [part for part in parts if not part.name.startswith("gaps")]
     print(during.bytes - before.bytes, *(sum(part.bytes for part in some) for some in (parts, tensors)))

@@ -26,7 +26,7 @@ from softprompt.planning.kernels import Kernels
 from softprompt.planning.ledger import Ledger
 from softprompt.planning.rehearsal import Rehearsal, rehearse
 from softprompt.training.job import Job
-from softprompt.training.loop import fit
+from softprompt.training.loop import TrainingRun, fit
 from softprompt.training.run import train
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -86,7 +86,8 @@ def held_by_a_real_run(config: Config, base: Base) -> int:
     with ledger:
         found = Job.prepare(base, config)
         rows = target_rows(found.encoded["train"].examples)
-        fit(found.method, rows, lambda: found.score("validation"), config.train, seed=config.seed)
+        run = TrainingRun(found.method, rows, config.train, config.seed)
+        fit(run, lambda: found.score("validation"))
     return sum(ledger.most.values())
 
 

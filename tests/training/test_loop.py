@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,20 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 import tiny
 from softprompt.base.packing import TokenRow
-from softprompt.config import TrainConfig
+from softprompt.config import PrefixTuningConfig, TrainConfig
 from softprompt.errors import TrainingError
 from softprompt.evaluation.score import Scores, score, target_rows
+from softprompt.listener import Listener, Report
+from softprompt.methods.build import Material, build_method
 from softprompt.methods.method import Method
-from softprompt.training.loop import Outcome, Report, fit
+from softprompt.prefix import Prefix
+from softprompt.training.checkpoint import Checkpoint
+from softprompt.training.loop import Outcome, TrainingRun, fit
+from softprompt.training.schedule import Steps
 from training.toy import KeysAndValues, examples, front, soft_prompt
 
 TRAIN, VALIDATION = examples(48, 0), examples(21, 100)
@@ -41,19 +48,18 @@ def run(
         watch(report)
 
     settings = {"learning_rate": 0.1, "epochs": 4, "batch_size": 8, "checkpoint_every": 5} | train
-    outcome = fit(
+    listener = Listener(step=told, stop=lambda: stop_after is not None and reports[-1].step >= stop_after)
+    wanted = TrainingRun(
         method,
         target_rows(TRAIN.examples) if rows is None else rows,
-        evaluate or (lambda: score(method.base, method.front(), VALIDATION)),
         TrainConfig().model_copy(update=settings),
-        seed=1,
-        checkpoint=folder / "checkpoint.safetensors",
-        identity="this run",
-        resume=resume,
-        watch=told,
-        stop=lambda: stop_after is not None and reports[-1].step >= stop_after,
+        1,
+        folder / "checkpoint.safetensors",
+        "this run",
+        listener,
     )
-    return outcome, reports
+    scorer = evaluate or (lambda: score(method.base, method.front(), VALIDATION))
+    return fit(wanted, scorer, resume=resume), reports
 
 
 def test_it_learns_and_keeps_the_best_state(tmp_path: Path) -> None:
@@ -121,17 +127,25 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     method = soft_prompt()
     run(tmp_path, method, stop_after=2)
+    path = tmp_path / "checkpoint.safetensors"
+    other = TrainingRun(method, target_rows(TRAIN.examples), TrainConfig(), 1, path, "another run")
     with pytest.raises(TrainingError, match="another configuration"):
-        fit(
-            method,
-            target_rows(TRAIN.examples),
-            lambda: score(method.base, method.front(), VALIDATION),
-            TrainConfig(),
-            seed=1,
-            checkpoint=tmp_path / "checkpoint.safetensors",
-            identity="another run",
-            resume=True,
-        )
+        fit(other, lambda: score(method.base, method.front(), VALIDATION), resume=True)
+
+
+def test_the_clock_goes_on_over_a_resume(tmp_path: Path) -> None:
+    started = time.monotonic()
+    first, reports = run(tmp_path, soft_prompt(), stop_after=5)
+    took = time.monotonic() - started
+    assert 0 < reports[0].seconds <= reports[-1].seconds <= first.seconds <= took
+    path = tmp_path / "checkpoint.safetensors"
+    saved = Checkpoint.load(path)
+    assert reports[-1].seconds <= saved.numbers["seconds"] <= first.seconds
+    Checkpoint(saved.numbers | {"seconds": 1000.0}, saved.tensors).save(path)  # as if it had been a long one
+    started = time.monotonic()
+    whole, reports = run(tmp_path, soft_prompt(), resume=True)
+    took = time.monotonic() - started
+    assert 1000 < reports[0].seconds < reports[-1].seconds <= whole.seconds <= 1000 + took
 
 
 def test_a_cut_off_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
@@ -155,7 +169,7 @@ def test_nan_stops_with_the_last_good_state(tmp_path: Path) -> None:
 
     outcome, _ = run(tmp_path, method, evaluate=evaluate, watch=watch, schedule="constant", warmup=0.0)
     assert outcome.ended == "diverged"
-    assert "at step 9: the loss is nan" in outcome.trouble
+    assert "at step 9: the loss is nan" in outcome.error
     assert torch.equal(front(method), front(whole))
 
 
@@ -178,8 +192,28 @@ def test_a_loss_that_runs_away_stops_the_run(tmp_path: Path) -> None:
     start = front(method)
     outcome, _ = run(tmp_path, Uphill(method), learning_rate=0.3, epochs=9, schedule="constant")
     assert (outcome.ended, outcome.best_step) == ("diverged", 0)
-    assert "the loss stayed above" in outcome.trouble
+    assert "the loss stayed above" in outcome.error
     assert torch.equal(front(method), start)
+
+
+@pytest.mark.parametrize(("period", "ended"), [(10, "done"), (11, "diverged")])
+def test_only_bad_losses_in_a_row_are_a_loss_that_runs_away(tmp_path: Path, period: int, ended: str) -> None:
+    """A healthy run may be noisy: here all rows are bad but each tenth, and none of it is ended for that."""
+    method = soft_prompt()
+    with torch.no_grad():
+        likely = method.base.next_logits([TokenRow((20,))], method.front())[0].argsort(descending=True)
+    good, bad = (TokenRow((20, int(word)), 1) for word in (likely[0], likely[-1]))
+    order = [place for step in range(40) for place in Steps(40, 1, 1, seed=1).batch(step)]
+    rows = [good] * 40
+    for step, place in enumerate(order):
+        rows[place] = bad if step % period else good
+    settings: dict[str, Any] = {"learning_rate": 1e-9, "batch_size": 1, "epochs": 1}
+    outcome, reports = run(tmp_path, method, rows=rows, **settings)
+    losses = [report.loss for report in reports[1:]]
+    limit = max(losses[0], math.log(method.base.embedding.weight.shape[0]))
+    assert [loss > limit for loss in losses] == [bool(step % period) for step in range(len(losses))]
+    assert outcome.ended == ended
+    assert outcome.steps == (40 if ended == "done" else 10)  # the tenth bad one in a row is not learnt from
 
 
 def test_patience_stops_early(tmp_path: Path) -> None:
@@ -208,6 +242,37 @@ def test_accumulation_gives_the_same_steps(tmp_path: Path) -> None:
     run(tmp_path / "one", one, epochs=1)
     run(tmp_path / "four", four, epochs=1, accumulation=4)
     torch.testing.assert_close(one.front(), four.front(), rtol=1e-3, atol=1e-4)
+
+
+def test_an_fp32_kv_prefix_learns_over_a_bf16_base_what_it_learns_over_an_fp32_one(tmp_path: Path) -> None:
+    """Its masters stay fp32, so that steps smaller than bf16's rounding add up; only what is read is bf16."""
+    moved: dict[torch.dtype, Tensor] = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        config = PrefixTuningConfig(front="abcd")
+        material = Material(lambda k: "", lambda name: torch.empty(0))
+        method = build_method(config, tiny.base(dtype=dtype), material)
+        start = sides(method)
+        outcome, reports = run(tmp_path / str(dtype), method, learning_rate=1e-3, epochs=1, select="nll")
+        assert (outcome.ended, outcome.best_step) == ("done", 6)
+        assert reports[-1].scores is not None
+        assert reports[0].scores is not None
+        assert reports[-1].scores.nll < reports[0].scores.nll
+        learnt = sides(method)
+        assert learnt.dtype == torch.float32
+        step = (learnt - start).abs()
+        lost = step < start.abs() * torch.finfo(torch.bfloat16).eps / 2
+        assert float(lost[step > 0].float().mean()) > 0.5  # in bf16 most of them would have been rounded away
+        moved[dtype] = learnt - start
+    plain, half = moved.values()
+    assert float(functional.cosine_similarity(plain, half, dim=0)) > 0.9
+    assert float(half.norm() / plain.norm()) == pytest.approx(1, abs=0.1)
+
+
+def sides(method: Method) -> Tensor:
+    """All keys and values of a prefix, as it stands."""
+    found = method.front()
+    assert isinstance(found, Prefix)
+    return torch.cat([side.detach().flatten() for side in (*found.keys, *found.values)])
 
 
 def test_no_byte_of_the_base_changes(tmp_path: Path) -> None:

@@ -23,8 +23,10 @@ from softprompt.base.packing import TokenRow
 from softprompt.config import Config, parse
 from softprompt.data.sources import read
 from softprompt.errors import ConfigError, DataError, DivergedError, TrainingError, WrongBaseError
+from softprompt.listener import Listener, Report
 from softprompt.training.job import Job
-from softprompt.training.loop import Report
+
+NEVER_STEPS = Listener(step=lambda report: pytest.fail("it trained"))
 
 
 def write_rows(folder: Path, count: int = 40) -> dict[str, str]:
@@ -58,7 +60,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 def test_a_job_becomes_a_prompt_that_loads_with_the_same_answers(tmp_path: Path) -> None:
     base = tiny.base()
     notes: list[str] = []
-    prompt = softprompt.train(base, config(tmp_path), notify=notes.append)
+    prompt = softprompt.train(base, config(tmp_path), listener=Listener(note=notes.append))
     card = prompt.card
     assert set(card.scores) == {"validation", "validation, untuned", "test", "test, untuned"}
     assert card.scores["test"]["nll"] < card.scores["test, untuned"]["nll"]
@@ -121,14 +123,14 @@ def test_a_name_that_is_taken_is_refused_before_training(tmp_path: Path) -> None
     softprompt.train(tiny.base(), config(tmp_path))
     before = (tmp_path / "prompts/letters/adapter_model.safetensors").read_bytes()
     with pytest.raises(ConfigError, match="already"):
-        softprompt.train(tiny.base(), config(tmp_path), watch=lambda report: pytest.fail("it trained"))
+        softprompt.train(tiny.base(), config(tmp_path), listener=NEVER_STEPS)
     assert (tmp_path / "prompts/letters/adapter_model.safetensors").read_bytes() == before
 
 
 def test_the_log_and_the_settings_of_a_run_can_be_read(tmp_path: Path) -> None:
     wanted = config(tmp_path, output={"tensorboard": True})
     reports: list[Report] = []
-    softprompt.train(tiny.base(), wanted, watch=reports.append)
+    softprompt.train(tiny.base(), wanted, listener=Listener(step=reports.append))
     folder = tmp_path / "runs" / "letters"
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [r.step for r in reports] == list(range(11))
@@ -140,7 +142,9 @@ def test_the_log_and_the_settings_of_a_run_can_be_read(tmp_path: Path) -> None:
 def test_a_run_computes_with_its_threads(tmp_path: Path) -> None:
     found: set[int] = set()
     wanted = config(tmp_path, train={"threads": 2, "epochs": 1})
-    softprompt.train(tiny.base(), wanted, watch=lambda report: found.add(torch.get_num_threads()))
+    softprompt.train(
+        tiny.base(), wanted, listener=Listener(step=lambda report: found.add(torch.get_num_threads()))
+    )
     assert (found, torch.get_num_threads()) == ({2}, 1)
 
 
@@ -149,7 +153,9 @@ def test_ending_early_keeps_the_best_and_resumes_to_the_same_bits(tmp_path: Path
     whole = softprompt.train(base, config(tmp_path / "whole"))
     cut = config(tmp_path / "cut")
     reports: list[Report] = []
-    stopped = softprompt.train(base, cut, watch=reports.append, stop=lambda: reports[-1].step >= 7)
+    stopped = softprompt.train(
+        base, cut, listener=Listener(step=reports.append, stop=lambda: reports[-1].step >= 7)
+    )
     assert stopped.card.training is not None
     assert stopped.card.training.ended == "interrupted"
     assert "test" not in stopped.card.scores
@@ -166,7 +172,7 @@ def test_a_refused_resume_leaves_the_run_as_it_was(tmp_path: Path, harm: str) ->
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        softprompt.train(tiny.base(), config(tmp_path), watch=killed)
+        softprompt.train(tiny.base(), config(tmp_path), listener=Listener(step=killed))
     wanted = config(tmp_path, train={"learning_rate": 0.5} if harm == "settings" else {})
     if harm == "rows":
         write_rows(tmp_path, 41)
@@ -197,7 +203,7 @@ def test_divergence_saves_the_best_state_and_says_where(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Job, "prepare", prepare)
         with pytest.raises(DivergedError, match=r"step 8.*best state, of step 5, is saved in"):
-            softprompt.train(base, wanted, watch=watch)
+            softprompt.train(base, wanted, listener=Listener(step=watch))
     prompt = softprompt.load_prompt("letters", base, tmp_path / "prompts")
     assert prompt.card.training is not None
     assert (prompt.card.training.ended, prompt.card.training.best_step) == ("diverged", 5)
@@ -210,11 +216,12 @@ import sys, time, torch
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 import softprompt, tiny
+from softprompt import Listener
 from training_job import config
 torch.set_num_threads(1)
 folder = Path(sys.argv[2])
 slow = lambda report: (print(report.step, flush=True), time.sleep(0.05))
-softprompt.train(tiny.base(), config(folder), resume=sys.argv[3] == "resume", watch=slow)
+softprompt.train(tiny.base(), config(folder), resume=sys.argv[3] == "resume", listener=Listener(step=slow))
 """
 
 
@@ -274,7 +281,7 @@ def test_data_faults_show_before_training(tmp_path: Path) -> None:
     wanted = config(tmp_path)
     (tmp_path / "test.jsonl").write_text('{"text": "1 x", "label": "other"}\n')
     with pytest.raises(DataError, match="other"):
-        softprompt.train(tiny.base(), wanted, watch=lambda report: pytest.fail("it trained"))
+        softprompt.train(tiny.base(), wanted, listener=NEVER_STEPS)
     assert not (tmp_path / "runs").exists()
 
 
@@ -287,7 +294,9 @@ def test_several_jobs_learn_side_by_side_what_each_would_have_alone(tmp_path: Pa
     ]
     jobs[1] = jobs[1].model_copy(update={"name": "texts"})
     steps: dict[str, int] = {}
-    together = softprompt.train_many(base, jobs, watch=lambda name, report: steps.update({name: report.step}))
+    together = softprompt.train_many(
+        base, jobs, listener=Listener(step=lambda report: steps.update({report.run: report.step}))
+    )
     assert steps == {"letters": 10, "texts": 5}
     for job, prompt in zip(jobs, together, strict=True):
         alone = softprompt.train(base, {**job.model_dump(), "output": {"library": str(tmp_path / job.name)}})

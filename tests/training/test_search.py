@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import statistics
 from collections.abc import Sequence
@@ -20,14 +21,16 @@ from softprompt.errors import ConfigError, DivergedError, TrainingError
 from softprompt.evaluation.score import Scores
 from softprompt.library.card import SearchCard
 from softprompt.library.prompt import Prompt
+from softprompt.listener import Listener, Report
 from softprompt.training import search as searching
 from softprompt.training.job import Job
-from softprompt.training.loop import Outcome, Report
-from softprompt.training.search import survivors
-from softprompt.training.trial import Mark, Trial, fit_trials
+from softprompt.training.loop import Outcome
+from softprompt.training.search import Combined, survivors
+from softprompt.training.trial import EvalRecord, TrialRun, fit_trials
 
 RATES = [1e-7, 0.05, 0.2, 1e-6]
 
+NEVER_STEPS = Listener(step=lambda report: pytest.fail("it trained"))
 
 SOFT = {"front": "Say: {soft:3}", "init": "random"}
 
@@ -109,7 +112,7 @@ def test_without_halving_the_winner_is_what_it_is_alone(tmp_path: Path) -> None:
 def test_halving_drops_the_worse_half_at_each_validation(tmp_path: Path) -> None:
     base, said = tiny.base(), list[str]()
     wanted = config(tmp_path / "search", {"grid": {"train.learning_rate": RATES}})
-    found = softprompt.train(base, wanted, notify=said.append)
+    found = softprompt.train(base, wanted, listener=Listener(note=said.append))
     runs = [tmp_path / "search" / "runs" / "letters" / f"trial-{n}" for n in range(1, 5)]
     merits = []
     for folder in runs:
@@ -134,13 +137,13 @@ def test_halving_drops_the_worse_half_at_each_validation(tmp_path: Path) -> None
     )
 
 
-def trial(*accuracies: float, ended: str = "interrupted") -> Trial:
+def trial(*accuracies: float, ended: str = "interrupted") -> TrialRun:
     """A run with these validations, the start's first."""
     wanted = parse({"data": {"input": "{a}", "target": "{b}"}})
     found = [Scores(10, 1.0, (1.0, 1.0), accuracy) for accuracy in accuracies]
-    marks = [Mark(step, 9, scores) for step, scores in enumerate(found)]
-    outcome = Outcome(len(marks), 0, found[-1], ended, 0.0)
-    return Trial(tiny.base(), wanted, Path("nowhere"), marks=marks, outcome=outcome)
+    evals = [EvalRecord(step, 9, scores) for step, scores in enumerate(found)]
+    outcome = Outcome(len(evals), 0, found[-1], ended, 0.0)
+    return TrialRun(tiny.base(), wanted, Path("nowhere"), evals=evals, outcome=outcome)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +161,7 @@ def trial(*accuracies: float, ended: str = "interrupted") -> Trial:
     ],
 )
 def test_the_better_part_survives(
-    trials: list[Trial], validation: int, halving: int, expected: list[int]
+    trials: list[TrialRun], validation: int, halving: int, expected: list[int]
 ) -> None:
     found = survivors(trials, validation, halving)
     assert [trials.index(one) for one in found] == expected
@@ -224,7 +227,9 @@ def test_a_search_that_was_stopped_goes_on_to_the_same_end(tmp_path: Path, stop_
     whole = softprompt.train(base, config(tmp_path / "whole", search))
     told: list[Report] = []
     cut = config(tmp_path / "cut", search)
-    stopped = softprompt.train(base, cut, watch=told.append, stop=lambda: told[-1].step >= stop_at)
+    stopped = softprompt.train(
+        base, cut, listener=Listener(step=told.append, stop=lambda: told[-1].step >= stop_at)
+    )
     assert stopped.card.training is not None
     assert stopped.card.training.ended == "interrupted"
     assert "test" not in stopped.card.scores
@@ -237,7 +242,7 @@ def test_being_stopped_at_the_last_step_is_being_done(tmp_path: Path) -> None:
     told: list[Report] = []
     wanted = config(tmp_path, {"grid": {"train.learning_rate": RATES}, "seeds": [0, 1]})
     found = softprompt.train(
-        tiny.base(), wanted, watch=told.append, stop=lambda: told[-1].step == told[-1].total
+        tiny.base(), wanted, listener=Listener(step=told.append, stop=lambda: told[-1].step == told[-1].total)
     )
     assert [set(seed.scores) for seed in about(found).seeds] == [{"validation", "test"}] * 2
 
@@ -247,7 +252,7 @@ def test_a_search_killed_while_it_was_tested_is_only_tested_again(tmp_path: Path
     base, wanted = tiny.base(), config(tmp_path, {"grid": {"train.learning_rate": RATES}, "seeds": seeds})
     whole = softprompt.train(base, wanted)
     shutil.rmtree(tmp_path / "prompts")
-    found = softprompt.train(base, wanted, resume=True, watch=lambda report: pytest.fail("it trained"))
+    found = softprompt.train(base, wanted, resume=True, listener=NEVER_STEPS)
     assert front(found).equal(front(whole))
     assert about(found) == about(whole)
 
@@ -273,7 +278,7 @@ def test_a_search_killed_while_it_saved_goes_on_to_the_same_end(
         with pytest.raises(KeyboardInterrupt):
             softprompt.train(base, cut)
     assert {entry.name for entry in softprompt.Library(tmp_path / "cut" / "prompts").list()} == set(calls)
-    found = softprompt.train(base, cut, resume=True, watch=lambda report: pytest.fail("it trained"))
+    found = softprompt.train(base, cut, resume=True, listener=NEVER_STEPS)
     assert front(found).equal(front(whole))
     assert about(found) == about(whole)
 
@@ -291,7 +296,7 @@ def test_a_prompt_of_another_run_is_not_replaced_when_a_search_goes_on(
         library.remove(entry.name)
     settings = {"train": {"epochs": 1}, "seed": 0 if other else 5, **other}
     foreign = config(tmp_path / "other", **settings)
-    softprompt.train(base, foreign, watch=told.append, stop=lambda: told[-1].step == 1)
+    softprompt.train(base, foreign, listener=Listener(step=told.append, stop=lambda: told[-1].step == 1))
     (tmp_path / "other" / "prompts" / "letters").rename(library.path / "letters")
     with pytest.raises(ConfigError, match=r"letters' in .* already"):
         softprompt.train(base, wanted, resume=True)
@@ -299,14 +304,8 @@ def test_a_prompt_of_another_run_is_not_replaced_when_a_search_goes_on(
 
 
 def test_a_run_let_go_of_comes_back_at_its_best(tmp_path: Path) -> None:
-    one, told = Trial(tiny.base(), config(tmp_path), tmp_path / "run"), list[Report]()
-    fit_trials(
-        [one],
-        resume=False,
-        watch=lambda _, report: told.append(report),
-        progress=lambda *rows: None,
-        stop=lambda _: told[-1].step == 5,
-    )
+    one, told = TrialRun(tiny.base(), config(tmp_path), tmp_path / "run"), list[Report]()
+    fit_trials([one], [Listener(step=told.append, stop=lambda: told[-1].step == 5)], resume=False)
     assert one.outcome is not None
     assert one.outcome.best_step < one.outcome.steps == 5
     before = {name: tensor.clone() for name, tensor in one.job.method.state().items()}
@@ -317,7 +316,9 @@ def test_a_run_let_go_of_comes_back_at_its_best(tmp_path: Path) -> None:
 def test_a_search_does_not_go_on_with_other_candidates(tmp_path: Path) -> None:
     told: list[Report] = []
     search: dict[str, Any] = {"grid": {"train.learning_rate": [0.1, 0.2]}}
-    softprompt.train(tiny.base(), config(tmp_path, search), watch=told.append, stop=lambda: bool(told))
+    softprompt.train(
+        tiny.base(), config(tmp_path, search), listener=Listener(step=told.append, stop=lambda: bool(told))
+    )
     settings = tmp_path / "runs" / "letters" / "config.toml"
     before = settings.read_bytes()
     search["grid"]["train.learning_rate"] = [0.1, 0.3]
@@ -331,9 +332,9 @@ def groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many were trained together, each time."""
     sizes: list[int] = []
 
-    def noted(trials: Sequence[Trial], **options: Any) -> None:
+    def noted(trials: Sequence[TrialRun], *listeners: Any, **options: Any) -> None:
         sizes.append(len(trials))
-        fit_trials(trials, **options)
+        fit_trials(trials, *listeners, **options)
 
     monkeypatch.setattr(searching, "fit_trials", noted)
     return sizes
@@ -372,7 +373,7 @@ def test_adapters_train_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_faults_of_a_candidate_show_before_a_folder_is_made(tmp_path: Path) -> None:
     wanted = config(tmp_path, {"grid": {"method.front": ["{soft:3}", "Say:"]}})
     with pytest.raises(ConfigError, match="nothing to learn"):
-        softprompt.train(tiny.base(), wanted, watch=lambda report: pytest.fail("it trained"))
+        softprompt.train(tiny.base(), wanted, listener=NEVER_STEPS)
     assert not list((tmp_path / "runs").rglob("log.jsonl"))
 
 
@@ -423,7 +424,9 @@ def poison(monkeypatch: pytest.MonkeyPatch, seeds: set[int]) -> None:
 def test_a_seed_that_diverges_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     poison(monkeypatch, {1})
     said: list[str] = []
-    found = softprompt.train(tiny.base(), config(tmp_path, {"seeds": [1, 2, 3]}), notify=said.append)
+    found = softprompt.train(
+        tiny.base(), config(tmp_path, {"seeds": [1, 2, 3]}), listener=Listener(note=said.append)
+    )
     assert [seed.name is None for seed in about(found).seeds] == [True, False, False]
     assert not (tmp_path / "prompts" / "letters-seed1").exists()
     assert about(found).over_seeds["test"]["seeds"] == 2
@@ -447,3 +450,52 @@ def test_if_every_candidate_diverges_at_once_that_is_said(
     with pytest.raises(DivergedError, match=r"diverged at step 1.* Nothing had been learnt before it"):
         softprompt.train(tiny.base(), config(tmp_path, search, method=method))
     assert not (tmp_path / "prompts").exists()
+
+
+# Told as one run ----------------------------------------------------------------------------------
+
+
+def accuracy_of(accuracy: float) -> Scores:
+    return Scores(10, 1.0, (1.0, 1.0), accuracy)
+
+
+def stepped(number: int, loss: float = 1.0, accuracy: float | None = None) -> Report:
+    found = None if accuracy is None else accuracy_of(accuracy)
+    return Report(number, 10, loss, 0.1, 1.0, 50, 0.0, found, False)
+
+
+def test_one_report_for_a_step_taken_side_by_side() -> None:
+    told: list[Report] = []
+    combined = Combined(told.append, 3, "auto")
+    for run, loss in (("a", 1.0), ("b", 3.0)):
+        combined.add(run, stepped(0, math.nan, 0.2))
+        combined.add(run, stepped(1, loss))
+    combined.flush()
+    combined.flush()  # nothing is new
+    (first,) = told
+    assert (first.step, first.total, first.loss, first.tokens) == (2, 30, 2.0, 200)
+    assert first.scores == accuracy_of(0.2)
+    assert first.best
+
+
+def test_the_best_of_a_validation_is_told_and_whether_it_beats_all_before() -> None:
+    told: list[Report] = []
+    combined = Combined(told.append, 2, "auto")
+    for accuracies in ((0.5, 0.7), (0.6, 0.65), (0.75, 0.1)):
+        for run, accuracy in zip("ab", accuracies, strict=True):
+            combined.add(run, stepped(1, 1.0, accuracy))
+        combined.flush()
+    assert [report.scores for report in told] == [accuracy_of(0.7), accuracy_of(0.65), accuracy_of(0.75)]
+    assert [report.best for report in told] == [True, False, True]
+
+
+def test_what_is_given_up_takes_no_more_steps() -> None:
+    told: list[Report] = []
+    combined = Combined(told.append, 4, "auto")
+    combined.add("a", stepped(4))
+    combined.add("b", stepped(4))
+    combined.retire("b")
+    combined.retire("c")  # was given up before the search was gone on with
+    combined.flush()
+    assert (told[0].step, told[0].total) == (8, 10 + 4 + 10)
+    assert told[0].seconds == pytest.approx(0, abs=5)

@@ -12,7 +12,7 @@ from softprompt.cli.options import examples, json_option
 
 if TYPE_CHECKING:
     from softprompt.comparison.results import Results
-    from softprompt.training.loop import Report
+    from softprompt.listener import Report
 
 __all__ = ["command"]
 

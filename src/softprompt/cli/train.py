@@ -108,6 +108,7 @@ def learn(config: Config, *, resume: bool = False, typed: Sequence[str] = ()) ->
     from softprompt.cli.interrupt import Interrupts
     from softprompt.cli.screen import say
     from softprompt.cli.watch import watcher
+    from softprompt.listener import Listener
     from softprompt.training.run import train
 
     if not resume:  # whether what is there may be gone on with, the run itself finds out
@@ -116,15 +117,8 @@ def learn(config: Config, *, resume: bool = False, typed: Sequence[str] = ()) ->
     base = _load(config)
     try:
         with watcher() as watch, Interrupts() as interrupts:
-            prompt = train(
-                base,
-                config,
-                resume=resume,
-                watch=watch.report,
-                progress=watch.progress,
-                stop=interrupts.asked,
-                notify=watch.note,
-            )
+            listener = Listener(watch.note, watch.report, watch.progress, interrupts.asked)
+            prompt = train(base, config, resume=resume, listener=listener)
     except KeyboardInterrupt:
         say(_stopped_at_once(config, typed))
         raise

@@ -15,7 +15,7 @@ from rich.table import Column
 
 from softprompt.cli import screen
 from softprompt.cli.scores import headline
-from softprompt.training.loop import Report
+from softprompt.listener import Report
 
 __all__ = ["Bar", "Lines", "Pace", "watcher"]
 

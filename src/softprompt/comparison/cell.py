@@ -32,11 +32,12 @@ from softprompt.evaluation.score import score, target_rows
 from softprompt.library.changed import artifact_bytes
 from softprompt.library.folder import Library
 from softprompt.library.prompt import Prompt, load_prompt
+from softprompt.listener import Listener, Report
 from softprompt.prefix import Prefix
-from softprompt.training.finish import finish
 from softprompt.training.job import Job, read_task, tokens
-from softprompt.training.loop import Report, fit
+from softprompt.training.loop import TrainingRun, fit
 from softprompt.training.memory import Peak
+from softprompt.training.results import final_test
 from softprompt.training.threads import threads
 
 __all__ = [
@@ -146,21 +147,13 @@ def train(
             validations.append((report.step, measurement.curve(report.scores)))
         watch(report)
 
+    rows = target_rows(job.encoded["train"].examples, whole_text=config.data.loss_on == "text")
+    run = TrainingRun(job.method, rows, config.train, config.seed, listener=Listener(step=told, stop=stop))
     with threads(config.train.threads), Peak(base.device) as peak:
-        outcome = fit(
-            job.method,
-            target_rows(job.encoded["train"].examples, whole_text=config.data.loss_on == "text"),
-            lambda: job.score("validation"),
-            config.train,
-            seed=config.seed,
-            checkpoint=None,
-            identity=identity,
-            watch=told,
-            stop=stop,
-        )
+        outcome = fit(run, lambda: job.score("validation"))
     if outcome.ended == "interrupted":
         raise KeyboardInterrupt  # half a training is no result
-    prompt = finish(job, outcome, baseline=False)
+    prompt = final_test(job, outcome, baseline=False)
     folder = prompt.save(library, overwrite=True)
     learnt = sum(p.numel() for p in job.method.trainable_parameters())
     return Cell(
@@ -179,7 +172,7 @@ def train(
         losses=losses,
         validations=validations,
         validation=measurement.of(prompt, job.encoded["validation"], job.task, "validation"),
-        trouble=outcome.trouble,
+        trouble=outcome.error,
     )
 
 

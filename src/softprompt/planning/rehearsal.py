@@ -26,10 +26,11 @@ from softprompt.base.packing import TokenRow, batches
 from softprompt.config import Config
 from softprompt.data.rows import Encoded
 from softprompt.evaluation.score import BATCH_TOKENS, Scores, score
+from softprompt.listener import Listener
 from softprompt.planning.kernels import Kernels
 from softprompt.planning.ledger import BACKWARD, Ledger
 from softprompt.planning.workload import Assumed, Workload, workload
-from softprompt.training.loop import fit
+from softprompt.training.loop import TrainingRun, fit
 from softprompt.training.schedule import Steps
 
 __all__ = ["PURPOSES", "Rehearsal", "rehearse"]
@@ -168,7 +169,7 @@ def _train(
         held.append(Counter(ledger.held))
 
     ledger.purpose = "optimizer"
-    fit(work.method, arranged, evaluate, train, seed=config.seed, watch=watch)
+    fit(TrainingRun(work.method, arranged, train, config.seed, listener=Listener(step=watch)), evaluate)
     return held[-1]
 
 

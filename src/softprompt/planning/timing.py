@@ -17,11 +17,12 @@ from softprompt.checkpoints.freeze import load_base
 from softprompt.config import Config
 from softprompt.data.rows import Encoded
 from softprompt.evaluation.score import Scores, score, target_rows
+from softprompt.listener import Listener, Report
 from softprompt.planning.rehearsal import Rehearsal
 from softprompt.planning.workload import Workload
 from softprompt.prefix import Prefix
 from softprompt.training.job import Job
-from softprompt.training.loop import Report, fit
+from softprompt.training.loop import TrainingRun, fit
 from softprompt.training.schedule import Steps
 
 __all__ = ["Timing", "estimate", "matrix_rate", "measure"]
@@ -113,15 +114,9 @@ def _timed(config: Config, job: Job) -> Timing:
         clock = now
 
     few = train.model_copy(update={"max_steps": min(STEPS, steps.total), "evaluate_every": STEPS + 1})
-    fit(
-        job.method,
-        rows,
-        lambda: Scores(1, 0.0, (0.0, 0.0)),
-        few,
-        seed=config.seed,
-        watch=watch,
-        stop=lambda: time.monotonic() - started > PATIENCE,
-    )
+    listener = Listener(step=watch, stop=lambda: time.monotonic() - started > PATIENCE)
+    run = TrainingRun(job.method, rows, few, config.seed, listener=listener)
+    fit(run, lambda: Scores(1, 0.0, (0.0, 0.0)))
     counted = taken[1:] or taken
     rate = statistics.median(seconds / tokens for seconds, tokens in counted)
     training = rate * (_read(rows, steps) + positions * steps.total)

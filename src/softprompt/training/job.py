@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from softprompt.methods.build import Material, build_method
 from softprompt.methods.method import Method
 from softprompt.prefix import Prefix
 
-__all__ = ["Job", "identity_of", "read_task", "tokens"]
+__all__ = ["Job", "identity_of", "learnt_vectors", "read_task", "tokens"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +55,7 @@ class Job:
         encoded = {name: tokens(task, name, base, config) for name in task.tables}
         material = Material(
             demonstrations=lambda count: task.demonstrations(count, config.seed),
-            artifact=lambda name: _saved_vectors(name, base, config.output.library),
+            artifact=lambda name: learnt_vectors(name, base, config.output.library),
             label_words=task.template.candidates() if task.template.labels else (),
             seed=config.seed,
         )
@@ -118,7 +119,7 @@ def _check_room(base: Base, method: Method, encoded: Mapping[str, Encoded]) -> N
         )
 
 
-def _saved_vectors(name: str, base: Base, library: str) -> Tensor:
+def learnt_vectors(name: str, base: Base, library: str | Path) -> Tensor:
     """The learnt front of another prompt, to start from."""
     artifact = Library(library).load(name)
     if artifact.card is not None:

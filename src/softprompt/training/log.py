@@ -1,4 +1,4 @@
-"""A run's diary: one JSON object a line, and TensorBoard on request."""
+"""A run's log: one JSON object a line, and TensorBoard on request."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 from softprompt.atomic import plain_disk_errors, write_bytes
 from softprompt.errors import ResourceError
-from softprompt.training.loop import Report
+from softprompt.listener import Report
 
-__all__ = ["Diary"]
+__all__ = ["RunLog"]
 
 
-class Diary:
+class RunLog:
     """Writes every report of a run to ``log.jsonl``."""
 
     def __init__(self, folder: Path, *, tensorboard: bool = False, keep_to: int | None = None) -> None:
@@ -22,21 +22,36 @@ class Diary:
         self._path = folder / "log.jsonl"
         kept = [] if keep_to is None else _lines_to(self._path, keep_to)
         write_bytes(self._path, "".join(kept).encode())
-        self._board = _board(folder / "tensorboard") if tensorboard else None
+        self._board: Any = None
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise ResourceError(
+                    "output.tensorboard is on, but TensorBoard is not installed; "
+                    "run pip install 'softprompt[tensorboard]'."
+                ) from error
+            self._board = SummaryWriter(str(folder / "tensorboard"))
 
     def write(self, report: Report) -> None:
         """Add a line; it is on disk when this returns."""
         values: dict[str, Any] = {
             name: value
             for name, value in vars(report).items()
-            if name != "scores" and not (isinstance(value, float) and math.isnan(value))
+            if name not in ("scores", "run") and not (isinstance(value, float) and math.isnan(value))
         }
         if report.scores is not None:
             values["scores"] = report.scores.summary()
         with plain_disk_errors(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
         if self._board is not None:
-            _chart(self._board, report)
+            charted = {name: values.get(name) for name in ("loss", "learning_rate")}
+            if report.scores is not None:
+                charted["validation/nll"] = report.scores.nll
+                charted["validation/accuracy"] = report.scores.accuracy
+            for name, value in charted.items():
+                if value is not None and not math.isnan(value):
+                    self._board.add_scalar(name, value, report.step)
 
     def close(self) -> None:
         """Finish TensorBoard's file, if there is one."""
@@ -44,19 +59,8 @@ class Diary:
             self._board.close()
 
 
-def _chart(board: Any, report: Report) -> None:
-    numbers = {"loss": report.loss, "learning_rate": report.learning_rate}
-    if report.scores is not None:
-        numbers["validation/nll"] = report.scores.nll
-        if report.scores.accuracy is not None:
-            numbers["validation/accuracy"] = report.scores.accuracy
-    for name, value in numbers.items():
-        if not math.isnan(value):
-            board.add_scalar(name, value, report.step)
-
-
 def _lines_to(path: Path, step: int) -> list[str]:
-    """The whole lines of a diary up to a step; a line cut off by a kill is dropped."""
+    """The whole lines of a log up to a step; a line cut off by a kill is dropped."""
     if not path.exists():
         return []
     kept = []
@@ -67,14 +71,3 @@ def _lines_to(path: Path, step: int) -> list[str]:
         except (ValueError, KeyError, TypeError):
             break
     return kept
-
-
-def _board(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ResourceError(
-            "output.tensorboard is on, but TensorBoard is not installed; "
-            "run pip install 'softprompt[tensorboard]'."
-        ) from error
-    return SummaryWriter(str(folder))

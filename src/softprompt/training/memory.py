@@ -14,7 +14,7 @@ from types import TracebackType
 
 import torch
 
-__all__ = ["Peak"]
+__all__ = ["Peak", "largest"]
 
 _EVERY = 0.02  # seconds between looks
 _STATM = Path("/proc/self/statm")
@@ -39,16 +39,18 @@ class Peak:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self._device)
-        else:
-            _give_back()
-            self._watcher.start()
+            return self
+        if sys.platform.startswith("linux"):  # only glibc can be asked to return what was freed
+            with contextlib.suppress(OSError, AttributeError):
+                ctypes.CDLL(None).malloc_trim(0)
+        self._watcher.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._device.type == "cuda":
-            self.bytes = torch.cuda.max_memory_allocated(self._device)
+            self.bytes = largest(self._device)
             return
         self._stop.set()
         self._watcher.join()
@@ -60,17 +62,17 @@ class Peak:
                 return
 
 
+def largest(device: torch.device) -> int:
+    """The most bytes this process (on a GPU: the device) has held so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
 def _held() -> int:
     """Bytes this process holds now."""
     try:
         return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return most if sys.platform == "darwin" else most * 1024
-
-
-def _give_back() -> None:
-    """Ask the C library to return freed memory; only glibc has such a call."""
-    if sys.platform.startswith("linux"):
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)
+        return largest(torch.device("cpu"))

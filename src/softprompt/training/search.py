@@ -6,23 +6,25 @@ It knows trials and their validations; it reads no test rows and keeps no artifa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from softprompt.base.model import Base
 from softprompt.config import Config, SearchConfig, candidates
-from softprompt.training.chorus import Chorus
-from softprompt.training.loop import Report
-from softprompt.training.trial import Trial, changes_in_words, fit_trials
+from softprompt.evaluation.score import Scores
+from softprompt.listener import Listener, Report
+from softprompt.training.loop import selection_score
+from softprompt.training.trial import TrialRun, changes_in_words, fit_trials
 
-__all__ = ["Found", "Search", "merit", "survivors"]
+__all__ = ["Combined", "Search", "SearchOutcome", "ranking", "survivors"]
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchOutcome:
     """What a search came to.
 
     Attributes:
@@ -32,31 +34,31 @@ class Found:
         stopped: whether the search was asked to end before it was through.
     """
 
-    tried: Sequence[Trial]
-    chosen: Trial
-    learnt: Sequence[Trial]
+    tried: Sequence[TrialRun]
+    chosen: TrialRun
+    learnt: Sequence[TrialRun]
     stopped: bool
 
 
-def merit(trial: Trial, validation: int | None = None) -> tuple[Any, ...]:
+def ranking(trial: TrialRun, validation: int | None = None) -> tuple[Any, ...]:
     """Higher is better: the best validation so far, for that state is kept; ties by the latest.
 
     Args:
         trial: one that diverged is worse than any that did not.
         validation: look only at so many validations after the start's; None for all.
     """
-    found = trial.merits if validation is None else trial.merits[: validation + 1]
+    found = trial.selection_scores if validation is None else trial.selection_scores[: validation + 1]
     sound = trial.outcome is None or trial.outcome.ended != "diverged"
     return sound, max(found, default=()), found[-1] if found else ()
 
 
-def survivors(trials: Sequence[Trial], validation: int, halving: int) -> list[Trial]:
+def survivors(trials: Sequence[TrialRun], validation: int, halving: int) -> list[TrialRun]:
     """The best ``1 / halving`` of the trials after a validation, rounded up; of equals the first.
 
     Successive halving: Jamieson and Talwalkar 2016, "Non-stochastic Best Arm Identification and
     Hyperparameter Optimization".
     """
-    ranked = sorted(trials, key=lambda trial: merit(trial, validation), reverse=True)
+    ranked = sorted(trials, key=lambda trial: ranking(trial, validation), reverse=True)
     best = ranked[: math.ceil(len(ranked) / halving)]
     return [trial for trial in trials if trial in best]
 
@@ -72,131 +74,165 @@ class Search:
         base: the frozen model.
         config: with a search.
         folder: each run gets a folder in it.
-        watch: told of every step of all runs as if they were one.
-        progress: told (split, rows done, rows) while a split is scored.
-        stop: asked after every step whether to end now.
-        notify: told plain sentences.
+        listener: told of every step of all runs as if they were one.
     """
 
-    def __init__(
-        self,
-        base: Base,
-        config: Config,
-        folder: Path,
-        *,
-        watch: Callable[[Report], None],
-        progress: Callable[[str, int, int], None],
-        stop: Callable[[], bool],
-        notify: Callable[[str], None],
-    ) -> None:
-        self._base, self._config, self._folder = base, config, folder
-        self._progress, self._stop, self._notify = progress, stop, notify
+    def __init__(self, base: Base, config: Config, folder: Path, listener: Listener) -> None:
+        self._base, self._config, self._folder, self._listener = base, config, folder, listener
         self._asked = False
         self.tried = self._candidates()
-        self._together = self._how_many_at_once()
+        # Runs that are held at the same time learn, with what their optimizers keep, no more than the base.
+        learnt = sum(p.numel() for p in self.tried[0].job.method.trainable_parameters())
+        held = sum(int(p.numel()) for p in base.model.parameters())
+        self._together = max(1, held // max(1, learnt))
         runs = len(self.tried) + len(config.seeds) - 1
-        self._chorus = Chorus(watch, runs, config.train.select)
+        self._combined = Combined(listener.step, runs, config.train.select)
 
-    def found(self) -> Found:
-        """Go through with it."""
-        for trial in self.tried:
-            trial.recall()
-        chosen = self.tried[0] if len(self.tried) == 1 else self._choose()
-        if self._asked and any(trial.going and not trial.dropped for trial in self.tried):
-            return Found(self.tried, chosen, [chosen], stopped=True)
-        learnt = [chosen, *(self._on_seed(chosen, seed) for seed in self._config.seeds[1:])]
-        going = [trial for trial in learnt if trial.going]
-        if going:
-            seeds = ", ".join(str(trial.config.seed) for trial in going)
-            self._notify(f"Learning on seed{'s' * (len(going) > 1)} {seeds}.")
-        self._fit(going)
-        begun = [trial for trial in learnt if trial.outcome is not None]
-        return Found(self.tried, chosen, begun, stopped=any(trial.going for trial in learnt))
-
-    def _candidates(self) -> list[Trial]:
+    def _candidates(self) -> list[TrialRun]:
         first, *more = self._config.seeds
         found = candidates(self._config)
         update: dict[str, Any] = {"seed": first}
         if more and self._config.data.draw is None:  # all seeds see the same rows
             update["data"] = self._config.data.model_copy(update={"draw": first})
-        alone = self._folder / f"seed-{first}"
-        return [
-            Trial(
-                self._base,
-                config.model_copy(update=update),
-                self._folder / f"trial-{number}" if len(found) > 1 else alone,
-                changes,
-            )
-            for number, (changes, config) in enumerate(found, start=1)
-        ]
+        trials = []
+        for number, (changes, config) in enumerate(found, start=1):
+            name = f"trial-{number}" if len(found) > 1 else f"seed-{first}"
+            wanted = config.model_copy(update=update)
+            trials.append(TrialRun(self._base, wanted, self._folder / name, changes))
+        return trials
 
-    def _on_seed(self, chosen: Trial, seed: int) -> Trial:
-        config = chosen.config.model_copy(update={"seed": seed})
-        return Trial(self._base, config, self._folder / f"seed-{seed}")
+    def run(self) -> SearchOutcome:
+        """Go through with it."""
+        for trial in self.tried:
+            trial.recall()
+        chosen = self.tried[0] if len(self.tried) == 1 else self._choose()
+        if self._asked and any(trial.running and not trial.dropped for trial in self.tried):
+            return SearchOutcome(self.tried, chosen, [chosen], stopped=True)
+        learnt = [chosen]
+        for seed in self._config.seeds[1:]:
+            config = chosen.config.model_copy(update={"seed": seed})
+            learnt.append(TrialRun(self._base, config, self._folder / f"seed-{seed}"))
+        running = [trial for trial in learnt if trial.running]
+        if running:
+            seeds = ", ".join(str(trial.config.seed) for trial in running)
+            self._listener.note(f"Learning on seed{'s' * (len(running) > 1)} {seeds}.")
+        self._fit(running)
+        begun = [trial for trial in learnt if trial.outcome is not None]
+        return SearchOutcome(self.tried, chosen, begun, stopped=any(trial.running for trial in learnt))
 
-    def _how_many_at_once(self) -> int:
-        """Runs that are held at the same time, with what their optimizers keep."""
-        learnt = sum(p.numel() for p in self.tried[0].job.method.trainable_parameters())
-        held = sum(int(p.numel()) for p in self._base.model.parameters())
-        return max(1, held // max(1, learnt))
-
-    def _choose(self) -> Trial:
+    def _choose(self) -> TrialRun:
         """Round after round, the better part goes on to the next validation; the last one to its end."""
         halving = (self._config.search or SearchConfig()).halving
-        self._notify(f"Trying {len(self.tried)} candidates on seed {self._config.seeds[0]}.")
+        self._listener.note(f"Trying {len(self.tried)} candidates on seed {self._config.seeds[0]}.")
         alive, validation = self.tried, 0
         while halving > 1 and len(alive) > 1:
             validation += 1
-            due = [trial for trial in alive if trial.going and len(trial.marks) <= validation]
+            due = [trial for trial in alive if trial.running and len(trial.evals) <= validation]
             self._fit(due, to_validation=True)
-            if self._asked or all(len(trial.marks) <= validation for trial in alive):
+            if self._asked or all(len(trial.evals) <= validation for trial in alive):
                 break
-            alive = self._halved(alive, validation, halving)
-        self._fit([trial for trial in alive if trial.going])
-        chosen = max((trial for trial in alive if trial.outcome is not None), key=merit)
+            best = survivors(alive, validation, halving)
+            gone = [trial for trial in alive if trial not in best]
+            for trial in gone:
+                trial.dropped = True
+                trial.release()
+                self._combined.retire(trial)
+            kept, dropped = (", ".join(map(_in_words, group)) for group in (best, gone))
+            self._listener.note(f"Validation {validation}: kept {kept}; dropped {dropped}.")
+            alive = best
+        self._fit([trial for trial in alive if trial.running])
+        chosen = max((trial for trial in alive if trial.outcome is not None), key=ranking)
         if not self._asked:
-            self._notify(f"Chosen: {_said(chosen)}.")
+            self._listener.note(f"Chosen: {_in_words(chosen)}.")
         return chosen
 
-    def _halved(self, alive: Sequence[Trial], validation: int, halving: int) -> list[Trial]:
-        best = survivors(alive, validation, halving)
-        gone = [trial for trial in alive if trial not in best]
-        for trial in gone:
-            trial.dropped = True
-            trial.release()
-            self._chorus.left(trial)
-        kept, dropped = (", ".join(map(_said, group)) for group in (best, gone))
-        self._notify(f"Validation {validation}: kept {kept}; dropped {dropped}.")
-        return best
-
-    def _fit(self, trials: Sequence[Trial], *, to_validation: bool = False) -> None:
+    def _fit(self, trials: Sequence[TrialRun], *, to_validation: bool = False) -> None:
         """Train to the end or to the next validation, in groups that are held at the same time."""
+
+        def stop(trial: TrialRun) -> bool:  # asked of each trial after all have taken a step
+            self._combined.flush()
+            self._asked = self._asked or self._listener.stop()
+            return self._asked or (to_validation and trial.validated)
+
         for start in range(0, len(trials), self._together):
             if self._asked:
                 return
             group = trials[start : start + self._together]
-            fit_trials(
-                group,
-                resume=True,
-                watch=self._chorus.heard,
-                progress=self._progress,
-                stop=partial(self._leaves, to_validation),
-            )
+            listeners = [
+                replace(self._listener, step=partial(self._combined.add, trial), stop=partial(stop, trial))
+                for trial in group
+            ]
+            fit_trials(group, listeners, resume=True)
             for trial in group:
-                if not trial.going:
-                    self._chorus.left(trial)
+                if not trial.running:
+                    self._combined.retire(trial)
                 if len(trials) > len(group):
                     trial.release()
 
-    def _leaves(self, to_validation: bool, trial: Trial) -> bool:
-        """Asked of each trial after all have taken a step."""
-        self._chorus.tell()
-        self._asked = self._asked or self._stop()
-        return self._asked or (to_validation and trial.validated)
 
-
-def _said(trial: Trial) -> str:
+def _in_words(trial: TrialRun) -> str:
     """A candidate in words, with its best validation: ``learning_rate 0.03 (84.0%)``."""
-    scores = trial.best_mark.scores
+    scores = trial.best_eval.scores
     headline = f"loss {scores.nll:.3f}" if scores.accuracy is None else f"{scores.accuracy:.1%}"
     return f"{changes_in_words(trial.changes)} ({headline})"
+
+
+class Combined:
+    """Adds up the reports of runs that step side by side to those of one.
+
+    Steps and tokens are sums, the loss is a mean; scores are those of the run that validates best at
+    that moment, and are the best if none was better before.
+
+    Args:
+        step: told once for each step that was taken side by side.
+        runs: how many are planned; those not heard of yet count as long as the longest one.
+        select: which score of a validation counts.
+    """
+
+    def __init__(self, step: Callable[[Report], None], runs: int, select: str) -> None:
+        self._step, self._planned, self._select = step, runs, select
+        self._began = time.monotonic()
+        self._last: dict[Hashable, Report] = {}
+        self._retired: set[Hashable] = set()
+        self._new: dict[Hashable, Report] = {}
+        self._best: Scores | None = None
+
+    def add(self, run: Hashable, report: Report) -> None:
+        """Take note of one run's report."""
+        before = self._new.get(run)
+        tokens = report.tokens + (before.tokens if before is not None else 0)
+        scores = report.scores or (before.scores if before is not None else None)
+        self._new[run] = self._last[run] = replace(report, tokens=tokens, scores=scores)
+
+    def retire(self, run: Hashable) -> None:
+        """A run has ended or was given up: it takes no more steps than it has."""
+        self._retired.add(run)
+
+    def flush(self) -> None:
+        """Pass on what was added since, if anything."""
+        if not self._new:
+            return
+        reports, self._new = list(self._new.values()), {}
+        scores, best = None, False
+        if found := [report.scores for report in reports if report.scores is not None]:
+            scores = max(found, key=self._worth)
+            best = self._best is None or self._worth(scores) > self._worth(self._best)
+            self._best = scores if best else self._best
+        losses = [report.loss for report in reports if not math.isnan(report.loss)]
+        taken = sum(r.step if run in self._retired else r.total for run, r in self._last.items())
+        waiting = max(0, self._planned - len(self._last.keys() | self._retired))
+        report = Report(
+            step=sum(report.step for report in self._last.values()),
+            total=taken + waiting * max(report.total for report in self._last.values()),
+            loss=sum(losses) / len(losses) if losses else math.nan,
+            learning_rate=max(report.learning_rate for report in reports),
+            gradient_norm=max(report.gradient_norm for report in reports),
+            tokens=sum(report.tokens for report in reports),
+            seconds=time.monotonic() - self._began,
+            scores=scores,
+            best=best,
+        )
+        self._step(report)
+
+    def _worth(self, scores: Scores) -> tuple[float, ...]:
+        return selection_score(scores, self._select)

@@ -1,15 +1,14 @@
 """One run of a job on disk, its settings, folder and validations, and several of them through the loop.
 
-It knows jobs, the loop and files; it does not choose among runs, nor keep what they learnt.
+It knows jobs, the loop and files; it does not choose among runs, nor save what they learnt.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +17,19 @@ from softprompt.base.model import Base
 from softprompt.config import Config, dump_toml
 from softprompt.errors import TrainingError
 from softprompt.evaluation.score import Scores, target_rows
+from softprompt.listener import Listener, Report
 from softprompt.training.checkpoint import Checkpoint
 from softprompt.training.job import Job
-from softprompt.training.log import Diary
-from softprompt.training.loop import Outcome, Report, Run, fit_many
-from softprompt.training.loop import merit as merit_of
+from softprompt.training.log import RunLog
+from softprompt.training.loop import Outcome, TrainingRun, fit_many, selection_score
 
-__all__ = ["Mark", "Trial", "changes_in_words", "fit_trials", "identities"]
+__all__ = ["EvalRecord", "TrialRun", "changes_in_words", "fit_trials", "identities"]
 
 _CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
-class Mark:
+class EvalRecord:
     """One validation: after which step, of how many, and what it found."""
 
     step: int
@@ -39,7 +38,7 @@ class Mark:
 
 
 @dataclass(eq=False)
-class Trial:
+class TrialRun:
     """One run of a job and where it stands.
 
     Attributes:
@@ -47,7 +46,7 @@ class Trial:
         config: all its settings.
         folder: of its settings, log and checkpoint.
         changes: what it changes of the settings a search began with, by dotted name.
-        marks: its validations, the start's first.
+        evals: its validations, the start's first.
         outcome: how its training ended, or was last paused.
         dropped: whether others validated better and it was given up.
         validated: whether its last step ended with a validation.
@@ -57,7 +56,7 @@ class Trial:
     config: Config
     folder: Path
     changes: Mapping[str, Any] = field(default_factory=dict)
-    marks: list[Mark] = field(default_factory=list)
+    evals: list[EvalRecord] = field(default_factory=list)
     outcome: Outcome | None = None
     dropped: bool = False
     validated: bool = False
@@ -72,43 +71,47 @@ class Trial:
                 self._job.method.load_state(Checkpoint.load(self.checkpoint).tensors["best"])
         return self._job
 
+    def release(self) -> None:
+        """Let go of rows and method, which may be a whole model."""
+        self._job = None
+
     @property
     def checkpoint(self) -> Path:
         return self.folder / _CHECKPOINT
 
     @property
-    def going(self) -> bool:
+    def running(self) -> bool:
         """Whether it has not come to an end of its own."""
         return self.outcome is None or self.outcome.ended == "interrupted"
 
     @property
     def ended(self) -> str:
         """How it ended: as training tells, or "dropped" when others validated better."""
-        if self.outcome is not None and not self.going:
+        if self.outcome is not None and not self.running:
             return self.outcome.ended
-        if self.marks[-1].step == self.marks[-1].total:
+        if self.evals[-1].step == self.evals[-1].total:
             return "done"
         return "dropped" if self.dropped else "interrupted"
 
     @property
-    def merits(self) -> list[tuple[float, ...]]:
-        """Of each validation: higher is better."""
-        return [merit_of(mark.scores, self.config.train.select) for mark in self.marks]
+    def error(self) -> str:
+        """What went wrong, if it diverged."""
+        assert self.outcome is not None
+        return self.outcome.error if self.outcome.ended == "diverged" else ""
 
     @property
-    def best_mark(self) -> Mark:
+    def selection_scores(self) -> list[tuple[float, ...]]:
+        """Of each validation: higher is better."""
+        return [selection_score(one.scores, self.config.train.select) for one in self.evals]
+
+    @property
+    def best_eval(self) -> EvalRecord:
         """The validation whose state is kept: the best, of equals the first."""
-        return self.marks[max(range(len(self.marks)), key=self.merits.__getitem__)]
+        return self.evals[max(range(len(self.evals)), key=self.selection_scores.__getitem__)]
 
-    def release(self) -> None:
-        """Let go of rows and method, which may be a whole model."""
-        self._job = None
-
-    def recall(self) -> None:
-        """Take from the log the validations up to the checkpoint, if there was an earlier part."""
-        step = self._saved_step()
-        log = self.folder / "log.jsonl"
-        self.marks = [] if step is None else [mark for mark in _marks(log) if mark.step <= step]
+    def saved_step(self) -> int | None:
+        """The step its checkpoint stands at, if there is one."""
+        return int(Checkpoint.load(self.checkpoint).numbers["step"]) if self.checkpoint.exists() else None
 
     def refuse_another(self) -> None:
         """Say so if the checkpoint in its folder belongs to another run, before anything is written there.
@@ -119,30 +122,49 @@ class Trial:
         if self.checkpoint.exists():
             Checkpoint.refuse_another(self.checkpoint, self.job.identity)
 
-    def run(self) -> Run:
-        """The run as the loop takes it."""
-        job = self.job
-        rows = target_rows(job.encoded["train"].examples, whole_text=self.config.data.loss_on == "text")
-        return Run(job.method, rows, self.config.train, self.config.seed, self.checkpoint, job.identity)
+    def recall(self) -> None:
+        """Take from the log the validations up to the checkpoint, if there was an earlier part."""
+        step, log = self.saved_step(), self.folder / "log.jsonl"
+        self.evals = []
+        if step is None:
+            return
+        try:
+            lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+            records = [
+                EvalRecord(int(line["step"]), int(line["total"]), Scores.from_json(line["scores"]))
+                for line in lines
+                if "scores" in line
+            ]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise TrainingError(
+                f"{log} is not a log that can be gone on with; start again without --resume."
+            ) from error
+        self.evals = [one for one in records if one.step <= step]
 
-    def open(self, resume: bool) -> Diary:
-        """Its folder with its settings, and its diary, which goes on where the checkpoint stands."""
+    def open(self, resume: bool) -> RunLog:
+        """Its folder with its settings, and its log, which goes on where the checkpoint stands."""
         with plain_disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         write_bytes(self.folder / "config.toml", dump_toml(self.config).encode())
-        done = self._saved_step() if resume else None
-        diary = Diary(self.folder, tensorboard=self.config.output.tensorboard, keep_to=done)
+        done = self.saved_step() if resume else None
+        log = RunLog(self.folder, tensorboard=self.config.output.tensorboard, keep_to=done)
         self.recall()
-        return diary
+        return log
 
-    def note(self, report: Report) -> None:
-        """Remember a validation."""
-        self.validated = report.scores is not None
-        if report.scores is not None:
-            self.marks.append(Mark(report.step, report.total, report.scores))
+    def run(self, log: RunLog, listener: Listener) -> TrainingRun:
+        """The run as the loop takes it; every report is logged, then told."""
 
-    def _saved_step(self) -> int | None:
-        return int(Checkpoint.load(self.checkpoint).numbers["step"]) if self.checkpoint.exists() else None
+        def told(report: Report) -> None:
+            log.write(report)
+            self.validated = report.scores is not None
+            if report.scores is not None:
+                self.evals.append(EvalRecord(report.step, report.total, report.scores))
+            listener.step(report)
+
+        job, config = self.job, self.config
+        rows = target_rows(job.encoded["train"].examples, whole_text=config.data.loss_on == "text")
+        heard = replace(listener, step=told)
+        return TrainingRun(job.method, rows, config.train, config.seed, self.checkpoint, job.identity, heard)
 
 
 def identities(folder: Path) -> set[str]:
@@ -160,54 +182,25 @@ def changes_in_words(changes: Mapping[str, Any]) -> str:
     return " and ".join(" ".join(text.split()) for text in said)
 
 
-def fit_trials(
-    trials: Sequence[Trial],
-    *,
-    resume: bool,
-    watch: Callable[[Trial, Report], None],
-    progress: Callable[[str, int, int], None],
-    stop: Callable[[Trial], bool],
-) -> None:
+def fit_trials(trials: Sequence[TrialRun], listeners: Sequence[Listener], *, resume: bool) -> None:
     """Train all at once, as if each were alone; each gets its outcome and is left at its best.
 
     Args:
         trials: in any state; one that has ended does nothing.
+        listeners: one a trial; told of its every step, after it was logged, and asked whether to end or
+            pause it now.
         resume: each goes on from its checkpoint, if there is one.
-        watch: told of every step, after it was logged.
-        progress: told (split, rows done, rows) while a split is scored.
-        stop: asked after a trial's every step whether to end or pause it now.
     """
-    runs = [trial.run() for trial in trials]  # every fault of rows and settings shows before a file is made
+    jobs = [trial.job for trial in trials]  # every fault of rows and settings shows before a file is made
     for trial in trials if resume else ():
         trial.refuse_another()
+
+    def evaluate(numbers: Sequence[int]) -> list[Scores]:
+        return [jobs[n].score("validation", listeners[n].counting("validation")) for n in numbers]
+
     with ExitStack() as until_ended:
-        diaries = [until_ended.enter_context(closing(trial.open(resume))) for trial in trials]
-
-        def told(number: int, report: Report) -> None:
-            diaries[number].write(report)
-            trials[number].note(report)
-            watch(trials[number], report)
-
-        def evaluate(numbers: Sequence[int]) -> list[Scores]:
-            told_rows = partial(progress, "validation")
-            return [trials[number].job.score("validation", told_rows) for number in numbers]
-
-        outcomes = fit_many(
-            runs, evaluate, resume=resume, watch=told, stop=lambda number: stop(trials[number])
-        )
+        logs = [until_ended.enter_context(closing(trial.open(resume))) for trial in trials]
+        runs = [trial.run(log, heard) for trial, log, heard in zip(trials, logs, listeners, strict=True)]
+        outcomes = fit_many(runs, evaluate, resume=resume)
     for trial, outcome in zip(trials, outcomes, strict=True):
         trial.outcome = outcome
-
-
-def _marks(log: Path) -> list[Mark]:
-    try:
-        lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-        return [
-            Mark(int(line["step"]), int(line["total"]), Scores.from_json(line["scores"]))
-            for line in lines
-            if "scores" in line
-        ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainingError(
-            f"{log} is not a log that can be gone on with; start again without --resume."
-        ) from error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,10 @@ from softprompt.base.packing import TokenRow
 from softprompt.config import TrainConfig
 from softprompt.data.rows import Encoded
 from softprompt.evaluation.score import Scores, score, target_rows
+from softprompt.listener import Listener, Report
 from softprompt.methods.method import Method
 from softprompt.training.checkpoint import Checkpoint
-from softprompt.training.loop import Outcome, Report, Run, fit, fit_many
+from softprompt.training.loop import Outcome, TrainingRun, fit, fit_many
 from training.toy import KeysAndValues, examples, soft_prompt
 
 Reports = list[Report]
@@ -27,10 +30,10 @@ VALIDATION = [examples(21, 100), examples(15, 60, shift=1)]
 TRAIN = [target_rows(examples(48, 0).examples), target_rows(examples(31, 200, shift=1).examples)]
 
 
-def runs(folder: Path | None = None) -> list[Run]:
+def runs(folder: Path | None = None) -> list[TrainingRun]:
     """Prompts of many kinds, over two jobs and two bases; no two alike."""
 
-    def run(number: int, job: int, method: Method, **train: Any) -> Run:
+    def run(number: int, job: int, method: Method, **train: Any) -> TrainingRun:
         settings = {
             "learning_rate": 0.05,
             "epochs": 3,
@@ -40,7 +43,7 @@ def runs(folder: Path | None = None) -> list[Run]:
         }
         checkpoint = None if folder is None else folder / f"{number}.safetensors"
         config = TrainConfig().model_copy(update=settings | {"select": "nll"} | train)
-        return Run(method, TRAIN[job], config, number, checkpoint, f"run {number}")
+        return TrainingRun(method, TRAIN[job], config, number, checkpoint, f"run {number}")
 
     return [
         run(0, 0, soft_prompt(0)),
@@ -52,33 +55,27 @@ def runs(folder: Path | None = None) -> list[Run]:
     ]
 
 
-def scores_of(run: Run) -> Scores:
+def scores_of(run: TrainingRun) -> Scores:
     job = next(n for n, rows in enumerate(TRAIN) if rows is run.rows)
     return score(run.method.base, run.method.front(), VALIDATION[job])
 
 
-def alone(wanted: Sequence[Run], **options: Any) -> list[tuple[Outcome, Reports]]:
+def alone(wanted: Sequence[TrainingRun], **options: Any) -> list[tuple[Outcome, Reports]]:
     """Every run by itself, and all it told."""
     found = []
     for run in wanted:
         told: Reports = []
-        outcome = fit(
-            run.method,
-            run.rows,
-            lambda run=run: scores_of(run),  # type: ignore[misc]
-            run.config,
-            seed=run.seed,
-            checkpoint=run.checkpoint,
-            identity=run.identity,
-            watch=told.append,
-            **options,
-        )
+        heard = replace(run, listener=replace(run.listener, step=told.append))
+        outcome = fit(heard, lambda run=run: scores_of(run), **options)  # type: ignore[misc]
         found.append((outcome, told))
     return found
 
 
 def together(
-    wanted: Sequence[Run], watch: Callable[[int, Report], None] = lambda number, report: None, **options: Any
+    wanted: Sequence[TrainingRun],
+    watch: Callable[[int, Report], None] = lambda number, report: None,
+    stop: Callable[[int], bool] = lambda number: False,
+    **options: Any,
 ) -> list[tuple[Outcome, Reports]]:
     """All runs at once, and all they told."""
     told: list[Reports] = [[] for _ in wanted]
@@ -87,16 +84,18 @@ def together(
         told[number].append(report)
         watch(number, report)
 
-    outcomes = fit_many(
-        wanted, lambda numbers: [scores_of(wanted[n]) for n in numbers], watch=note, **options
-    )
+    heard = [
+        replace(run, listener=Listener(step=partial(note, number), stop=partial(stop, number)))
+        for number, run in enumerate(wanted)
+    ]
+    outcomes = fit_many(heard, lambda numbers: [scores_of(wanted[n]) for n in numbers], **options)
     return list(zip(outcomes, told, strict=True))
 
 
 def same(found: tuple[Outcome, Reports], expected: tuple[Outcome, Reports]) -> None:
     """Equal ends and equal steps on the way, to fp32's rounding."""
     (a, told), (b, expected_told) = found, expected
-    assert (a.steps, a.best_step, a.ended, a.trouble) == (b.steps, b.best_step, b.ended, b.trouble)
+    assert (a.steps, a.best_step, a.ended, a.error) == (b.steps, b.best_step, b.ended, b.error)
     assert (a.best.accuracy, a.best.predictions) == (b.best.accuracy, b.best.predictions)
     assert a.best.nll == pytest.approx(b.best.nll, rel=1e-4)
     assert len(told) == len(expected_told)
@@ -143,7 +142,9 @@ def test_a_pass_reads_no_more_positions_than_it_may(monkeypatch: pytest.MonkeyPa
 def test_one_that_stops_early_leaves_the_others_as_they_were() -> None:
     apart, joined = runs()[:3], runs()[:3]
     patient = [
-        Run(r.method, r.rows, r.config.model_copy(update={"learning_rate": 1e-9, "patience": 1}), r.seed)
+        TrainingRun(
+            r.method, r.rows, r.config.model_copy(update={"learning_rate": 1e-9, "patience": 1}), r.seed
+        )
         for r in (apart[1], joined[1])
     ]
     apart[1], joined[1] = patient
@@ -158,11 +159,11 @@ def test_one_that_stops_early_leaves_the_others_as_they_were() -> None:
 @pytest.mark.parametrize("kind", [0, 3], ids=["soft prompt", "keys and values"])
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_one_that_turns_nan_leaves_the_others_as_they_were(kind: int, accumulation: int) -> None:
-    def wanted() -> list[Run]:
+    def wanted() -> list[TrainingRun]:
         made = runs()
         broken = made[kind]
         config = broken.config.model_copy(update={"accumulation": accumulation})
-        return [Run(broken.method, broken.rows, config, broken.seed), made[1], made[2]]
+        return [TrainingRun(broken.method, broken.rows, config, broken.seed), made[1], made[2]]
 
     joined, apart = wanted(), wanted()
 
@@ -173,7 +174,7 @@ def test_one_that_turns_nan_leaves_the_others_as_they_were(kind: int, accumulati
     found, expected = together(joined, spoil), alone(apart)
     ended = found[0][0]
     assert (ended.ended, ended.steps) == ("diverged", 4)
-    assert "at step 5: the loss is nan" in ended.trouble
+    assert "at step 5: the loss is nan" in ended.error
     assert all(t.isfinite().all() for t in joined[0].method.state().values())
     for number in (1, 2):
         same(found[number], expected[number])
@@ -219,17 +220,8 @@ def test_runs_resume_from_wherever_each_stands(tmp_path: Path) -> None:
     started = runs(tmp_path)
     told: Reports = []
     alone(started[:1])  # to its end
-    fit(
-        started[1].method,
-        started[1].rows,
-        lambda: scores_of(started[1]),
-        started[1].config,
-        seed=1,
-        checkpoint=started[1].checkpoint,
-        identity="run 1",
-        watch=told.append,
-        stop=lambda: told[-1].step == 4,
-    )
+    cut = Listener(step=told.append, stop=lambda: told[-1].step == 4)
+    fit(replace(started[1], listener=cut), lambda: scores_of(started[1]))
     again = runs(tmp_path)[:3]  # one done, one under way, one not begun
     found = together(again, resume=True)
     assert [reports[0].step if reports else None for _, reports in found] == [None, 5, 0]
@@ -254,11 +246,13 @@ def test_a_state_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(Checkpoint, "save", noted)
     (run,) = runs(tmp_path)[:1]  # 18 steps
-    short = Run(run.method, run.rows, run.config.model_copy(update={"max_steps": 10}), 0, run.checkpoint)
+    short = TrainingRun(
+        run.method, run.rows, run.config.model_copy(update={"max_steps": 10}), 0, run.checkpoint
+    )
     together([short])
     assert written == [5, 10]
     again = runs(tmp_path)[0]
-    together([Run(again.method, short.rows, short.config, 0, short.checkpoint)], resume=True)
+    together([TrainingRun(again.method, short.rows, short.config, 0, short.checkpoint)], resume=True)
     assert written == [5, 10]
     same_state(again.method, short.method, 0)
 

@@ -1,0 +1,232 @@
+"""What is left of runs: each that counts is tested once and saved, and its card says what was tried.
+
+It knows jobs, trials and the library; it trains nothing. Test rows are read here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+import transformers
+
+import softprompt
+from softprompt.errors import DivergedError
+from softprompt.library.card import (
+    BaseCard,
+    Card,
+    DataCard,
+    SearchCard,
+    SeedCard,
+    TemplateCard,
+    TrainingCard,
+    TrialCard,
+)
+from softprompt.library.folder import Library
+from softprompt.library.prompt import Prompt
+from softprompt.listener import SILENT, Listener
+from softprompt.prefix import Prefix
+from softprompt.training.job import Job
+from softprompt.training.loop import Outcome
+from softprompt.training.memory import largest
+from softprompt.training.search import SearchOutcome, ranking
+from softprompt.training.trial import TrialRun
+
+__all__ = ["final_test", "save_results", "save_search"]
+
+
+def final_test(job: Job, outcome: Outcome, listener: Listener = SILENT, *, baseline: bool = True) -> Prompt:
+    """Score what was learnt beside the untuned base, and make the prompt with its card.
+
+    Test rows are read only at the end of a whole run. ``baseline``: whether to score the untuned base too.
+    """
+    scores = {"validation": outcome.best.summary()}
+    splits = ["validation"]
+    if "test" in job.encoded and outcome.ended in ("done", "early"):
+        scores["test"] = job.score("test", listener.counting("test")).summary()
+        splits.append("test")
+    for split in splits if baseline else ():
+        untuned = f"{split}, untuned"
+        scores[untuned] = job.score_untuned(split, listener.counting(untuned)).summary()
+    with torch.no_grad():
+        front = job.method.front()
+    front = front.detached() if isinstance(front, Prefix) else front.detach()
+    positions = front.length if isinstance(front, Prefix) else len(front)
+    return Prompt(
+        job.method.base, front, _card(job, outcome, positions, scores), job.method.change(), job.base
+    )
+
+
+def _card(job: Job, outcome: Outcome, positions: int, scores: dict[str, dict[str, Any]]) -> Card:
+    config, template = job.config, job.task.template
+    return Card(
+        format=1,
+        name=config.name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        kind=config.method.kind,
+        base=BaseCard(
+            name=job.base.name,
+            revision=config.base.revision,
+            fingerprint=job.base.fingerprint,
+            model_type=job.base.config.model_type,
+            dtype=str(job.base.dtype).removeprefix("torch."),
+            quantisation=config.base.quantisation,
+        ),
+        positions=positions,
+        trained_parameters=sum(p.numel() for p in job.method.trainable_parameters()),
+        template=TemplateCard(
+            front=job.front_template,
+            input=template.input,
+            target=template.target,
+            labels=dict(template.labels) if template.labels is not None else None,
+            label_column=template.label_column,
+            choices=config.data.choices,
+            normalise=config.data.normalise,
+            calibrate=config.data.calibrate,
+            end_of_text=config.data.ends,
+            max_tokens=config.data.max_tokens,
+        ),
+        data={
+            name: DataCard(origin=table.origin, rows=len(table), digest=table.digest)
+            for name, table in job.task.tables.items()
+        },
+        scores=scores,
+        training=TrainingCard(
+            steps=outcome.steps,
+            best_step=outcome.best_step,
+            ended=outcome.ended,
+            seconds=round(outcome.seconds, 2),
+            peak_memory_bytes=largest(job.base.device),
+        ),
+        settings=config.model_dump(mode="json"),
+        versions={
+            "softprompt": softprompt.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+        weights_sha256="",
+    )
+
+
+def save_results(trial: TrialRun, library: Library, listener: Listener, *, overwrite: bool) -> Prompt:
+    """Test what one run learnt and save it.
+
+    Raises:
+        DivergedError: the loss ran away; the best state was saved if there was one.
+    """
+    assert trial.outcome is not None
+    return _saved(final_test(trial.job, trial.outcome, listener), trial.outcome, library, overwrite)
+
+
+def _saved(prompt: Prompt, outcome: Outcome, library: Library, overwrite: bool) -> Prompt:
+    """The prompt, saved; of a run that diverged the best state, with a complaint."""
+    diverged = outcome.ended == "diverged"
+    if diverged and outcome.best_step == 0:
+        raise DivergedError(f"{outcome.error} Nothing had been learnt before it, so nothing was saved.")
+    folder = prompt.save(library, overwrite=overwrite)
+    if diverged:
+        raise DivergedError(
+            f"{outcome.error} The best state, of step {outcome.best_step}, is saved in {folder}."
+        )
+    return prompt
+
+
+# Several runs -------------------------------------------------------------------------------------
+
+
+def save_search(found: SearchOutcome, library: Library, listener: Listener, *, overwrite: bool) -> Prompt:
+    """Test every seed, save them all, and return the one that validates best.
+
+    That one takes the name of the configuration; the others are ``NAME-seedS``. If the search was
+    stopped, what was ahead is saved without a test, to be replaced when the search is resumed.
+
+    Raises:
+        DivergedError: every seed's loss ran away; the best state was saved if there was one.
+    """
+    best, *others = sorted(found.learnt, key=ranking, reverse=True)
+    assert best.outcome is not None
+    if found.stopped or best.error:
+        outcome = replace(best.outcome, ended="interrupted") if found.stopped else best.outcome
+        prompt = _with_search(final_test(best.job, outcome, listener), found, [])
+        return _saved(prompt, outcome, library, overwrite)
+    cards = {}
+    for trial in others:
+        if trial.error:
+            listener.note(f"Seed {trial.config.seed} is not kept. {trial.error}")
+            cards[trial] = SeedCard(seed=trial.config.seed)
+            continue
+        prompt = _tested(trial, _name_of(trial), listener, baseline=False)
+        prompt.save(library, overwrite=overwrite)
+        cards[trial] = _seed_card(prompt, trial)
+        trial.release()  # at once, for it may be a whole model
+    prompt = _tested(best, best.config.name, listener, baseline=True)
+    cards[best] = _seed_card(prompt, best)
+    prompt = _with_search(prompt, found, [cards[trial] for trial in found.learnt])
+    prompt.save(library, overwrite=overwrite)
+    if others and overwrite and (library.path / _name_of(best)).exists():
+        library.remove(_name_of(best))  # an earlier search's, when another seed was best
+    return prompt
+
+
+def _tested(trial: TrialRun, name: str, listener: Listener, *, baseline: bool) -> Prompt:
+    assert trial.outcome is not None
+    job = replace(trial.job, config=trial.config.model_copy(update={"name": name}))
+    return final_test(job, trial.outcome, listener, baseline=baseline)
+
+
+def _name_of(trial: TrialRun) -> str:
+    return f"{trial.config.name}-seed{trial.config.seed}"
+
+
+def _seed_card(prompt: Prompt, trial: TrialRun) -> SeedCard:
+    scores = {split: s for split, s in prompt.card.scores.items() if not split.endswith(", untuned")}
+    return SeedCard(seed=trial.config.seed, name=prompt.name, scores=scores)
+
+
+def _with_search(prompt: Prompt, found: SearchOutcome, seeds: Sequence[SeedCard]) -> Prompt:
+    """The prompt with all that was tried on its card, from validations alone.
+
+    A candidate given up before a search was resumed has nothing else.
+    """
+    begun = [trial for trial in found.tried if trial.evals]
+    trials = [
+        TrialCard(
+            settings=dict(trial.changes),
+            validation=_finite(trial.best_eval.scores.summary()),
+            steps=trial.evals[-1].step if trial.outcome is None else trial.outcome.steps,
+            best_step=trial.best_eval.step,
+            ended=trial.ended,
+        )
+        for trial in begun
+    ]
+    spread = {split: about for split in ("validation", "test") if (about := _over_seeds(seeds, split))}
+    card = SearchCard(trials=trials, chosen=begun.index(found.chosen), seeds=list(seeds), over_seeds=spread)
+    return replace(prompt, card=prompt.card.model_copy(update={"search": card}))
+
+
+def _finite(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The scores that a card can hold."""
+    parts = {name: value if isinstance(value, tuple) else (value,) for name, value in summary.items()}
+    return {name: summary[name] for name, numbers in parts.items() if all(map(math.isfinite, numbers))}
+
+
+def _over_seeds(seeds: Sequence[SeedCard], split: str) -> dict[str, Any]:
+    """Mean and standard deviation of the measure that counts, where there are two seeds or more."""
+    summaries = [seed.scores[split] for seed in seeds if split in seed.scores]
+    if len(summaries) < 2:
+        return {}
+    measure = "accuracy" if "accuracy" in summaries[0] else "nll"
+    values = [float(summary[measure]) for summary in summaries]
+    return {
+        "measure": measure,
+        "seeds": len(values),
+        "mean": statistics.mean(values),
+        "standard_deviation": statistics.stdev(values),
+    }
