@@ -1,14 +1,13 @@
-"""Metrics equal scikit-learn's and hand-worked numbers; intervals equal a recount of resampled rows."""
+"""Metrics equal scikit-learn's and hand-worked numbers, in every resampling of the rows too."""
 
 from __future__ import annotations
 
 import random
 
 import pytest
-import torch
 
-from softprompt.evaluation import metrics
-from softprompt.evaluation.intervals import wilson
+from evaluation.draws import drawn
+from softprompt.evaluation.intervals import RESAMPLES, wilson
 from softprompt.evaluation.metrics import (
     Sampled,
     accuracy,
@@ -28,12 +27,6 @@ def rows(count: int, labels: int, seed: int) -> tuple[list[int], list[int]]:
     draw = random.Random(seed)
     truth = [draw.choice(range(0, labels, 2)) for _ in range(count)]
     return truth, [t if draw.random() < 0.5 else draw.randrange(labels) for t in truth]
-
-
-def drawn(count: int, resamples: int, seed: int = 0) -> list[list[int]]:
-    """The rows of each resampling."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(count, (resamples, count), generator=generator).tolist()
 
 
 @pytest.mark.parametrize(("count", "labels", "seed"), [(200, 2, 0), (50, 9, 1), (7, 20, 2), (1, 3, 3)])
@@ -56,27 +49,9 @@ def test_macro_f1_by_hand() -> None:
 def test_every_draw_of_macro_f1_is_computed_anew() -> None:
     truth, predicted = rows(30, 5, 4)
     found = macro_f1(truth, predicted)
-    for number, picked in enumerate(drawn(30, metrics.RESAMPLES)[:50]):
+    for number, picked in enumerate(drawn(30)[:50]):
         again = macro_f1([truth[i] for i in picked], [predicted[i] for i in picked])
         assert float(found.draws[number]) == pytest.approx(again.value, rel=1e-12)
-
-
-def test_an_interval_is_that_of_the_middle_95_percent_of_draws() -> None:
-    scores = [0.1, 0.9, 0.4, 0.7, 0.3, 0.8]
-    means = sorted(sum(scores[i] for i in picked) / 6 for picked in drawn(6, metrics.RESAMPLES, seed=3))
-    value, low, high = sampled_mean(scores, seed=3).interval()
-    assert value == pytest.approx(sum(scores) / 6)
-    # 2.5% and 97.5% lie between the 25th and 26th of 1000 from either end
-    assert means[24] <= low <= means[25] < value < means[974] <= high <= means[975]
-    assert sampled_mean(scores, seed=3).interval() == (value, low, high)
-    assert sampled_mean(scores, seed=4).interval() != (value, low, high)
-
-
-def test_resampling_in_parts_is_resampling_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    scores = [random.Random(0).random() for _ in range(40)]
-    whole = sampled_mean(scores).draws
-    monkeypatch.setattr(metrics, "_CELLS", 40 * 64)
-    assert torch.equal(sampled_mean(scores).draws, whole)
 
 
 def test_shares_have_the_interval_of_accuracy_elsewhere() -> None:
@@ -109,7 +84,7 @@ def test_calibration_error_of_calibrated_rows_is_small() -> None:
     assert found.value < 0.03
     assert calibration_error([c / 2 for c in confidences], hits).value == pytest.approx(0.25, abs=0.03)
     assert isinstance(found, Sampled)
-    assert len(found.draws) == metrics.RESAMPLES
+    assert len(found.draws) == RESAMPLES
 
 
 @pytest.mark.parametrize(

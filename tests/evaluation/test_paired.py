@@ -7,15 +7,18 @@ import statistics
 import sys
 
 import pytest
+import torch
 
 from softprompt.errors import ResourceError
-from softprompt.evaluation.metrics import macro_f1, sampled_mean
+from softprompt.evaluation.intervals import RESAMPLES, Sampled, sampled_mean
+from softprompt.evaluation.metrics import macro_f1
 from softprompt.evaluation.paired import (
+    FLOOR,
+    holm,
     mcnemar,
     over_seeds,
     paired_bootstrap,
     paired_difference,
-    seeds_interval,
 )
 
 stats = pytest.importorskip("scipy.stats", reason="needs the extra 'compare'")
@@ -82,7 +85,8 @@ def test_equal_methods_do_not_differ_and_a_sure_gain_is_sure() -> None:
     assert paired_bootstrap(thirds, moved).p > 0.9
     better = paired_bootstrap([s + 1 for s in some], some)
     assert (better.difference, better.low, better.high) == pytest.approx((1, 1, 1))
-    assert better.p == pytest.approx(2 / 10_001)
+    assert better.p == FLOOR == 2 / (RESAMPLES + 1) == pytest.approx(0.0002, abs=1e-7)
+    assert 36 * FLOOR < 0.05  # so that nine methods can be told apart, all pairs together
 
 
 def test_p_is_as_often_below_5_percent_as_it_says() -> None:
@@ -93,15 +97,66 @@ def test_p_is_as_often_below_5_percent_as_it_says() -> None:
     assert all((t.p < 0.05) == (t.low > 0 or t.high < 0) for t in trials if abs(t.p - 0.05) > 0.002)
 
 
-def test_seeds_interval() -> None:
-    runs = [[1.0, 0, 1, 1, 0, 1], [1.0, 1, 1, 1, 0, 1], [0.0, 0, 1, 1, 0, 1]]
-    found = seeds_interval(runs)
+RUNS = [[1.0, 0, 1, 1, 0, 1], [1.0, 1, 1, 1, 0, 1], [0.0, 0, 1, 1, 0, 1]]
+
+
+def test_mean_and_spread_over_seeds() -> None:
+    found = over_seeds([sampled_mean(rows) for rows in RUNS])
     assert found.mean == pytest.approx((4 + 5 + 3) / 18)
     assert found.spread == pytest.approx(1 / 6)  # of 4/6, 5/6, 3/6
-    per_row = [sum(row) / 3 for row in zip(*runs, strict=True)]
-    assert (found.low, found.high) == pytest.approx(sampled_mean(per_row).interval()[1:])
-    assert found == seeds_interval(runs)
-    assert seeds_interval(runs[:1])[1:] == pytest.approx((0.0, *sampled_mean(runs[0]).interval()[1:]))
+    assert found == over_seeds([sampled_mean(rows) for rows in RUNS])
+
+
+def test_without_a_variance_over_seeds_the_interval_is_that_of_the_rows() -> None:
+    alone = sampled_mean(RUNS[0]).interval()
+    assert over_seeds([sampled_mean(RUNS[0])]) == (alone.value, 0.0, alone.low, alone.high)
+    assert over_seeds([sampled_mean(RUNS[0])] * 3) == pytest.approx((alone.value, 0.0, alone.low, alone.high))
+    other = RUNS[0][::-1]
+    gap = paired_bootstrap(RUNS[0], other)
+    assert paired_difference([sampled_mean(RUNS[0])] * 3, [sampled_mean(other)]) == pytest.approx(gap)
+
+
+def fixed(*values: float, rows: float = 0.0) -> list[Sampled]:
+    """Runs of one method: rows of this standard error, the same draws for all."""
+    noise = rows * torch.randn(RESAMPLES, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return [Sampled(value, value + noise) for value in values]
+
+
+def test_where_rows_do_not_matter_the_interval_is_student_s() -> None:
+    values = [0.61, 0.7, 0.72]
+    found = over_seeds(fixed(*values))
+    low, high = stats.ttest_1samp(values, 0).confidence_interval()
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.01)
+
+
+def test_where_rows_do_not_matter_two_methods_differ_as_by_welch_s_test() -> None:
+    first, second = [0.61, 0.70, 0.72], [0.52, 0.55, 0.51, 0.57]
+    found = paired_difference(fixed(*first), fixed(*second))
+    expected = stats.ttest_ind(first, second, equal_var=False)
+    low, high = expected.confidence_interval()
+    assert found.p == pytest.approx(expected.pvalue, rel=0.15)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.01)
+    back = paired_difference(fixed(*second), fixed(*first))
+    assert back == pytest.approx((-found.difference, -found.high, -found.low, found.p), abs=0.005)
+
+
+def test_variances_of_rows_and_seeds_add_up() -> None:
+    values = [0.69, 0.70, 0.71]  # a standard error of 0.00577
+    rows = 0.02
+    found = over_seeds(fixed(*values, rows=rows))
+    seeds = statistics.variance(values) / 3
+    freedom = (rows**2 + seeds) ** 2 / (seeds**2 / 2)
+    half = stats.t.ppf(0.975, freedom) * (rows**2 + seeds) ** 0.5
+    assert found.high - found.low == pytest.approx(2 * half, rel=0.03)
+
+
+def test_holm() -> None:
+    # by hand: 0.01 x 4, 0.02 x 3, 0.03 x 2, 0.9 x 1
+    assert holm([0.03, 0.01, 0.9, 0.02]) == pytest.approx([0.06, 0.04, 0.9, 0.06])
+    # Holm 1979: none is smaller than one before it, and none above 1
+    assert holm([0.01, 0.011, 0.6, 0.7]) == pytest.approx([0.04, 0.04, 1.0, 1.0])
+    assert holm([0.04]) == [0.04]
+    assert holm([]) == []
 
 
 def test_any_metric_over_seeds_and_between_methods() -> None:
@@ -115,13 +170,14 @@ def test_any_metric_over_seeds_and_between_methods() -> None:
     found = over_seeds(good)
     assert found.mean == pytest.approx(sum(g.value for g in good) / 3)
     assert found.low < found.mean < found.high
-    # the mean of three varies less than one of them
-    assert found.high - found.low < max(g.interval().high - g.interval().low for g in good)
+    _, low, high = Sampled(0.0, torch.stack([g.draws for g in good]).mean(0)).interval()
+    assert found.low < low < high < found.high  # other seeds may change it, too
     gap = paired_difference(good, bad)
     assert gap.difference == pytest.approx(found.mean - over_seeds(bad).mean)
     assert 0 < gap.low < gap.difference < gap.high
-    assert gap.p < 0.01
-    assert paired_difference(good, good) == (0.0, 0.0, 0.0, 1.0)
+    assert gap.p < 0.02
+    assert paired_difference(good, good).p > 0.95
+    assert paired_difference(good[:1], good[:1]) == (0.0, 0.0, 0.0, 1.0)
 
 
 def test_a_difference_of_means_is_the_same_either_way() -> None:

@@ -7,8 +7,8 @@ import random
 import sys
 
 import pytest
-import torch
 
+from evaluation.draws import drawn
 from softprompt.errors import DataError, ResourceError
 from softprompt.evaluation.text_metrics import ROUGE, bleu, chrf, require, rouge
 
@@ -73,12 +73,11 @@ def test_bleu_and_chrf_equal_sacrebleu() -> None:
 
 def test_every_draw_is_the_score_of_the_drawn_rows() -> None:
     texts, references = corpus(25, seed=1)
-    picked = torch.randint(25, (1000, 25), generator=torch.Generator().manual_seed(7))
+    picked = drawn(25, seed=7)[:20]
     found = [(bleu(texts, references, seed=7), sacrebleu.corpus_bleu)]
     found += [(chrf(texts, references, seed=7), sacrebleu.corpus_chrf)]
     for score, reference in found:
-        for number in range(20):
-            rows = picked[number].tolist()
+        for number, rows in enumerate(picked):
             expected = reference([texts[i] for i in rows], streams([references[i] for i in rows])).score
             assert float(score.corpus.draws[number]) == pytest.approx(expected, rel=1e-12)
         value, low, high = score.corpus.interval()

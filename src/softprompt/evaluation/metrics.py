@@ -1,12 +1,7 @@
 """Metrics of predictions against the truth, each with its 95% interval over rows.
 
 Arithmetic on labels, probabilities and short answers; it knows no model and no method. Notation: B rows,
-C labels, F columns, R resamplings.
-
-A metric here is a function of column sums: row b adds ``columns[b]``, and the metric is computed from what
-the rows add up to. Its bootstrap then sums other rows. The draws depend on the number of rows and the seed
-alone, so two metrics, methods or training seeds on the same rows meet the same resamplings and may be
-subtracted or averaged draw by draw.
+C labels, R resamplings. How rows are resampled is ``intervals``' business, whose names stand here too.
 """
 
 from __future__ import annotations
@@ -14,14 +9,12 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor
 
-from softprompt.evaluation.intervals import wilson
+from softprompt.evaluation.intervals import RESAMPLES, Sampled, Value, average, resampled, sampled_mean
 
 __all__ = [
     "RESAMPLES",
@@ -38,90 +31,6 @@ __all__ = [
     "sampled_mean",
     "token_f1",
 ]
-
-RESAMPLES = 1000
-"""R, how often the rows are drawn anew for an interval."""
-
-_CELLS = 4_000_000  # the most (draw, row) pairs held at once: 32 MB
-_TAILS = (0.025, 0.975)
-
-
-class Value(NamedTuple):
-    """A number with its 95% interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, eq=False)
-class Sampled:
-    """A metric, and what it comes to in each resampling of the rows.
-
-    Attributes:
-        value: the metric on the rows as they are.
-        draws: ``[R]`` the metric on rows drawn with replacement, fp64.
-    """
-
-    value: float
-    draws: Tensor
-
-    def interval(self) -> Value:
-        """The metric with its percentile bootstrap interval (Efron 1979)."""
-        low, high = torch.quantile(self.draws, self.draws.new_tensor(_TAILS)).tolist()
-        return Value(self.value, low, high)
-
-
-def resampled(
-    columns: Tensor, compute: Callable[[Tensor], Tensor], *, seed: int = 0, resamples: int = RESAMPLES
-) -> Sampled:
-    """A function of column sums, on all rows and on ``resamples`` resamplings of them.
-
-    Args:
-        columns: ``[B, F]`` what each row adds.
-        compute: sums ``[R, F]`` (fp64) -> the metric of each, ``[R]``.
-        seed: the draws.
-        resamples: how many.
-    """
-    assert len(columns), "a metric needs rows"
-    columns = columns.double()
-    value = compute(columns.sum(0, keepdim=True))
-    draws = [compute(weights @ columns) for weights in _weights(len(columns), resamples, seed)]
-    return Sampled(float(value), torch.cat(draws))
-
-
-def _weights(rows: int, resamples: int, seed: int) -> Iterator[Tensor]:
-    """How often each row is drawn, [R, B], in parts that fit into memory."""
-    generator = torch.Generator().manual_seed(seed)
-    step = max(1, _CELLS // rows)
-    for start in range(0, resamples, step):
-        count = min(step, resamples - start)
-        drawn = torch.randint(rows, (count, rows), generator=generator)
-        drawn += torch.arange(count)[:, None] * rows
-        yield torch.bincount(drawn.flatten(), minlength=count * rows).view(count, rows).double()
-
-
-# -- means ---------------------------------------------------------------------------------------
-
-
-def sampled_mean(scores: Sequence[float], *, seed: int = 0, resamples: int = RESAMPLES) -> Sampled:
-    """The mean of per-row scores, with its resamplings."""
-    column = torch.tensor(scores, dtype=torch.float64)[:, None]
-    return resampled(column, lambda sums: sums[:, 0] / len(scores), seed=seed, resamples=resamples)
-
-
-def average(scores: Sequence[float], *, seed: int = 0) -> Value:
-    """The mean of per-row scores with its interval.
-
-    Where every score is 0 or 1 the interval is Wilson's, as for accuracy elsewhere: the bootstrap of a
-    share of 0 or 1 has no width, whatever the number of rows. Otherwise it is the percentile bootstrap's.
-    """
-    assert len(scores), "a metric needs rows"
-    if all(score in (0, 1) for score in scores):
-        hits = int(sum(scores))
-        return Value(hits / len(scores), *wilson(hits, len(scores)))
-    return sampled_mean(scores, seed=seed).interval()
-
 
 # -- labels --------------------------------------------------------------------------------------
 
