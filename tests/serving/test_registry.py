@@ -27,7 +27,7 @@ from serving.shop import (
     wrong_base,
 )
 from softprompt.errors import ArtifactError, SoftpromptError, WrongBaseError
-from softprompt.serving.registry import Registry
+from softprompt.serving.registry import Lease, Registry
 from softprompt.serving.version import Version
 
 
@@ -204,6 +204,41 @@ def test_who_stops_waiting_keeps_nothing_in_use(shop: Shop, pool: ThreadPoolExec
             registry.lease("a")
     first.result().close()
     assert registry.loaded()[1].users == 0
+
+
+@pytest.mark.usefixtures("_interruptible")
+def test_who_leaves_just_when_the_version_is_there_gives_it_back(shop: Shop, pool: ThreadPoolExecutor) -> None:
+    """The interruption comes between the end of the load and its waiter, who was counted as a user already."""
+    registry = shop.registry(budget=SIZE)
+    go_on = threading.Event()
+
+    def hold() -> Lease:
+        with shop.holding("a") as begun:
+            lease = pool.submit(registry.lease, "a")
+            assert begun.wait(10)
+            assert go_on.wait(10)
+        return lease.result()
+
+    def leave(number: int, frame: object) -> None:
+        go_on.set()
+        until(lambda: [each.users for each in registry.loaded()[1:]] == [2])
+        raise KeyboardInterrupt
+
+    def ctrl_c() -> None:
+        waiting(registry, 2)
+        time.sleep(0.1)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    first = pool.submit(hold)
+    waiting(registry, 1)
+    signal.signal(signal.SIGINT, leave)
+    pool.submit(ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        registry.lease("a")
+    first.result().close()
+    assert registry.loaded()[1].users == 0
+    touch(registry, "b")  # there is room, since nobody uses it
+    assert held(registry) == ["b"]
 
 
 # Replaced and removed ----------------------------------------------------------------------------
