@@ -14,6 +14,7 @@ from transformers import DynamicCache
 
 import tiny
 from library import samples
+from softprompt.base.cache import cache_argument
 from softprompt.base.model import Base
 from softprompt.base.sampling import Chooser, Sampling
 from softprompt.library.prompt import Prompt
@@ -37,7 +38,9 @@ class Solo:
             pairs = zip(self.pairs.keys, self.pairs.values, strict=True)
             cache = DynamicCache([(k[None], v[None]) for k, v in pairs])
             seen = torch.ones(1, self.pairs.length + len(ids), dtype=torch.long)
-            found: Tensor = self.model(input_ids=tokens, past_key_values=cache, attention_mask=seen).logits
+            found: Tensor = self.model(
+                input_ids=tokens, attention_mask=seen, **cache_argument(self.model, cache)
+            ).logits
             return found[0]
         front = torch.empty(0, self.model.config.hidden_size) if self.front is None else self.front
         embedded = torch.cat([front[None], self.model.get_input_embeddings()(tokens)], dim=1)

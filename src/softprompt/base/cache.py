@@ -6,7 +6,9 @@ They are explicit values made for one forward pass; nothing is stored on the mod
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import count
 from typing import Any
 
@@ -19,7 +21,17 @@ from softprompt.base.attention import Part
 from softprompt.base.packing import Pack
 from softprompt.prefix import Prefix
 
-__all__ = ["BehindFronts", "IntoStrips", "Recorder", "Slots"]
+__all__ = ["BehindFronts", "IntoStrips", "Recorder", "Slots", "cache_argument"]
+
+
+def cache_argument(module: Any, cache: Any) -> dict[str, Any]:
+    """A cache under the name by which ``module`` takes one, which transformers 5.24 changed."""
+    return {_cache_name(type(module)): cache}
+
+
+@lru_cache
+def _cache_name(kind: type) -> str:
+    return "cache" if "cache" in inspect.signature(kind.forward).parameters else "past_key_values"  # type: ignore[attr-defined]
 
 
 class _Seen(Cache):  # type: ignore[misc]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from softprompt.base.cache import BehindFronts, Recorder
+from softprompt.base.cache import BehindFronts, Recorder, cache_argument
 from softprompt.base.head import Head
 from softprompt.base.layout import Layout, Windows
 from softprompt.base.packing import Group, Pack, TokenRow, pack
@@ -176,7 +176,7 @@ class Base:
             return self._nothing()
         self._check_reach(len(front))
         recorder = Recorder()
-        out = self.run(inputs_embeds=front[None].to(self.dtype), past_key_values=recorder)
+        out = self.run(inputs_embeds=front[None].to(self.dtype), cache=recorder)
         pairs = [recorder.pairs[layer] for layer in sorted(recorder.pairs)]
         keys, values = (tuple(pair[side][0] for pair in pairs) for side in (0, 1))
         return Prefix(keys, values, out[0, -1], self.fingerprint)
@@ -294,12 +294,13 @@ class Base:
         """Hidden states [N, W, E] of a pack given as ids [N, W] or embeddings [N, W, E]."""
         where = self.layout.reading(packed, Windows.of(self.config), self.dtype)
         name = "input_ids" if inputs.dim() == 2 else "inputs_embeds"
-        return self.run(**{name: inputs}, past_key_values=cache, **where)
+        return self.run(**{name: inputs}, cache=cache, **where)
 
-    def run(self, **inputs: Any) -> Tensor:
+    def run(self, *, cache: Any, **inputs: Any) -> Tensor:
         """One pass through the layers, without the head: hidden states ``[N, W, E]``."""
         backbone = getattr(self.model, self.model.base_model_prefix)
-        return backbone(**inputs, use_cache=True).last_hidden_state  # type: ignore[no-any-return]
+        found = backbone(**inputs, **cache_argument(backbone, cache), use_cache=True)
+        return found.last_hidden_state  # type: ignore[no-any-return]
 
 
 def _expects(front: Front) -> bool:

@@ -225,9 +225,7 @@ class Strips:
         where = self._base.layout.strips(slots, visible, self._windows, self._base.dtype)
         tokens = torch.tensor([ids + [0] * filling], device=device)
         with around([order[n] for n in owners.tolist()] + [order[-1]] * filling):
-            hidden = self._base.run(
-                input_ids=tokens, past_key_values=IntoStrips(parts), strips=parts, **where
-            )
+            hidden = self._base.run(input_ids=tokens, cache=IntoStrips(parts), strips=parts, **where)
         return list(hidden[0, : len(ids)].split(sizes))
 
     def _parts(self, chunks: Sequence[Chunk], at: Tensor) -> list[Part]:
@@ -279,7 +277,7 @@ class Strips:
         visible = max(chunk.strip.length for chunk in chunks) + 1
         slots.step(at, visible)
         where = self._base.layout.decoding(at, visible, self._windows, self._base.dtype)
-        return list(self._base.run(input_ids=tokens, past_key_values=slots, **where))
+        return list(self._base.run(input_ids=tokens, cache=slots, **where))
 
     def _continue(self, chunk: Chunk) -> Tensor:
         """Several tokens of one row, [T, E], behind what its strip holds, by the model's own causal mask."""
@@ -289,7 +287,7 @@ class Strips:
         part = Part(0, len(chunk.ids), keys, values, strip.index, strip.index + 1, stop, at)
         tokens = torch.tensor([list(chunk.ids)], device=self._base.device)
         cache = IntoStrips([part], seen=strip.length, hand_out=True)
-        return self._base.run(input_ids=tokens, past_key_values=cache, attention_mask=None)[0]
+        return self._base.run(input_ids=tokens, cache=cache, attention_mask=None)[0]
 
 
 def _room(like: Tensor, rows: int, capacity: int) -> Tensor:

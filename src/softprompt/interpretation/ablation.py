@@ -186,7 +186,7 @@ def _read_hiding(base: Base, front: Tensor, hidden: Sequence[Sequence[int]]) -> 
         inputs_embeds=front.to(base.dtype).expand(len(hidden), -1, -1),
         position_ids=positions.expand(len(hidden), -1),
         attention_mask=Windows.of(base.config).masks(visible, distance, base.dtype),
-        past_key_values=recorder,
+        cache=recorder,
     )  # [S, P, E]
     pairs = [recorder.pairs[layer] for layer in sorted(recorder.pairs)]
     found = []

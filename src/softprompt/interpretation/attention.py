@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softprompt.base.cache import BehindFronts
+from softprompt.base.cache import BehindFronts, cache_argument
 from softprompt.base.copies import twin
 from softprompt.base.layout import Windows
 from softprompt.base.model import Base
@@ -137,7 +137,7 @@ def _weights(base: Base, backbone: Any, prefix: Prefix, rows: Sequence[TokenRow]
     where = base.layout.reading(packed, Windows.of(base.config), base.dtype)
     out = backbone(
         input_ids=packed.ids,
-        past_key_values=BehindFronts(packed, [prefix]),
+        **cache_argument(backbone, BehindFronts(packed, [prefix])),
         use_cache=True,
         output_attentions=True,
         **where,
