@@ -12,7 +12,7 @@ import pytest
 
 import tiny
 from softprompt import demo as demos
-from softprompt.base.freeze import load_base
+from softprompt.checkpoints.freeze import load_base
 from softprompt.cli import demo as verb
 from softprompt.cli.main import run
 from softprompt.config import Config

@@ -64,7 +64,8 @@ def test_both_ends_of_a_loss_interval_are_those_of_the_bootstrap() -> None:
     columns = np.array(found.losses), np.array(found.tokens)
 
     def per_token(losses: np.ndarray, tokens: np.ndarray, axis: int = -1) -> np.ndarray:
-        return np.sum(losses, axis=axis) / np.sum(tokens, axis=axis)
+        share: np.ndarray = np.sum(losses, axis=axis) / np.sum(tokens, axis=axis)
+        return share
 
     expected = bootstrap(
         columns, per_token, paired=True, vectorized=True, method="percentile", n_resamples=20_000, rng=0

@@ -30,8 +30,8 @@ def cache_argument(module: Any, cache: Any) -> dict[str, Any]:
 
 
 @lru_cache
-def _cache_name(kind: type) -> str:
-    return "cache" if "cache" in inspect.signature(kind.forward).parameters else "past_key_values"  # type: ignore[attr-defined]
+def _cache_name(kind: Any) -> str:
+    return "cache" if "cache" in inspect.signature(kind.forward).parameters else "past_key_values"
 
 
 class _Seen(Cache):  # type: ignore[misc]

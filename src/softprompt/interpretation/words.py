@@ -21,7 +21,7 @@ from softprompt.evaluation.score import Scores, score, score_many, target_rows
 from softprompt.interpretation.neighbours import By, nearest_words
 from softprompt.interpretation.scored import Against, Scored
 from softprompt.interpretation.vocabulary import Vocabulary, Word
-from softprompt.training.loop import merit
+from softprompt.training.loop import selection_score
 from softprompt.training.schedule import Steps
 
 __all__ = ["InWords", "Search", "SearchSettings", "rendering", "search"]
@@ -188,7 +188,7 @@ class _Choice:
 
     @property
     def best(self) -> Scores:
-        return max(self.scores, key=lambda scores: merit(scores, "accuracy"))
+        return max(self.scores, key=lambda scores: selection_score(scores, "accuracy"))
 
     def look(self, ids: Sequence[int], step: int) -> None:
         """Validate a text."""
