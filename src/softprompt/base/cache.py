@@ -7,7 +7,7 @@ They are explicit values made for one forward pass; nothing is stored on the mod
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import count
 from typing import Any
@@ -26,12 +26,12 @@ __all__ = ["BehindFronts", "IntoStrips", "Recorder", "Slots", "cache_argument"]
 
 def cache_argument(module: Any, cache: Any) -> dict[str, Any]:
     """A cache under the name by which ``module`` takes one, which transformers 5.24 changed."""
-    return {_cache_name(type(module)): cache}
+    return {_cache_name(type(module).forward): cache}
 
 
 @lru_cache
-def _cache_name(kind: Any) -> str:
-    return "cache" if "cache" in inspect.signature(kind.forward).parameters else "past_key_values"
+def _cache_name(forward: Callable[..., Any]) -> str:
+    return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
 
 
 class _Seen(Cache):  # type: ignore[misc]
