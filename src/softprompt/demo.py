@@ -164,7 +164,7 @@ def run_demo(base: Base, stage: Stage, *, library: str = "prompts", runs: str = 
                 (topics.prompt, HEADLINES[0]),
                 (quotes.prompt, "The best way to"),
                 (None, "The capital of France is"),
-                (roles.prompt, "I want you to act as a chef."),
+                (roles.prompt, "I want you to act as a"),
                 (topics.prompt, HEADLINES[1]),
             ],
             tokens=12,

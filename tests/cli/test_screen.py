@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +55,27 @@ def test_a_narrow_terminal_gets_paragraphs(
 
 def test_control_letters_do_not_reach_a_terminal() -> None:
     assert screen.clean("a\x1b[31mb\x07\u202ec\n\td") == "a�[31mb��c\n\td"
+
+
+@pytest.mark.parametrize(
+    ("running", "path", "shown"),
+    [
+        ("bin/softprompt", "bin", "softprompt generate quotes ''"),
+        ("bin/softprompt", "", "bin/softprompt generate quotes ''"),
+        ("bin/softprompt", "other", "bin/softprompt generate quotes ''"),
+        ("bin/pytest", "", "softprompt generate quotes ''"),
+    ],
+)
+def test_a_line_to_type_names_the_command_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, running: str, path: str, shown: str
+) -> None:
+    for folder in ("bin", "other"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "softprompt").touch(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [str(tmp_path / running)])
+    monkeypatch.setenv("PATH", str(tmp_path / path) if path else "")
+    assert screen.command_line("generate", "quotes", "") == shown
 
 
 def test_numbers_json_has_no_word_for_become_null(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ def test_train_says_what_came_of_it_and_what_to_type_next(shell: Shell) -> None:
     assert done.code == 0
     for word in ("validation (8)", "test (12)", "untuned base", "trained parameters", "640", "peak memory"):
         assert word in done.out
-    assert 'softprompt generate moods "..."' in done.out
+    assert "softprompt generate moods 'your text'" in done.out
     assert "step 0/4  validation" in done.err
     assert "step 4/4  validation" in done.err
     assert (shell.folder / "prompts" / "moods" / "softprompt.json").exists()

@@ -68,12 +68,15 @@ class _Stage:
 
 def _tell(demo: Demo, library: str) -> None:
     from softprompt.cli import screen
+    from softprompt.demo import NEW_TOKENS
 
     console = screen.out()
     console.print(f"\nOne frozen model, {demo.roles.prompt.base.name}, learns three jobs.", style="bold")
+    console.print("Before: the model alone. After: the same model behind the prompt it has learnt.")
+    console.print(f"An answer ends by itself or, where dots stand, after {NEW_TOKENS} tokens.")
     for job, rows in ((demo.roles, "role prompts"), (demo.quotes, "inspirational quotes")):
         count = job.prompt.card.data["train"].rows
-        console.print(f"\n{job.prompt.name}: goes on as {count} {rows} do that it learnt from", style="bold")
+        console.print(f"\n{job.prompt.name}, learnt from {count} {rows}", style="bold")
         for before, after in zip(job.before, job.after, strict=True):
             console.print()
             _block("  ", before.text)
@@ -83,7 +86,7 @@ def _tell(demo: Demo, library: str) -> None:
     _gains(demo)
     console.print()
     _costs(demo)
-    console.print("\nOne batch, each row behind its own prompt (... where an answer was cut):", style="bold")
+    console.print("\nOne batch, each row behind its own prompt:", style="bold")
     width = max(len(answer.prompt) for answer in demo.together)
     for answer in demo.together:
         _block(f"  {answer.prompt:<{width}}  ", f"{answer.text} -> {_words(answer)}")
@@ -121,7 +124,7 @@ def _gains(demo: Demo) -> None:
         ways = [_summary(job, way) for way in ("untuned", "soft prompt")]
         return [job.prompt.name, f"{what} ({ways[0]['rows']})", *(with_interval(w, measure) for w in ways)]
 
-    heads = ("prompt", "measured on (rows of its test split)", "before", "after")
+    heads = ("prompt", "on rows it never saw (their number)", "before", "after")
     rows = [
         row(demo.roles, "loss per token", "nll"),
         row(demo.quotes, "loss per token", "nll"),
