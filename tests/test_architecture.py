@@ -16,6 +16,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = [
     {"errors"},
+    {"packages"},
     {"config_io", "atomic", "prefix", "report"},
     {"config", "wheels"},
     {"base"},

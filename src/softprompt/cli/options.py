@@ -81,11 +81,13 @@ def open_prompt(name: str, library: str, choice: BaseChoice) -> Prompt:
     from softprompt.errors import ArtifactError
     from softprompt.library.folder import Library
     from softprompt.library.prompt import load_prompt
+    from softprompt.packages import require
 
-    card = Library(library).load(name).card
-    if card is None:
+    artifact = Library(library).load(name)
+    if artifact.card is None:
         raise ArtifactError(f"{name} has no card; bring it in with `softprompt import {name} --name NAME`.")
-    return load_prompt(name, _base_of(card, choice), library)
+    require(*artifact.payload.needs)
+    return load_prompt(name, _base_of(artifact.card, choice), library)
 
 
 def _base_of(card: Card, choice: BaseChoice) -> Base:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from softprompt.atomic import plain_disk_errors, write_bytes
-from softprompt.errors import ResourceError
+from softprompt.packages import require
 from softprompt.training.loop import Report
 
 __all__ = ["Diary"]
@@ -70,11 +70,7 @@ def _lines_to(path: Path, step: int) -> list[str]:
 
 
 def _board(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ResourceError(
-            "output.tensorboard is on, but TensorBoard is not installed; "
-            "run pip install 'softprompt[tensorboard]'."
-        ) from error
+    require("TensorBoard's log")
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter(str(folder))

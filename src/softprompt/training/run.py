@@ -18,6 +18,7 @@ from softprompt.data.task import refuse_retrieval
 from softprompt.errors import ArtifactError, ConfigError, DivergedError, TrainingError
 from softprompt.library.folder import Library
 from softprompt.library.prompt import Prompt
+from softprompt.packages import require
 from softprompt.training.job import identity_of
 from softprompt.training.keep import keep, keep_found
 from softprompt.training.loop import Report
@@ -64,6 +65,7 @@ def train(
         ResourceError: the disk refuses, or an artifact of that name exists.
     """
     wanted = _config(config)
+    require(*wanted.needs)
     refuse_retrieval(wanted.data)
     library = Library(wanted.output.library)
     overwrite = _may_overwrite(library, wanted, resume)
@@ -111,6 +113,7 @@ def train_many(
         As ``train``; DivergedError only when what the others learnt has been saved.
     """
     wanted = [_config(config) for config in configs]
+    require(*(need for one in wanted for need in one.needs))
     _check_apart(wanted)
     overwrite = [_may_overwrite(Library(one.output.library), one, resume) for one in wanted]
     trials = [Trial(base, one, _folder(one)) for one in wanted]
