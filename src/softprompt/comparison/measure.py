@@ -29,6 +29,7 @@ from softprompt.evaluation.score import Scores, score
 from softprompt.evaluation.superglue import official
 from softprompt.evaluation.writing import perplexity, references, score_texts, write_texts
 from softprompt.library.prompt import Prompt
+from softprompt.packages import Need
 
 __all__ = ["Measured", "Measurement", "Observation", "Truth"]
 
@@ -107,6 +108,11 @@ class Measurement:
         """All that what is measured depends on, as JSON values."""
         rules = {"metric": self.metric, "writes": self.writes}
         return rules | {"max_new_tokens": self.max_new_tokens} if self.writes else rules
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        tested: tuple[Need, ...] = ("McNemar's test",) if self.metric == "accuracy" else ()
+        return (*tested, "scoring written texts") if self.writes else tested
 
     @property
     def higher_is_better(self) -> bool:
