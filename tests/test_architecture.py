@@ -1,4 +1,4 @@
-"""The house stands as drawn: imports go one way, each third-party library has one home, files say what they know."""
+"""The house stands as drawn: imports go one way, each library has one home, files say what they know."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 LAYERS = [
     {"errors"},
     {"packages"},
-    {"config_io", "atomic", "prefix", "report"},
+    {"config_io", "atomic", "numbers", "prefix", "report"},
     {"config", "wheels"},
     {"base"},
     {"checkpoints"},
