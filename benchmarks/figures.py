@@ -12,16 +12,20 @@ from typing import Any
 
 from serve_results import Cell, latest, read
 from softprompt.cli.compare_table import markdown_table
-from softprompt.comparison.results import Results
+from softprompt.comparison.results import Results, Seeds
 from softprompt.comparison.words import verdict
+from softprompt.numbers import count_text
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
+JOBS = {"sst2": "SST-2", "ag_news": "AG News", "cb": "CB", "rte": "RTE", "boolq": "BoolQ"}
+"""Comparisons that the README shows side by side."""
 
 
 def main() -> None:
-    """Rewrite the marked parts of the README and of the page on reading prompts."""
-    for path, made_anew in ((ROOT / "README.md", rendered), (ROOT / "docs" / "reading.md", read_again)):
+    """Rewrite the marked parts of every page that has some."""
+    for name, made_anew in PAGES.items():
+        path = ROOT / name
         path.write_text(made_anew(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
@@ -29,9 +33,39 @@ def rendered(readme: str) -> str:
     """The README with its marked parts made anew."""
     shown = (RESULTS / "demo.txt").read_text(encoding="utf-8").strip("\n")
     readme = _put(readme, "demo", f"```\n{shown}\n```")
-    readme = _put(readme, "comparisons", "\n\n".join(_comparisons()))
+    return _put(readme, "comparison", _overview())
+
+
+def results_page(page: str) -> str:
+    """The page of all results with its marked parts made anew."""
+    page = _put(page, "comparisons", "\n\n".join(_comparisons()))
     parts = [_steps(), _method_steps(), _many(), _serving(), _thousand(), _soak(), _cookbook(), _sst2()]
-    return _put(readme, "figures", "\n\n".join(part for part in parts if part))
+    return _put(page, "figures", "\n\n".join(part for part in parts if part))
+
+
+def _overview() -> str:
+    """One table: accuracy by method and job."""
+    kept = {name: Results.load(RESULTS / "compare" / f"{name}.json") for name in JOBS}
+    methods = [m.name for m in kept["sst2"].methods if all(_of(found, m.name) for found in kept.values())]
+    heads = ("accuracy, %", *JOBS.values(), "trained numbers")
+    rows = []
+    for name in methods:
+        summaries = [_of(found, name) for found in kept.values()]
+        shown = [f"{100 * s.mean:.1f} ({100 * s.low:.0f}–{100 * s.high:.0f})" for s in summaries if s]
+        trained = next(m for m in kept["sst2"].methods if m.name == name).runs[0].costs.trained_parameters
+        rows.append((name, *shown, count_text(trained)))
+    sizes = ", ".join(f"{found.data['train']['rows']}" for found in kept.values())
+    caption = (
+        f"SmolLM2-135M, {sizes} training rows, 3 seeds. In brackets 95% intervals, over other test rows and "
+        "other seeds (of the vote, rows alone)."
+    )
+    table = [heads, ("---", *("---:" for _ in heads[1:])), *rows]
+    return "\n".join([*(f"| {' | '.join(row)} |" for row in table), "", caption])
+
+
+def _of(results: Results, name: str) -> Seeds | None:
+    """A method's headline score over seeds."""
+    return next((m.summary[results.metric] for m in results.methods if m.name == name and m.summary), None)
 
 
 def read_again(page: str) -> str:
@@ -256,6 +290,10 @@ def _sst2() -> str:
         f"seeds: accuracy {found['mean_accuracy']:.3f} on average ({each}); the untuned base "
         f"{found['mean_untuned']:.3f}."
     )
+
+
+PAGES = {"README.md": rendered, "docs/results.md": results_page, "docs/reading.md": read_again}
+"""By page, what makes its marked parts anew."""
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ Importing the package imports no torch; names are loaded when they are first use
 from __future__ import annotations
 
 import importlib
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from softprompt import errors
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from softprompt.serving.engine import Engine
     from softprompt.training.run import train, train_many
 
-__version__ = "0.1.0"
+__version__ = version("softprompt")
 
 __all__ = [
     "Base",

@@ -150,11 +150,9 @@ def test_the_same_results_give_the_same_report() -> None:
     assert render(TOPICS) == PLAIN.source
 
 
-@pytest.mark.parametrize(("module", "name"), [("jinja2", "jinja2"), ("matplotlib.figure", "matplotlib")])
-def test_a_missing_library_is_asked_for_by_name(
-    monkeypatch: pytest.MonkeyPatch, module: str, name: str
-) -> None:
-    monkeypatch.setitem(__import__("sys").modules, module, None)
+@pytest.mark.parametrize("name", ["jinja2", "matplotlib"])
+def test_a_missing_library_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setitem(__import__("sys").modules, name, None)
     with pytest.raises(ResourceError, match=rf"{name}, which is not installed; .*softprompt\[report\]"):
         render(TOPICS)
 

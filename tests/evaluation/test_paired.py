@@ -47,7 +47,7 @@ def test_mcnemar(won: int, lost: int, both: int, p: float) -> None:
 
 
 def test_mcnemar_without_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    monkeypatch.setitem(sys.modules, "scipy", None)
     with pytest.raises(ResourceError, match=r"pip install 'softprompt\[compare\]'"):
         mcnemar([True], [False])
 

@@ -10,7 +10,7 @@ import pytest
 
 from evaluation.draws import drawn
 from softprompt.errors import DataError, ResourceError
-from softprompt.evaluation.text_metrics import ROUGE, bleu, chrf, require, rouge
+from softprompt.evaluation.text_metrics import ROUGE, bleu, chrf, rouge
 
 rouge_scorer = pytest.importorskip("rouge_score.rouge_scorer", reason="needs the extra 'compare'")
 sacrebleu = pytest.importorskip("sacrebleu", reason="needs the extra 'compare'")
@@ -113,8 +113,6 @@ def test_a_row_without_a_reference_is_refused() -> None:
 
 @pytest.mark.parametrize(("module", "package"), [("rouge_score", "rouge-score"), ("sacrebleu", "sacrebleu")])
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, module: str, package: str) -> None:
-    require()
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.setitem(sys.modules, f"{module}.rouge_scorer", None)
     with pytest.raises(ResourceError, match=rf"{package}.*pip install 'softprompt\[compare\]'"):
-        require()
+        (rouge if module == "rouge_score" else bleu)(["a"], [["a"]])

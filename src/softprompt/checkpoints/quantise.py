@@ -8,14 +8,14 @@ knows options and bitsandbytes' layers, not models.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import warnings
 from typing import Any
 
 import torch
 
-from softprompt.errors import ConfigError, ResourceError
+from softprompt.errors import ConfigError
+from softprompt.packages import require
 
 __all__ = ["STORED", "compute_in", "keep_differentiable", "quantised", "quiet_bitsandbytes"]
 
@@ -36,12 +36,7 @@ def quantised(kind: str, dtype: torch.dtype, device: torch.device) -> dict[str, 
         raise ConfigError(f"base.quantisation is none, nf4 or int8, not {kind!r}.")
     if device.type == "mps":
         raise ConfigError(f"{kind} weights cannot be computed with on {device}; use cpu or cuda, or none.")
-    for package in ("bitsandbytes", "accelerate"):
-        if importlib.util.find_spec(package) is None:
-            raise ResourceError(
-                f"base.quantisation = {kind!r} needs the package {package}, which is not installed; "
-                "run pip install 'softprompt[quantised]'."
-            )
+    require("a quantised base")
     quiet_bitsandbytes()
     from transformers import BitsAndBytesConfig
 

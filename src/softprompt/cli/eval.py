@@ -72,7 +72,12 @@ def command(
             click.get_current_context(),
         )
     from softprompt.data.sources import read
+    from softprompt.packages import require
 
+    if tasks:
+        require("the harness")
+    if write is not None:
+        require("scoring written texts")
     choice = BaseChoice(**base)
     if data is None:
         prompt = open_prompt(name, library, choice)

@@ -64,8 +64,10 @@ def command(
     from softprompt.cli import screen
     from softprompt.library.folder import Library
     from softprompt.library.wording import noun
+    from softprompt.packages import require
 
     artifact = Library(library).load(Path(folder))
+    require(*artifact.payload.needs)
     template = None
     if artifact.card is None:
         template = _template(artifact.payload, input or "{text}", target or "{target}", labels)

@@ -69,6 +69,7 @@ def command(
     """
     from softprompt.cli import screen
     from softprompt.interpretation.inspect import Wishes, inspect
+    from softprompt.packages import require
 
     wishes = Wishes(
         only=_chosen(only),
@@ -81,7 +82,8 @@ def command(
     )
     target = None if no_page else page or (None if as_json else PAGE)
     if target is not None:
-        _needs_page()
+        require("an HTML page", otherwise="leave the page out with --no-page")
+    require(*wishes.needs)
     loaded = base_of(names, library, BaseChoice(**base))
     with bars() as watch:
         seen = inspect(names, loaded, library, wishes, watch=watch)
@@ -100,20 +102,6 @@ def command(
 def _chosen(only: str | None) -> tuple[str, ...]:
     """The sections asked for; what is none of them is refused further down, by name."""
     return _SECTIONS if only is None else tuple(part.strip() for part in only.split(",") if part.strip())
-
-
-def _needs_page() -> None:
-    """Say that a package is missing before minutes are spent, not after."""
-    from importlib.util import find_spec
-
-    from softprompt.errors import ResourceError
-
-    for package in ("jinja2", "matplotlib"):
-        if find_spec(package) is None:
-            raise ResourceError(
-                f"The page is made with {package}, which is not installed; run pip install "
-                "'softprompt[report]', or leave the page out with --no-page."
-            )
 
 
 def base_of(names: tuple[str, ...], library: str, choice: BaseChoice) -> Base:

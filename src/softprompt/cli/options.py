@@ -82,11 +82,13 @@ def open_prompt(name: str, library: str, choice: BaseChoice) -> Prompt:
     from softprompt.errors import ArtifactError
     from softprompt.library.folder import Library
     from softprompt.library.prompt import load_prompt
+    from softprompt.packages import require
 
     artifact = Library(library).load(name)
     if artifact.card is None:
         again = command_line("import", str(artifact.path), "--name", "NAME")
         raise ArtifactError(f"{name} has no card; bring it in with `{again}`.")
+    require(*artifact.payload.needs)
     return load_prompt(name, _base_of(artifact.card, choice), library)
 
 

@@ -23,7 +23,6 @@ __all__ = ["command"]
 BUNDLED = "smollm2-135m"
 """What is served where neither --base nor a prompt names a base."""
 
-_EXTRA = ("fastapi", "starlette", "uvicorn", "prometheus_client", "multipart", "python_multipart")
 _EXAMPLES = """
 softprompt serve
 softprompt serve --library prompts --port 9000 --budget 2GB --pin bbc-topics
@@ -109,7 +108,9 @@ def command(
     Any client made for OpenAI works: give it this server's address with /v1, and as model the name of a
     prompt, or of the base. Stop it with Ctrl-C or SIGTERM; requests under way are finished.
     """
-    _need_extra()
+    from softprompt.packages import require
+
+    require("serving")
     from softprompt.planning.sizes import parse_size
     from softprompt.serving.api.app import create_app
     from softprompt.serving.api.gate import Bounds, Drain
@@ -152,19 +153,6 @@ def command(
         finally:
             engine.close(0.0)
             service.close()
-
-
-def _need_extra() -> None:
-    from softprompt.errors import ResourceError
-
-    try:
-        import softprompt.serving.api.app  # noqa: F401
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] not in _EXTRA:
-            raise
-        raise ResourceError(
-            f"Serving needs {error.name}, which is not installed; run `pip install 'softprompt[serve]'`."
-        ) from error
 
 
 def _keys(path: str | None, host: str) -> KeyFile | None:

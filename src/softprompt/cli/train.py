@@ -109,8 +109,10 @@ def learn(config: Config, *, resume: bool = False, typed: Sequence[str] = ()) ->
     from softprompt.cli.screen import say
     from softprompt.cli.watch import watcher
     from softprompt.listener import Listener
+    from softprompt.packages import require
     from softprompt.training.run import train
 
+    require(*config.needs)
     if not resume:  # whether what is there may be gone on with, the run itself finds out
         _refuse_overwriting(config)
     _check_rows(config)

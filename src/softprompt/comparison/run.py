@@ -34,6 +34,7 @@ from softprompt.config_io import shown
 from softprompt.data.task import Task
 from softprompt.errors import ConfigError, SoftpromptError
 from softprompt.library.folder import Library
+from softprompt.packages import require
 from softprompt.training.job import read_task
 from softprompt.training.loop import Report
 
@@ -117,11 +118,13 @@ def compare(
         DataError: the rows are wrong.
     """
     comparison, contenders = load_comparison(source)
+    measurement = _measurement(comparison)
+    require("an HTML page", *measurement.needs, *(need for one in contenders for need in one.needs))
     bench = _Bench(
         comparison,
         Path(comparison.compare.folder) / comparison.name,
         Library(Path(comparison.compare.folder) / comparison.name / "prompts"),
-        _measurement(comparison),
+        measurement,
         notify,
         watch,
         stop,

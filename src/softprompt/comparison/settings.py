@@ -17,6 +17,7 @@ from softprompt.config.data import SOURCES
 from softprompt.config.section import Section
 from softprompt.config_io import BrokenRuleError, faults, read_toml, shown
 from softprompt.errors import ConfigError
+from softprompt.packages import Need
 
 __all__ = ["Comparison", "Contender", "Entry", "load_comparison"]
 
@@ -168,6 +169,10 @@ class Contender:
     def learns(self) -> bool:
         """Whether it trains anything of its own."""
         return self.votes_of is None and self._configs[0].method.learns
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return tuple(need for config in self._configs for need in config.needs)
 
     @property
     def kind(self) -> str:

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from softprompt.config.presets import TASKS, preset
 from softprompt.config.section import Section, as_unicode
 from softprompt.config_io import BrokenRuleError, nearest, shown
+from softprompt.packages import Need
 
 __all__ = ["SOURCES", "DataConfig"]
 
@@ -70,6 +71,18 @@ class DataConfig(Section):
         """Whether the target closes with the end-of-text token."""
         compares = self.labels is not None or self.choices is not None
         return not compares if self.end_of_text is None else self.end_of_text
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        sources = [source for name in SOURCES if (source := getattr(self, name)) is not None]
+        of_the_hub = any(
+            s.startswith("hub:") or (s.startswith("superglue:") and "@" not in s) for s in sources
+        )
+        parquet = any(s.lower().endswith(".parquet") for s in sources)
+        return (
+            *(("a data set of the hub",) if of_the_hub else ()),
+            *(("a parquet file",) if parquet else ()),
+        )
 
     @model_validator(mode="before")
     @classmethod

@@ -27,6 +27,7 @@ from softprompt.config.section import Section
 from softprompt.config.train import BaseConfig, OutputConfig, TrainConfig
 from softprompt.config_io import BrokenRuleError, faults, override, read_toml, shown, to_toml
 from softprompt.errors import ConfigError
+from softprompt.packages import Need
 
 __all__ = ["NAME_RULE", "Config", "candidates", "digest", "dump_toml", "load", "parse"]
 
@@ -64,6 +65,11 @@ class Config(Section):
         """The artifacts that may be written: ``name`` for the best seed, one for each other."""
         seeds = self.seeds
         return [self.name, *(f"{self.name}-seed{seed}" for seed in seeds if len(seeds) > 1)]
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """What the run takes that softprompt does not bring by itself."""
+        return tuple(need for part in (self.method, self.base, self.data, self.output) for need in part.needs)
 
     @model_serializer(mode="wrap")
     def _without_a_search(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:

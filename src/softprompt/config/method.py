@@ -8,6 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from softprompt.config.section import Section
 from softprompt.config_io import BrokenRuleError
+from softprompt.packages import Need
 
 __all__ = [
     "FullConfig",
@@ -24,6 +25,7 @@ class PromptTuningConfig(Section):
 
     learns: ClassVar[bool] = True
     rate: ClassVar[float] = 0.02
+    needs: ClassVar[tuple[Need, ...]] = ()
     kind: Literal["prompt-tuning"] = "prompt-tuning"
     """The method."""
     front: str = "{soft:20}"
@@ -52,6 +54,7 @@ class PrefixTuningConfig(Section):
 
     learns: ClassVar[bool] = True
     rate: ClassVar[float] = 0.05
+    needs: ClassVar[tuple[Need, ...]] = ()
     kind: Literal["prefix-tuning"] = "prefix-tuning"
     """The method."""
     front: str = "{demos:4}"
@@ -78,6 +81,7 @@ class TextConfig(Section):
 
     learns: ClassVar[bool] = False
     rate: ClassVar[float] = 0.02
+    needs: ClassVar[tuple[Need, ...]] = ()
     kind: Literal["text"] = "text"
     """The method."""
     front: str = ""
@@ -89,6 +93,7 @@ class LoraConfig(Section):
 
     learns: ClassVar[bool] = True
     rate: ClassVar[float] = 0.001
+    needs: ClassVar[tuple[Need, ...]] = ("LoRA",)
     kind: Literal["lora"] = "lora"
     """The method."""
     front: str = ""
@@ -110,6 +115,7 @@ class FullConfig(Section):
 
     learns: ClassVar[bool] = True
     rate: ClassVar[float] = 3e-5
+    needs: ClassVar[tuple[Need, ...]] = ()
     kind: Literal["full"] = "full"
     """The method."""
     front: str = ""

@@ -8,6 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from softprompt.config.section import Section
 from softprompt.config_io import BrokenRuleError
+from softprompt.packages import Need
 
 __all__ = ["BaseConfig", "OutputConfig", "TrainConfig"]
 
@@ -27,6 +28,10 @@ class BaseConfig(Section):
     """Where the model runs, such as cpu or cuda:0."""
     trust_remote_code: bool = False
     """Whether Python code that comes with a hub model may run."""
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return () if self.quantisation == "none" else ("a quantised base",)
 
 
 class TrainConfig(Section):
@@ -83,3 +88,7 @@ class OutputConfig(Section):
     """Whether to log for TensorBoard too."""
     overwrite: bool = False
     """Whether an artifact of the same name may be replaced."""
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return ("TensorBoard's log",) if self.tensorboard else ()

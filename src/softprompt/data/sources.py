@@ -13,6 +13,7 @@ from typing import Any
 from softprompt.data import bundled, superglue
 from softprompt.data.table import Table
 from softprompt.errors import DataError, ResourceError
+from softprompt.packages import require
 
 __all__ = ["Table", "read"]
 
@@ -21,7 +22,6 @@ _Rows = list[dict[str, object]]
 _HUB = re.compile(
     r"(?P<repo>[\w.-]+/[\w.-]+)(:(?P<config>[^@/]+))?(@(?P<revision>.+))?/(?P<split>[^/]+)", re.ASCII
 )
-_EXTRA = "pip install 'softprompt[data]'"
 # Above the largest field anybody trains on, and within the C long of every platform.
 _LARGEST_FIELD = 2**31 - 1
 _TAB = "\t"
@@ -173,11 +173,10 @@ def _read_json(path: Path) -> _Rows:
 
 
 def _read_parquet(path: Path) -> _Rows:
-    try:
-        import pyarrow as arrow
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise ResourceError(f"Reading {path} needs pyarrow: {_EXTRA}.") from error
+    require("a parquet file")
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
     if path.stat().st_size == 0:
         return []
     try:
@@ -210,10 +209,9 @@ def _read_hub(spec: str) -> Table:
             f"{spec!r} is not a hub source: write hub:owner/name/SPLIT "
             "or hub:owner/name:config@revision/SPLIT."
         )
-    try:
-        import datasets
-    except ImportError as error:
-        raise ResourceError(f"Reading {spec} needs the datasets library: {_EXTRA}.") from error
+    require("a data set of the hub")
+    import datasets
+
     try:
         # Code that comes with a dataset is never run: trust_remote_code is not passed.
         data = datasets.load_dataset(

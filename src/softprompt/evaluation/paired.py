@@ -25,8 +25,8 @@ import numpy
 import torch
 from torch import Tensor
 
-from softprompt.errors import ResourceError
 from softprompt.evaluation.intervals import RESAMPLES, Sampled, sampled_mean
+from softprompt.packages import require
 
 __all__ = [
     "FLOOR",
@@ -152,10 +152,7 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
     won, lost = (sum(bool(a) == side and bool(b) != side for a, b in pairs) for side in (True, False))
     if not won + lost:
         return 1.0
-    try:
-        from scipy.stats import binomtest
-    except ImportError as error:
-        raise ResourceError(
-            "For McNemar's test the package scipy is needed; run pip install 'softprompt[compare]'."
-        ) from error
+    require("McNemar's test")
+    from scipy.stats import binomtest
+
     return float(binomtest(won, won + lost).pvalue)

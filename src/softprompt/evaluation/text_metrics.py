@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softprompt.errors import DataError, ResourceError
-from softprompt.evaluation.metrics import Sampled, resampled
+from softprompt.errors import DataError
+from softprompt.evaluation.intervals import Sampled, resampled
+from softprompt.packages import require
 
-__all__ = ["ROUGE", "Corpus", "References", "bleu", "check_references", "chrf", "require", "rouge"]
+__all__ = ["ROUGE", "Corpus", "References", "bleu", "check_references", "chrf", "rouge"]
 
 ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
@@ -34,16 +35,6 @@ class Corpus:
 
     corpus: Sampled
     per_row: list[float]
-
-
-def require() -> None:
-    """See that both libraries are there, before hours are spent on writing texts.
-
-    Raises:
-        ResourceError: one is not installed.
-    """
-    _rouge_scorer()
-    _sacrebleu()
 
 
 def check_references(rows: Sequence[object], references: References) -> None:
@@ -130,20 +121,14 @@ def _streams(references: References) -> list[list[str | None]]:
 
 
 def _rouge_scorer() -> Any:
-    try:
-        from rouge_score.rouge_scorer import RougeScorer
-    except ImportError as error:
-        raise ResourceError(_missing("ROUGE", "rouge-score")) from error
+    require("scoring written texts")
+    from rouge_score.rouge_scorer import RougeScorer
+
     return RougeScorer
 
 
 def _sacrebleu() -> Any:
-    try:
-        import sacrebleu
-    except ImportError as error:
-        raise ResourceError(_missing("BLEU and chrF", "sacrebleu")) from error
+    require("scoring written texts")
+    import sacrebleu
+
     return sacrebleu
-
-
-def _missing(what: str, package: str) -> str:
-    return f"For {what} the package {package} is needed; run pip install 'softprompt[compare]'."

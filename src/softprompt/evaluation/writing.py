@@ -20,6 +20,7 @@ from softprompt.errors import BaseModelError
 from softprompt.evaluation import text_metrics
 from softprompt.evaluation.metrics import Sampled, Value, average, exact_match, sampled_mean, token_f1
 from softprompt.evaluation.text_metrics import References
+from softprompt.packages import require
 from softprompt.prefix import Front, Prefix
 
 __all__ = ["Written", "perplexity", "references", "score_texts", "write", "write_texts"]
@@ -83,7 +84,7 @@ def write(
         BaseModelError: a row that, with its answer, is longer than the model's positions; likewise.
         WrongBaseError: a prefix of another base.
     """
-    text_metrics.require()
+    require("scoring written texts")
     text_metrics.check_references(encoded.examples, references)
     texts = write_texts(base, front, encoded, max_new_tokens=max_new_tokens, stop=stop, progress=progress)
     return score_texts(texts, references, seed=seed, use_stemmer=use_stemmer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from softprompt.errors import ResourceError
+from softprompt.packages import require
 
 if TYPE_CHECKING:
     from softprompt.harness.model import SoftpromptLM
@@ -23,10 +23,5 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'softprompt.harness' has no attribute {name!r}")
-    try:
-        importlib.import_module("lm_eval")
-    except ImportError:
-        raise ResourceError(
-            "The harness needs lm_eval, which is not installed; run pip install 'softprompt[harness]'."
-        ) from None
+    require("the harness")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from softprompt.errors import ResourceError, SoftpromptError
+from softprompt.errors import SoftpromptError
+from softprompt.packages import require
 
 __all__ = ["main"]
 
@@ -31,12 +32,9 @@ def main(args: Sequence[str]) -> int:
 
 
 def _forward(args: list[str]) -> None:
-    try:
-        from lm_eval.__main__ import cli_evaluate
-    except ImportError:
-        raise ResourceError(
-            "The harness needs lm_eval, which is not installed; run pip install 'softprompt[harness]'."
-        ) from None
+    require("the harness")
+    from lm_eval.__main__ import cli_evaluate
+
     from softprompt.harness.run import plainly  # registers the model on its way
 
     before = sys.argv

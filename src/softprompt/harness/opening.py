@@ -11,6 +11,7 @@ from softprompt.config_io import nearest
 from softprompt.errors import ArtifactError, ConfigError
 from softprompt.library.folder import Library
 from softprompt.library.prompt import Prompt, load_prompt
+from softprompt.packages import require
 from softprompt.prefix import Prefix
 
 __all__ = ["Subject", "opened", "parts"]
@@ -63,9 +64,11 @@ def opened(arguments: Mapping[str, Any]) -> tuple[Prompt | Base, dict[str, Any]]
 
 def _open_prompt(name: str, library: str, model: str | None, how: dict[str, Any]) -> Prompt:
     """A saved prompt on its base, or on the one given; faults of the prompt show before a base is loaded."""
-    card = Library(library).load(name).card
+    artifact = Library(library).load(name)
+    card = artifact.card
     if card is None:
         raise ArtifactError(f"{name} has no card; bring it in with softprompt import first.")
+    require(*artifact.payload.needs)
     how = {"quantisation": card.base.quantisation, **how}
     if model is None:
         model = card.base.name

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from softprompt.errors import ResourceError
 from softprompt.interpretation.vocabulary import Vocabulary, Word
+from softprompt.packages import require
 from softprompt.prefix import Prefix
 
 __all__ = [
@@ -231,16 +231,10 @@ def umap_chart(
     Raises:
         ResourceError: umap-learn is not installed.
     """
-    try:
-        with (
-            warnings.catch_warnings()
-        ):  # umap says on import that it lacks TensorFlow, which nothing here needs
-            warnings.simplefilter("ignore", ImportWarning)
-            import umap
-    except ImportError as error:
-        raise ResourceError(
-            "A UMAP map needs the package umap-learn; run pip install 'softprompt[umap]', or use PCA."
-        ) from error
+    require("a UMAP map")
+    with warnings.catch_warnings():  # umap says on import that it lacks TensorFlow, which nothing here needs
+        warnings.simplefilter("ignore", ImportWarning)
+        import umap
     words = _sample(vocabulary, shown, seed)
     groups = [vocabulary.centred(t) for t in (front, *([] if start is None else [start]))]
     groups.append(vocabulary.centred(vocabulary.vectors(words)))

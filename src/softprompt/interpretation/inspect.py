@@ -35,6 +35,7 @@ from softprompt.interpretation.subject import Rows, Subject, open_subject, rows_
 from softprompt.interpretation.vocabulary import Vocabulary
 from softprompt.interpretation.wayward import Wayward, wayward
 from softprompt.interpretation.words import InWords, Search, rendering, search
+from softprompt.packages import Need, require
 from softprompt.prefix import Prefix
 
 __all__ = ["SECTIONS", "Findings", "Inspection", "Wishes", "inspect"]
@@ -75,6 +76,10 @@ class Wishes:
     search: bool = False
     wayward: str | None = None
     umap: bool = False
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return ("a UMAP map",) if self.umap else ()
 
     def __post_init__(self) -> None:
         for name in self.only:
@@ -188,6 +193,7 @@ def inspect(
         DataError: sections were asked for that need rows, and there are none.
     """
     wishes = wishes or Wishes()
+    require(*wishes.needs)
     subjects = [open_subject(name, base, library) for name in names]
     needs_rows = any(name not in _WITHOUT_ROWS for name in wishes.only)
     rows = [_rows(subject, wishes) if needs_rows else None for subject in subjects]

@@ -38,6 +38,7 @@ from softprompt.library.files import json_object, opened, refuse_links_out
 from softprompt.library.payload import Met
 from softprompt.library.weights_file import check_finite, copy_tensors, shapes_of, stream, write_tensors
 from softprompt.methods.full import replaced
+from softprompt.packages import Need
 from softprompt.prefix import Front
 
 __all__ = ["MODEL_CONFIG", "FreshModel", "SavedModel", "check", "read"]
@@ -69,6 +70,10 @@ class FreshModel:
         """What to keep of a model that ``base`` is."""
         assert isinstance(front, Tensor)
         return cls(base, change, front)
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return ()
 
     @property
     def kind(self) -> str:
@@ -118,6 +123,10 @@ class SavedModel:
     folder: Path
     sha256: str | None
     adopted_front: Tensor | None = None
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return ()
 
     @property
     def kind(self) -> str:

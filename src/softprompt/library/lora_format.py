@@ -37,6 +37,7 @@ from softprompt.library.peft_format import CONFIG_FILE, WEIGHTS_FILE, weights_pa
 from softprompt.library.tensor_file import MOST_BYTES
 from softprompt.library.weights_file import shapes_of, stream, write_tensors
 from softprompt.methods.lora import adapted, low_rank
+from softprompt.packages import Need
 from softprompt.prefix import Front
 
 __all__ = ["Adapter", "check", "read"]
@@ -78,6 +79,10 @@ class Adapter:
         settings = {**change.settings, "targets": _targets(base, layers, change.settings["targets"])}
         transposed = any(getattr(base.model.get_submodule(name), "fan_in_fan_out", False) for name in layers)
         return cls(Change(change.kind, settings, change.tensors), front, transposed)
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return ("LoRA",)
 
     @property
     def kind(self) -> str:

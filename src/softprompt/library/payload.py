@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 from softprompt.base.copies import Change
 from softprompt.base.lowrank import LowRank
 from softprompt.base.model import Base
+from softprompt.packages import Need
 from softprompt.prefix import Front
 
 __all__ = ["Met", "Payload", "Ride"]
@@ -41,6 +42,11 @@ class Ride(NamedTuple):
 
 class Payload(Protocol):
     """Something learnt, in the form it is kept in."""
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """Packages it takes to read a text with it in a model of its own, by ``meet``."""
+        ...
 
     @property
     def kind(self) -> str:

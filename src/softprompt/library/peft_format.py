@@ -29,6 +29,7 @@ from softprompt.library.peft_config import (
     shape_of,
 )
 from softprompt.library.tensor_file import check_file, read_tensor, tensor_bytes
+from softprompt.packages import Need
 from softprompt.prefix import Front, Prefix
 
 __all__ = [
@@ -64,6 +65,10 @@ class Learnt:
     tensor: Tensor
     kind: Kind
     geometry: Geometry
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return ()
 
     @property
     def positions(self) -> int:

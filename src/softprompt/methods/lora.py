@@ -17,7 +17,8 @@ from softprompt.base.copies import Change, linear_layers, shared_copy
 from softprompt.base.lowrank import LayerChange, LowRank
 from softprompt.base.model import Base
 from softprompt.checkpoints.quantise import quiet_bitsandbytes
-from softprompt.errors import BaseModelError, ConfigError, ResourceError
+from softprompt.errors import BaseModelError, ConfigError
+from softprompt.packages import require
 
 __all__ = ["Lora", "adapted", "low_rank"]
 
@@ -166,11 +167,8 @@ def _ends(name: str, target: str) -> bool:
 
 
 def _peft() -> Any:
+    require("LoRA")
     quiet_bitsandbytes()  # peft imports it where it is installed
-    try:
-        import peft
-    except ImportError as error:
-        raise ResourceError(
-            "LoRA needs the package peft, which is not installed; run pip install 'softprompt[lora]'."
-        ) from error
+    import peft
+
     return peft

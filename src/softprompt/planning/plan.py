@@ -9,6 +9,7 @@ from typing import Any
 
 from softprompt.config import Config, load, parse
 from softprompt.errors import ConfigError
+from softprompt.packages import require
 from softprompt.planning.advice import Advice, advise, sketched
 from softprompt.planning.artifact import artifact_size
 from softprompt.planning.blueprint import Blueprint
@@ -109,6 +110,7 @@ def plan(
         ResourceError: this machine has no such device.
     """
     wanted = load(config) if isinstance(config, str | Path) else parse(config)
+    require(*wanted.method.needs)
     target = aim(wanted.base.device, device_memory)
     assumed = _assumed(wanted, tokens, rows)
     sketch = sketched(wanted, target)

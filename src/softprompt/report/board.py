@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from softprompt.errors import ResourceError
+from softprompt.packages import require
 from softprompt.report.svg import inline
 from softprompt.report.visible import visible
 
@@ -65,12 +65,9 @@ def canvas(width: float, height: float) -> Figure:
     Raises:
         ResourceError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ResourceError(
-            "Plots are drawn with matplotlib, which is not installed; run pip install 'softprompt[report]'."
-        ) from error
+    require("an HTML page")
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width / _DOTS, height / _DOTS))
 
 

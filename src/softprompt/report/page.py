@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import Any
 
-from softprompt.errors import ResourceError
+from softprompt.packages import require
 from softprompt.report.visible import visible
 
 __all__ = ["Trusted", "fill", "part"]
@@ -29,12 +29,9 @@ def fill(package: str, template: str, **content: Any) -> str:
     Raises:
         ResourceError: jinja2 is not installed.
     """
-    try:
-        from jinja2 import Environment, FunctionLoader, StrictUndefined
-    except ImportError as error:
-        raise ResourceError(
-            "The page is made with jinja2, which is not installed; run pip install 'softprompt[report]'."
-        ) from error
+    require("an HTML page")
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
     environment = Environment(
         loader=FunctionLoader(lambda name: part(package, name)),
         autoescape=True,

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from softprompt.atomic import plain_disk_errors, write_bytes
-from softprompt.errors import ResourceError
 from softprompt.listener import Report
+from softprompt.packages import require
 
 __all__ = ["RunLog"]
 
@@ -24,13 +24,9 @@ class RunLog:
         write_bytes(self._path, "".join(kept).encode())
         self._board: Any = None
         if tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                raise ResourceError(
-                    "output.tensorboard is on, but TensorBoard is not installed; "
-                    "run pip install 'softprompt[tensorboard]'."
-                ) from error
+            require("TensorBoard's log")
+            from torch.utils.tensorboard import SummaryWriter
+
             self._board = SummaryWriter(str(folder / "tensorboard"))
 
     def write(self, report: Report) -> None:

@@ -19,6 +19,7 @@ from softprompt.errors import ArtifactError, ConfigError, DivergedError, Trainin
 from softprompt.library.folder import Library
 from softprompt.library.prompt import Prompt
 from softprompt.listener import SILENT, Listener
+from softprompt.packages import require
 from softprompt.training.job import identity_of
 from softprompt.training.results import save_results, save_search
 from softprompt.training.search import Search
@@ -60,6 +61,7 @@ def train(
         ResourceError: the disk refuses, or an artifact of that name exists.
     """
     wanted = _config(config)
+    require(*wanted.needs)
     refuse_retrieval(wanted.data)
     library = Library(wanted.output.library)
     overwrite = _may_overwrite(library, wanted, resume)
@@ -103,6 +105,7 @@ def train_many(
         As ``train``; DivergedError only when what the others learnt has been saved.
     """
     wanted = [_config(config) for config in configs]
+    require(*(need for one in wanted for need in one.needs))
     names = [config.name for config in wanted]
     for number, config in enumerate(wanted):
         refuse_retrieval(config.data)

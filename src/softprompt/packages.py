@@ -1,0 +1,105 @@
+"""Packages that only some work needs: what needs which, and which extra of softprompt brings them.
+
+It imports none of them. Whoever is about to work asks for all that will be needed, so that nothing is
+missing in the middle.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from typing import Literal, get_args
+
+from softprompt.errors import ResourceError
+
+__all__ = ["EXTRAS", "Need", "require"]
+
+Need = Literal[
+    "LoRA",
+    "a quantised base",
+    "a parquet file",
+    "a data set of the hub",
+    "scoring written texts",
+    "McNemar's test",
+    "an HTML page",
+    "a UMAP map",
+    "TensorBoard's log",
+    "the harness",
+    "serving",
+]
+
+_MODULES: dict[Need, tuple[str, ...]] = {
+    "LoRA": ("peft",),
+    "a quantised base": ("accelerate", "bitsandbytes"),
+    "a parquet file": ("pyarrow",),
+    "a data set of the hub": ("datasets",),
+    "scoring written texts": ("rouge_score", "sacrebleu"),
+    "McNemar's test": ("scipy",),
+    "an HTML page": ("jinja2", "matplotlib"),
+    "a UMAP map": ("umap",),
+    "TensorBoard's log": ("tensorboard",),
+    "the harness": ("lm_eval",),
+    "serving": ("fastapi", "prometheus_client", "python_multipart", "uvicorn"),
+}
+assert _MODULES.keys() == set(get_args(Need))
+
+EXTRAS: dict[str, tuple[str, ...]] = {
+    "data": ("datasets", "pyarrow"),
+    "tensorboard": ("tensorboard",),
+    "lora": ("peft",),
+    "quantised": ("accelerate", "bitsandbytes"),
+    "report": ("jinja2", "matplotlib"),
+    "compare": ("jinja2", "matplotlib", "peft", "rouge_score", "sacrebleu", "scipy"),
+    "umap": ("umap",),
+    "harness": ("lm_eval",),
+    "serve": ("fastapi", "prometheus_client", "python_multipart", "uvicorn"),
+}
+"""By extra, the modules it brings, as pyproject.toml lists their packages."""
+
+_PACKAGES = {"umap": "umap-learn"}
+"""Packages that are not called as their module is, but for dashes."""
+
+
+def require(*needs: Need, otherwise: str = "") -> None:
+    """See that everything for ``needs`` is installed, before any work.
+
+    Args:
+        needs: what will be done.
+        otherwise: what the user could do instead of installing.
+
+    Raises:
+        ResourceError: something is not; the sentence names all of it, and one command that brings it.
+    """
+    absent = {need: [m for m in _MODULES[need] if not _installed(m)] for need in dict.fromkeys(needs)}
+    absent = {need: modules for need, modules in absent.items() if modules}
+    if not absent:
+        return
+    said = _listed([f"{need} needs {_named(modules)}" for need, modules in absent.items()])
+    modules = {module for some in absent.values() for module in some}
+    verb = "is" if len(modules) == 1 else "are"
+    remedy = f"run pip install 'softprompt[{','.join(_extras(modules))}]'"
+    remedy += f", or {otherwise}" if otherwise else ""
+    raise ResourceError(f"{said[0].upper()}{said[1:]}, which {verb} not installed; {remedy}.")
+
+
+def _installed(module: str) -> bool:
+    return sys.modules[module] is not None if module in sys.modules else find_spec(module) is not None
+
+
+def _extras(modules: set[str]) -> list[str]:
+    """Few extras that bring ``modules``: always the one that brings most of what is left, and least else."""
+    chosen, left = list[str](), set(modules)
+    while left:
+        best = max(EXTRAS, key=lambda extra: (len(left & {*EXTRAS[extra]}), -len(EXTRAS[extra])))
+        chosen.append(best)
+        left -= {*EXTRAS[best]}
+    return chosen
+
+
+def _named(modules: list[str]) -> str:
+    packages = [_PACKAGES.get(module, module.replace("_", "-")) for module in modules]
+    return f"the package{'' if len(packages) == 1 else 's'} {_listed(packages)}"
+
+
+def _listed(parts: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
