@@ -77,11 +77,11 @@ class Ours:
 
     name, most = "softprompt", None
 
-    def __init__(self, base: Base, material: Material, folder: Path) -> None:
+    def __init__(self, base: Base, material: Material, folder: Path, **options: Any) -> None:
         self._material = material
         for number, prompt in enumerate(material.prompts):
             Prompt(base, prompt, _card(base, number, prompt)).save(folder)
-        self.engine = Engine(base, folder)
+        self.engine = Engine(base, folder, **options)
         self._candidates = tuple((label,) for label in material.labels)
 
     def answer(self, asks: Sequence[Ask], new_tokens: int) -> list[Answer]:

@@ -69,7 +69,7 @@ def test_a_model_that_fails_ends_its_own_rows_only_and_may_come_back() -> None:
     again = write(own, other, IDS, 12)
     until_over(own, good, again)
     assert good.tokens == again.tokens == alone(version, IDS, 12)
-    assert len(own._pools) == 1, "the rows' places in a model that nobody asks are given back"
+    assert len(own._batch._pools) == 1, "the rows' places in a model that nobody asks are given back"
 
 
 def test_the_base_itself_may_fail_once() -> None:

@@ -73,6 +73,11 @@ class KVSlot:
         """C, the most positions it holds."""
         return self.bucket.capacity
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """Slots of one bucket in a row are neighbours."""
+        return self.bucket.capacity, self.index
+
     def rewind(self, length: int) -> None:
         """Forget what lies behind the first ``length`` positions, to read something else there."""
         assert length <= self.length

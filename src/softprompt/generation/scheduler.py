@@ -9,57 +9,39 @@ steps; it does not know names, files, keys or HTTP. It is driven in the caller's
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 import time
 from bisect import insort
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from softprompt.base.kv_pool import SHORTEST, Chunk, KVMemory, KVPool, KVSlot
-from softprompt.base.lowrank import Riders
 from softprompt.base.model import Base
 from softprompt.base.workers import let_workers_go
-from softprompt.errors import BaseModelError, CancelledJobError, ConfigError, QueueFullError, SoftpromptError
-from softprompt.generation.request import Event, Finished, ModelRequest, RequestFailed, ScoreRequest
-from softprompt.generation.sequence import BEFORE, Reading, SequenceState, sequence_for
+from softprompt.errors import BaseModelError, CancelledJobError, QueueFullError, SoftpromptError
+from softprompt.generation.batch import KV_MEMORY, Batch, Callback, RequestHandle, Row
+from softprompt.generation.request import Event, Finished, ModelRequest, RequestFailed
+from softprompt.generation.sequence import sequence_for
 
 __all__ = ["KV_MEMORY", "Callback", "EngineState", "RequestHandle", "Scheduler"]
-
-KV_MEMORY = 2 * 2**30
-"""Bytes of keys and values that rows may take, unless another bound is set."""
 
 _UNDISTURBED = 2
 """Chunks read at once while no row writes. More gain nothing: their large arrays cost page faults."""
 
-_SHORT = 256
-"""Positions there are for every row even so."""
+_LEAST = 8
+"""Beside rows that score, one part in so many of the others steps at least."""
 
-_HEADROOM = 128
-"""Positions a row that writes gets beyond its text from the start, so that short answers never move."""
+_LEAST_TEXT = 16
+"""Text tokens read even so."""
 
-_SPARE = 8
-"""One part in so many of the memory is kept from rows that grow, for what is scored."""
+_RECENTLY = 2.0
+"""Seconds after a request to score in which the next is expected, and steps without one are kept short."""
 
-_SHORTEST_TURN, _LONGEST_TURN = 256, 1024
-"""Steps after which a row may have to let one that waits go on in its place: as many as it has tokens, which
-would then have to be read again, but within these bounds."""
-
-Callback = Callable[[Event], None]
-
-
-class RequestHandle:
-    """A request that was handed in."""
-
-    def __init__(self) -> None:
-        self.cancelled = False
-
-    def cancel(self) -> None:
-        """Nobody waits for it any more: it leaves before the next step. Safe from any thread, at any time."""
-        self.cancelled = True
+_IDLE = 5.0
+"""Seconds without work, or between two looks while there is some, until unused memory is given back."""
 
 
 @dataclass(frozen=True)
@@ -81,38 +63,6 @@ class EngineState:
     positions_room: int
     steps: int
     step_began: float | None
-
-
-@dataclass(eq=False)
-class _Row:
-    """A request, waiting or under way.
-
-    Attributes:
-        turn: rows join in this order; the greatest makes room first where memory is short.
-        slot: its keys and values; None while it waits.
-        reading: what it reads in the pass at hand.
-        begun: whether it has joined before.
-        steps: passes it has taken part in since it joined.
-    """
-
-    request: ModelRequest
-    callback: Callback
-    handle: RequestHandle
-    sequence: SequenceState
-    turn: int
-    slot: KVSlot | None = None
-    reading: Reading = field(default_factory=lambda: Reading((), ()))
-    begun: bool = False
-    steps: int = 0
-
-    @property
-    def scores(self) -> bool:
-        return isinstance(self.request, ScoreRequest)
-
-    @property
-    def turn_length(self) -> int:
-        """Steps after which it may be set aside for one that waits."""
-        return min(max(self.sequence.need, _SHORTEST_TURN), _LONGEST_TURN)
 
 
 class Scheduler:
@@ -146,16 +96,11 @@ class Scheduler:
         chunk: int = 256,
         queue: int = 256,
     ) -> None:
-        self.base = base
         self._most_rows, self._chunk, self._queue = rows, chunk, queue
-        self._memory = KVMemory()
-        self._pools = {base.fingerprint: KVPool(base, self._memory)}
-        self._room = _room(self._pools[base.fingerprint].position_bytes, rows, room, kv_memory)
-        self._memory.limit = self._room * self._pools[base.fingerprint].position_bytes
         self._turns = itertools.count()
-        self._waiting: list[_Row] = []
-        self._rows: list[_Row] = []
-        self._riders = Riders()
+        self._waiting: list[Row] = []
+        self._batch = Batch(base, rows, room, kv_memory, self._turns, self._wait_again)
+        self._beside = _Beside(rows, rows + _UNDISTURBED * chunk)
         self._changed = threading.Condition()
         self._closing = False
         self._skipped = False
@@ -175,9 +120,9 @@ class Scheduler:
             QueueFullError: too many requests wait already.
         """
         request.check()
-        if 2 * request.positions > self._room:
+        if 2 * request.positions > self._batch.room:
             raise BaseModelError(
-                f"The request needs {request.positions} positions, and this server keeps {self._room} "
+                f"The request needs {request.positions} positions, and this server keeps {self._batch.room} "
                 "for all; shorten the text or ask for fewer tokens."
             )
         sequence = sequence_for(request)
@@ -188,16 +133,16 @@ class Scheduler:
                 raise QueueFullError("The server is shutting down; ask another one.")
             if self._queued >= self._queue:
                 raise QueueFullError(f"{self._queue} requests wait already; ask again in a moment.")
-            row = _Row(request, callback, RequestHandle(), sequence, next(self._turns))
+            row = Row(request, callback, RequestHandle(), sequence, next(self._turns))
             self._waiting.append(row)
             self._changed.notify_all()
         return row.handle
 
     def state(self) -> EngineState:
         """How busy it is now."""
-        used = sum(pool.used for pool in list(self._pools.values()))
-        began = self._step_began
-        return EngineState(len(self._rows), len(self._waiting), used, self._room, self._steps, began)
+        batch, began = self._batch, self._step_began
+        running, waiting = len(batch.rows), len(self._waiting)
+        return EngineState(running, waiting, batch.used, batch.room, self._steps, began)
 
     def close(self) -> None:
         """Take no more requests; ``run`` returns when those it has are done."""
@@ -208,7 +153,7 @@ class Scheduler:
     def abandon(self) -> None:
         """Cancel every request it has."""
         with self._changed:
-            for row in (*self._rows, *self._waiting):
+            for row in (*self._batch.rows, *self._waiting):
                 row.handle.cancel()
 
     # -- in the one thread that steps ----------------------------------------------------------
@@ -217,10 +162,11 @@ class Scheduler:
         """Step as long as there is something to do, wait while there is not, return when closed."""
         while True:
             with self._changed:
-                while not (self._rows or self._waiting or self._closing):
+                while not (self._batch.rows or self._waiting or self._closing):
                     let_workers_go()
-                    self._changed.wait()
-                if not (self._rows or self._waiting):
+                    if not self._changed.wait(_IDLE if self._batch.memory_taken else None):
+                        self._batch.give_back()
+                if not (self._batch.rows or self._waiting):
                     return
             self.step()
 
@@ -265,11 +211,13 @@ class Scheduler:
         """One iteration: let rows leave and join, read, and hand out what follows."""
         self._step_began = time.monotonic()
         with torch.inference_mode():
+            self._batch.give_back(most=2.0, every=_IDLE)
             self._dismiss()
             self._admit()
             plan = self._plan()
             for model in {row.request.model.fingerprint: row.request.model for row in plan}.values():
                 self._advance(model, [row for row in plan if row.request.model is model])
+        self._beside.took(time.monotonic() - self._step_began, plan)
         self._steps += 1
         self._step_began = None
 
@@ -281,7 +229,7 @@ class Scheduler:
         return sum(not row.begun for row in self._waiting)
 
     def _dismiss(self) -> None:
-        for row in [row for row in self._rows if row.handle.cancelled]:
+        for row in [row for row in self._batch.rows if row.handle.cancelled]:
             self._leave(row, RequestFailed(_cancelled()))
         with self._changed:
             gone = [row for row in self._waiting if row.handle.cancelled]
@@ -297,7 +245,7 @@ class Scheduler:
             for row in [row for row in self._waiting if row.scores is scores]:
                 fault: Exception | None = None
                 try:
-                    if not self._join(row):
+                    if not self._batch.join(row):
                         break
                 except Exception as error:
                     fault = error
@@ -306,110 +254,45 @@ class Scheduler:
                     self._changed.notify_all()
                 if fault is not None:
                     _tell(row, RequestFailed(_failure(fault)))
-                    continue
-                row.begun, row.steps = True, 0
-                self._rows.append(row)
 
-    def _join(self, row: _Row) -> bool:
-        """Find a place and memory for a row that waits; False where there is none yet."""
-        alike = [other for other in self._rows if other.scores is row.scores]
-        if len(alike) >= self._most_rows and not self._set_one_aside(row):
-            return False
-        request = row.request
-        need = min(row.sequence.need + _HEADROOM, request.positions)
-        pool = self._pools.get(request.model.fingerprint)
-        if pool is None:  # a changed copy of the model, whose first row this is
-            pool = KVPool(request.model, self._memory, like=request.prefix)
-            self._pools[request.model.fingerprint] = pool
-        while True:
-            spare = self._spare if self._rows and not row.scores else 0
-            row.slot = pool.open(request.prefix, need, spare)
-            if row.slot is not None:
-                return True
-            if not self._make_room(row):
-                return False
-
-    def _make_room(self, row: _Row) -> bool:
-        """Free some memory for a row; False where nobody has to make room for it."""
-        before = self._memory.taken
-        for pool in self._pools.values():
-            pool.shrink()
-        if self._memory.taken < before:
-            return True
-        later = [other for other in self._rows if not other.scores and (row.scores or other.turn > row.turn)]
-        if later:
-            self._preempt(max(later, key=lambda other: other.turn))
-            return True
-        return row.slot is None and self._set_one_aside(row)
-
-    def _set_one_aside(self, row: _Row) -> bool:
-        """For a row that writes: let the one that has longest had its turn wait behind all, if it is over."""
-        over = [other for other in self._rows if not other.scores and other.steps >= other.turn_length]
-        if not over or row.scores:
-            return False
-        longest = max(over, key=lambda other: other.steps)
-        longest.turn = next(self._turns)
-        self._preempt(longest)
-        return True
-
-    def _preempt(self, row: _Row) -> None:
-        """Take a row's memory; it goes on later, read again from its first token."""
-        assert row.slot is not None
-        self._pools[row.request.model.fingerprint].close(row.slot)
-        row.slot = None
-        row.sequence.restart()
-        self._rows.remove(row)
+    def _wait_again(self, row: Row) -> None:
         with self._changed:
             insort(self._waiting, row, key=lambda waiting: waiting.turn)
 
-    @property
-    def _spare(self) -> int:
-        return (self._memory.limit or 0) // _SPARE
-
     # -- one pass ------------------------------------------------------------------------------
 
-    def _plan(self) -> list[_Row]:
+    def _plan(self) -> list[Row]:
         """Who reads what: every row that writes, and texts up to the chunk's tokens in all.
 
-        Where some score and others write, a step for the first alone comes before one for all.
+        Where some score and others write, a step for the first alone comes before one for all, and steps are
+        kept short for who may come next: those write on that have not for longest.
         """
-        scoring = [row for row in self._rows if row.scores]
-        others = sorted((row for row in self._rows if not row.scores), key=lambda row: row.turn)
+        scoring = [row for row in self._batch.rows if row.scores]
+        others = sorted((row for row in self._batch.rows if not row.scores), key=lambda row: row.turn)
         self._skipped = bool(scoring and others) and not self._skipped
         if self._skipped:
             others = []
-        plan = [row for row in others if row.sequence.unread <= 1 and self._read_next(row, 1)]
+        writers = [row for row in others if row.sequence.unread <= 1]
+        most = self._beside.tokens(bool(scoring))
+        if most < len(others):  # neighbours in memory, so that they are read together, as they lie
+            some = most if len(writers) == len(others) else (most + 1) // 2
+            writers = sorted(writers, key=lambda row: (row.last, row.slot and row.slot.place))[:some]
+        plan = [row for row in writers if self._batch.read_next(row, 1, self._steps)]
         left = self._chunk if plan else self._chunk * _UNDISTURBED
         for row in scoring:
-            if left > 0 and self._read_next(row, left):
+            if left > 0 and self._batch.read_next(row, left, self._steps):
                 left -= len(row.reading.ids)
                 plan.append(row)
         readers = [row for row in others if row.slot is not None and row.sequence.unread > 1]
-        for row, count in _shares(readers, left):
-            if self._read_next(row, count):
+        for row, count in _shares(readers, min(left, max(most - len(writers), _LEAST_TEXT))):
+            if self._batch.read_next(row, count, self._steps):
                 plan.append(row)
         return [row for row in plan if row.slot is not None]
 
-    def _read_next(self, row: _Row, count: int) -> bool:
-        """Let a row read about ``count`` tokens next; False where it had to make room instead."""
-        if row.slot is None:
-            return False
-        pool = self._pools[row.request.model.fingerprint]
-        if not row.scores:  # they have all they need from the start
-            need = row.slot.length + min(count, row.sequence.unread)
-            oldest = all(row.turn <= other.turn for other in self._rows if not other.scores)
-            while not pool.reserve(row.slot, need, 0 if oldest else self._spare):
-                if not self._make_room(row):
-                    self._preempt(row)
-                    return False
-        row.reading = row.sequence.next(count)
-        row.steps += 1
-        return True
-
-    def _advance(self, model: Base, rows: Sequence[_Row]) -> None:
+    def _advance(self, model: Base, rows: Sequence[Row]) -> None:
         """One pass of one model over what its rows read next."""
         try:
-            logits = self._read(model, rows)
+            logits = self._batch.read(model, rows)
         except Exception as error:  # whatever a model raises ends its own rows, not the engine
             for row in rows:
                 self._leave(row, RequestFailed(_failure(error)))
@@ -417,32 +300,7 @@ class Scheduler:
         for row, found in zip(rows, logits, strict=True):
             self._deliver(row, found)
 
-    def _read(self, model: Base, rows: Sequence[_Row]) -> list[Tensor]:
-        """The logits every row wants, [T, V] each."""
-        chunks, reading = list[Chunk](), list[_Row]()
-        for row in rows:
-            assert row.slot is not None
-            if row.reading.behind is not None:
-                row.slot.rewind(row.request.prefix.length + row.reading.behind)
-            if row.reading.ids:
-                chunks.append(Chunk(row.slot, row.reading.ids))
-                reading.append(row)
-        hidden: dict[int, Tensor] = {}
-        if reading:
-            found = self._pools[model.fingerprint].read(chunks, self._carrying(reading))
-            hidden = {id(row): states for row, states in zip(reading, found, strict=True)}
-        wanted = [_wanted(row, hidden.get(id(row))) for row in rows]
-        some = [states for states in wanted if len(states)]
-        if not some:
-            return wanted
-        logits = model.head.logits(torch.cat(some))
-        return list(logits.split([len(states) for states in wanted]))
-
-    def _carrying(self, rows: Sequence[_Row]) -> Callable[[Sequence[int]], AbstractContextManager[None]]:
-        adapters = [row.request.adapter for row in rows]
-        return lambda owners: self._riders.seated([adapters[owner] for owner in owners])
-
-    def _deliver(self, row: _Row, logits: Tensor) -> None:
+    def _deliver(self, row: Row, logits: Tensor) -> None:
         try:
             events = row.sequence.take(logits)
         except Exception as error:  # a fault of one row ends that row
@@ -455,28 +313,42 @@ class Scheduler:
             else:
                 _tell(row, event)
 
-    def _leave(self, row: _Row, last: Event) -> None:
-        model = row.request.model
-        self._rows.remove(row)
-        assert row.slot is not None
-        self._pools[model.fingerprint].close(row.slot)
-        if model is not self.base and not any(other.request.model is model for other in self._rows):
-            self._pools.pop(model.fingerprint).shrink()
+    def _leave(self, row: Row, last: Event) -> None:
+        self._batch.leave(row)
         _tell(row, last)
 
 
-def _room(position_bytes: int, rows: int, room: int | None, kv_memory: int | None) -> int:
-    """The most positions there may be."""
-    if room is None and kv_memory is None:
-        return max(rows * _SHORT, KV_MEMORY // position_bytes)
-    most = kv_memory // position_bytes if room is None and kv_memory is not None else room or 0
-    if most < SHORTEST:
-        what = f"room is {room} positions" if room is not None else f"kv_memory holds {most} positions"
-        raise ConfigError(f"{what}, but one row takes {SHORTEST} at least; give more.")
-    return most
+class _Beside:
+    """How many tokens rows that write read in a step while others score.
+
+    Who wants a score arrives amid a step and waits for its end. So that this takes no longer than the score
+    itself, such steps are given fewer tokens while they last longer than steps that only score.
+    """
+
+    def __init__(self, rows: int, most: int) -> None:
+        self._least, self._most = max(1, rows // _LEAST), most
+        self._tokens = self._least
+        self._alone: float | None = None  # seconds of a step that only scores
+        self._asked = -math.inf  # when somebody last wanted a score
+
+    def tokens(self, asked: bool) -> int:
+        """The most for the next step; ``asked``: whether somebody wants a score now."""
+        now = time.monotonic()
+        self._asked = now if asked else self._asked
+        return self._tokens if now - self._asked < _RECENTLY else self._most
+
+    def took(self, seconds: float, plan: Sequence[Row]) -> None:
+        """Learn from a step."""
+        scored = sum(row.scores for row in plan)
+        if scored and scored == len(plan):
+            self._alone = seconds if self._alone is None else 0.8 * self._alone + 0.2 * seconds
+        elif plan and self._alone is not None and time.monotonic() - self._asked < _RECENTLY:
+            allowed = self._alone * (2 if scored else 1)
+            wanted = self._tokens + 1 if seconds <= allowed else int(0.8 * self._tokens)
+            self._tokens = min(max(wanted, self._least), self._most)
 
 
-def _shares(readers: Sequence[_Row], left: int) -> list[tuple[_Row, int]]:
+def _shares(readers: Sequence[Row], left: int) -> list[tuple[Row, int]]:
     """How many tokens each text is read on by: half for who came first, the rest for the shortest first."""
     if not readers:
         return []
@@ -502,16 +374,7 @@ def _failure(error: Exception) -> SoftpromptError:
     return fault
 
 
-def _wanted(row: _Row, hidden: Tensor | None) -> Tensor:
-    """The hidden states [T, E] after the tokens whose successors a row asks for; hidden: [W, E]."""
-    before = row.request.prefix.hidden
-    states = [before if place == BEFORE else hidden[place] for place in row.reading.wanted]  # type: ignore[index]
-    if not states:
-        return torch.empty(0, row.request.model.width)
-    return torch.stack(states)  # type: ignore[arg-type]
-
-
-def _tell(row: _Row, event: Event) -> None:
+def _tell(row: Row, event: Event) -> None:
     """A listener that fails is not listened for any more."""
     try:
         row.callback(event)
