@@ -17,11 +17,11 @@ from torch import Tensor
 
 from serve_loads import Answer, Ask, Material
 from softprompt.base.model import Base
-from softprompt.base.sampling import Sampling
+from softprompt.generation.request import CandidateLogprobs, Event, Finished, RequestFailed, TextDelta
+from softprompt.generation.sampler import Sampling
 from softprompt.library.card import Card
 from softprompt.library.prompt import Prompt
 from softprompt.serving.engine import Engine
-from softprompt.serving.job import Compared, Comparison, Ended, Event, Failed, Generation, Wrote
 
 __all__ = ["OneByOne", "Ours", "Padded"]
 
@@ -77,11 +77,11 @@ class Ours:
 
     name, most = "softprompt", None
 
-    def __init__(self, base: Base, material: Material, folder: Path) -> None:
+    def __init__(self, base: Base, material: Material, folder: Path, **options: Any) -> None:
         self._material = material
         for number, prompt in enumerate(material.prompts):
             Prompt(base, prompt, _card(base, number, prompt)).save(folder)
-        self.engine = Engine(base, folder)
+        self.engine = Engine(base, folder, **options)
         self._candidates = tuple((label,) for label in material.labels)
 
     def answer(self, asks: Sequence[Ask], new_tokens: int) -> list[Answer]:
@@ -90,14 +90,14 @@ class Ours:
 
         def hear(event: Event) -> None:
             events.append(event)
-            if isinstance(event, Ended | Failed):
+            if isinstance(event, Finished | RequestFailed):
                 done.set()
 
         with self.engine.registry.lease(f"prompt-{ask.prompt}") as version:
             job = (
-                Comparison(version, ask.ids, self._candidates, whole=False)
+                version.score(ask.ids, self._candidates, whole=False)
                 if self._material.load.classifies
-                else Generation(version, ask.ids, Sampling(max_new_tokens=new_tokens, ignore_end=True))
+                else version.generate(ask.ids, Sampling(max_new_tokens=new_tokens, ignore_end=True))
             )
             self.engine.submit(job, hear)
             done.wait()
@@ -105,11 +105,11 @@ class Ours:
 
     def _answer(self, events: Sequence[Event]) -> Answer:
         for event in events:
-            if isinstance(event, Failed):
+            if isinstance(event, RequestFailed):
                 raise event.error
-            if isinstance(event, Compared):
-                return self._material.likeliest_label(event.likelihoods)
-        return tuple(said.id for event in events if isinstance(event, Wrote) for said in event.tokens)
+            if isinstance(event, CandidateLogprobs):
+                return self._material.likeliest_label(event.values)
+        return tuple(said.id for event in events if isinstance(event, TextDelta) for said in event.tokens)
 
 
 def _generate(model: Any, material: Material, new_tokens: int, **inputs: Tensor) -> list[Answer]:

@@ -157,7 +157,7 @@ class Shelves:
         request = prompt.request(answer.text) if prompt else None
         ids = request.ids if request else tuple(base.encode(answer.text))
         prefix = request.prefix if request else base.prefill_text("")
-        tokens = request.limit if request and request.limit else answer.tokens
+        tokens = min(request.longest, answer.tokens) if request else answer.tokens
         said = tuple(base.encode(answer.said))
         row = TokenRow((*ids, *said[:-1]))
         places = [(0, place) for place in range(len(ids) - 1, len(row.ids))]

@@ -30,11 +30,11 @@ import torch
 import shelf
 from machine import describe, resident
 from softprompt.base.model import Base
-from softprompt.base.sampling import Sampling
 from softprompt.checkpoints.freeze import load_base
 from softprompt.errors import SoftpromptError
+from softprompt.generation.request import Event, Finished, RequestFailed, TextDelta
+from softprompt.generation.sampler import Sampling
 from softprompt.serving.engine import Engine
-from softprompt.serving.job import Ended, Event, Failed, Generation, Wrote
 
 POSITIONS, TOKENS = 20, 8
 NEAR = 1e-3
@@ -103,15 +103,15 @@ class Call:
         self._over = threading.Event()
         self._fault: SoftpromptError | None = None
         self._lease = engine.registry.lease(name(number))
-        self.ids = self._lease.version.request(text(number)).ids
+        self.ids = self._lease.version.tokens(text(number)).ids
         sampling = Sampling(max_new_tokens=TOKENS, ignore_end=True)
-        engine.submit(Generation(self._lease.version, self.ids, sampling), self._hear, patient=True)
+        engine.submit(self._lease.version.generate(self.ids, sampling), self._hear, block=True)
 
     def _hear(self, event: Event) -> None:
-        if isinstance(event, Wrote):
+        if isinstance(event, TextDelta):
             self.tokens += [said.id for said in event.tokens]
-        elif isinstance(event, Ended | Failed):
-            self._fault = event.error if isinstance(event, Failed) else None
+        elif isinstance(event, Finished | RequestFailed):
+            self._fault = event.error if isinstance(event, RequestFailed) else None
             self._lease.close()
             self._over.set()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from softprompt.cli import demo as verb
 from softprompt.cli.main import run
 from softprompt.config import Config
 from softprompt.data.table import Table
-from softprompt.demo import Answer, Demo, finished, run_demo
+from softprompt.demo import Answer, Demo, run_demo, whole_sentences
+from softprompt.generation.request import Event, Finished, GenerateRequest
 
 WORDS = ("Life is a long road.", "Be kind!", "Act as a cook who bakes.", "Nothing is lost?")
 
@@ -36,7 +38,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Demo, Path]:
         rows = [{"text": f"{WORDS[i % 4]} {i}", "label": list(labels)[i % len(labels)]} for i in range(10)]
         file = folder / f"{recipe}.jsonl"
         file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
-        data = config.data.model_copy(update=dict.fromkeys(("train", "validation", "test"), str(file)))
+        data = config.data.model_copy(
+            update=dict.fromkeys(("train", "validation", "test"), str(file))
+        )
         train = config.train.model_copy(update={"epochs": 1})
         return config.model_copy(update={"data": data, "train": train})
 
@@ -107,16 +111,15 @@ def test_an_opening_counts_when_one_sentence_ends_it(
 ) -> None:
     demo, _ = small
 
-    def say(base: Any, requests: Any, sampling: Any, told: Any) -> list[str]:
-        assert sampling.max_new_tokens == 40
-        for row in range(len(requests)):
-            for token in range(length):
-                told(row, token)
+    def say(requests: Sequence[GenerateRequest], on_event: Callable[[int, Event], None]) -> list[str]:
+        for number, request in enumerate(requests):
+            assert request.sampling.max_new_tokens == 40
+            on_event(number, Finished("stop" if length < 40 else "length", 1, 1, length))
         return [answer] * len(requests)
 
     monkeypatch.setattr(demos, "generate", say)
     table = Table(({"text": "To be or not to be."}, {"text": "One two"}), "rows")
-    found = finished(demo.quotes.prompt, table)
+    found = whole_sentences(demo.quotes.prompt, table)
     assert (found.hits, found.rows) == (2 * counts, 2)
     assert found.interval[0] <= found.share <= found.interval[1]
 
@@ -126,5 +129,5 @@ def test_a_prompt_is_held_against_the_bare_base_on_the_same_openings(small: tupl
     assert set(demo.quotes.finished) == {"untuned", "soft prompt"}
     assert {found.rows for found in demo.quotes.finished.values()} == {10}
     told = verb._as_json(demo)
-    assert told["quotes"]["scores"]["untuned"]["finished"] == demo.quotes.finished["untuned"].share
+    assert told["quotes"]["scores"]["untuned"]["whole_sentences"] == demo.quotes.finished["untuned"].share
     assert len(told["before"]) == len(told["after"]) == 7

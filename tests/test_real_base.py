@@ -10,11 +10,13 @@ import transformers
 
 import softprompt
 from reference import peft_loss_and_gradient
-from softprompt.base.generate import Request, Sampling, generate
 from softprompt.base.model import Base
 from softprompt.base.packing import TokenRow
 from softprompt.checkpoints.catalog import bundled
 from softprompt.errors import ResourceError
+from softprompt.generation.offline import generate
+from softprompt.generation.request import GenerateRequest
+from softprompt.generation.sampler import Sampling
 
 pytestmark = pytest.mark.real_base
 
@@ -49,8 +51,12 @@ def test_a_mixed_batch_answers_as_transformers_does_row_by_row(base: Base) -> No
     soft = [base.embed(base.encode(text)) for text in ("Topic:", "Write a long and kind reply to this.")]
     fronts = [*soft, torch.empty(0, base.width)]
     prefixes = [base.prefill(front) for front in fronts]
-    requests = [Request(tuple(base.encode(text)), prefixes[i % 3]) for i, text in enumerate(TEXTS)]
-    answers = generate(base, requests, Sampling(max_new_tokens=12))
+    twelve = Sampling(max_new_tokens=12)
+    requests = [
+        GenerateRequest(model=base, prefix=prefixes[i % 3], ids=tuple(base.encode(text)), sampling=twelve)
+        for i, text in enumerate(TEXTS)
+    ]
+    answers = generate(requests)
     model = plain().eval()
     for i, request in enumerate(requests):
         embedded = torch.cat([fronts[i % 3], base.embed(request.ids)])[None]

@@ -20,12 +20,12 @@ from softprompt.errors import SoftpromptError
 
 if TYPE_CHECKING:
     from softprompt.base.model import Base
-    from softprompt.base.sampling import Sampling
     from softprompt.checkpoints.freeze import freeze, load_base
     from softprompt.comparison.run import compare
     from softprompt.config import Config
     from softprompt.config import load as load_config
     from softprompt.config import parse as parse_config
+    from softprompt.generation.sampler import Sampling
     from softprompt.library.ensemble import Ensemble
     from softprompt.library.folder import Library
     from softprompt.library.prompt import Prompt, answer_together, load_prompt
@@ -68,7 +68,7 @@ _HOMES = {
     "Listener": ("softprompt.listener", "Listener"),
     "Prefix": ("softprompt.prefix", "Prefix"),
     "Prompt": ("softprompt.library.prompt", "Prompt"),
-    "Sampling": ("softprompt.base.sampling", "Sampling"),
+    "Sampling": ("softprompt.generation.sampler", "Sampling"),
     "answer_together": ("softprompt.library.prompt", "answer_together"),
     "compare": ("softprompt.comparison.run", "compare"),
     "freeze": ("softprompt.checkpoints.freeze", "freeze"),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,19 +14,20 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from softprompt import recipes
-from softprompt.base.generate import Request, generate
 from softprompt.base.model import Base
-from softprompt.base.sampling import Sampling
 from softprompt.config import Config, TextConfig, parse
 from softprompt.data.table import Table
 from softprompt.evaluation.intervals import Interval, wilson
 from softprompt.evaluation.score import Scores
+from softprompt.generation.offline import generate
+from softprompt.generation.request import Event, Finished, GenerateRequest
+from softprompt.generation.sampler import Sampling
 from softprompt.library.prompt import Prompt
 from softprompt.listener import Listener, Report
 from softprompt.training.job import Job
 from softprompt.training.run import train
 
-__all__ = ["Answer", "Demo", "Finished", "JobResult", "Stage", "finished", "run_demo"]
+__all__ = ["Answer", "Demo", "JobResult", "Stage", "WholeSentences", "run_demo", "whole_sentences"]
 
 OPENINGS = {
     "roles": (
@@ -77,7 +77,7 @@ class Stage(Protocol):
 
 
 @dataclass(frozen=True)
-class Finished:
+class WholeSentences:
     """How many of some answers end as one sentence, see ``finished``."""
 
     hits: int
@@ -117,7 +117,7 @@ class JobResult:
     """
 
     scores: dict[str, Scores]
-    finished: dict[str, Finished]
+    finished: dict[str, WholeSentences]
     prompt: Prompt
     folder: Path
     before: tuple[Answer, ...] = ()
@@ -188,11 +188,14 @@ def _run_job(
         title = f"{demonstrations} demonstrations"
         scores[title] = _score(base, stage, config, f"{{demos:{demonstrations}}}", f"{name}: {title}")
     scores["soft prompt"] = Scores.from_json(prompt.card.scores["test"])
-    ended = dict[str, Finished]()
+    ended = dict[str, WholeSentences]()
     if sentences:
         with stage.counting(f"{name}: finishing the openings of test rows"):
             rows = Job.prepare(base, config).task.tables["test"]
-            ended = {"untuned": finished(prompt.bare(), rows), "soft prompt": finished(prompt, rows)}
+            ended = {
+                "untuned": whole_sentences(prompt.bare(), rows),
+                "soft prompt": whole_sentences(prompt, rows),
+            }
     texts = OPENINGS.get(name, ())
     with stage.counting(f"{name}: answering"):
         before = _answers(base, [(None, text) for text in texts])
@@ -207,7 +210,7 @@ def _score(base: Base, stage: Stage, config: Config, front: str, title: str) -> 
         return job.score("test", progress)
 
 
-def finished(prompt: Prompt, rows: Table) -> Finished:
+def whole_sentences(prompt: Prompt, rows: Table) -> WholeSentences:
     """How many openings of held-out texts a prompt goes on with to the end of one sentence.
 
     An opening is the first three words of a row's ``text``. It counts when the greedy answer ends by itself
@@ -218,19 +221,28 @@ def finished(prompt: Prompt, rows: Table) -> Finished:
     openings = [" ".join(str(row["text"]).split()[:_OPENING_WORDS]) for row in rows.rows]
     answers = _answers(prompt.base, [(prompt, opening) for opening in openings])
     hits = [a.whole and _ONE_SENTENCE.fullmatch((a.text + a.answer).strip()) is not None for a in answers]
-    return Finished(sum(hits), len(hits))
+    return WholeSentences(sum(hits), len(hits))
 
 
 def _answers(
     base: Base, asked: Iterable[tuple[Prompt | None, str]], tokens: int = NEW_TOKENS
 ) -> tuple[Answer, ...]:
     """Greedy answers of prompts, or of the bare base, all in one batch."""
-    asked, bare = list(asked), base.prefill_text("")
-    requests = [p.request(t) if p is not None else Request(tuple(base.encode(t)), bare) for p, t in asked]
-    lengths = Counter[int]()
-    sampling = Sampling(max_new_tokens=tokens)
-    answers = generate(base, requests, sampling, lambda row, _: lengths.update([row]))
+    asked, bare, sampling = list(asked), base.prefill_text(""), Sampling(max_new_tokens=tokens)
+    requests = [
+        p.request(text, sampling)
+        if p is not None
+        else GenerateRequest(model=base, prefix=bare, ids=tuple(base.encode(text)), sampling=sampling)
+        for p, text in asked
+    ]
+    whole = set[int]()
+
+    def hear(number: int, event: Event) -> None:
+        if isinstance(event, Finished) and event.reason == "stop":
+            whole.add(number)
+
+    answers = generate(requests, on_event=hear)
     return tuple(
-        Answer(prompt.name if prompt is not None else "the bare base", text, answer, lengths[row] < tokens)
+        Answer(prompt.name if prompt is not None else "the bare base", text, answer, row in whole)
         for row, ((prompt, text), answer) in enumerate(zip(asked, answers, strict=True))
     )

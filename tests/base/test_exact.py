@@ -10,9 +10,11 @@ from torch import Tensor
 
 import tiny
 from reference import peft_loss_and_gradient
-from softprompt.base.generate import Request, Sampling, generate
 from softprompt.base.model import Base
 from softprompt.base.packing import TokenRow
+from softprompt.generation.offline import generate
+from softprompt.generation.request import Event, GenerateRequest, TextDelta
+from softprompt.generation.sampler import Sampling
 
 P = 7
 
@@ -77,10 +79,16 @@ def test_greedy_tokens_equal_a_row_alone_whatever_the_batch(architecture: str) -
     for i, row in enumerate(rows(8, seed=5)):
         prefix = prefixes[i % 4]
         soft = fronts[i % 4] if i % 4 < 3 else torch.empty(0, base.width)
-        requests.append(Request(row.ids, prefix))
+        nine = Sampling(max_new_tokens=9)
+        requests.append(GenerateRequest(model=base, prefix=prefix, ids=row.ids, sampling=nine))
         expected.append(reference_tokens(base, soft, row.ids, 9))
     produced: dict[int, list[int]] = {i: [] for i in range(8)}
-    generate(base, requests, Sampling(max_new_tokens=9), lambda row, token: produced[row].append(token))
+
+    def told(row: int, event: Event) -> None:
+        if isinstance(event, TextDelta):
+            produced[row] += [token.id for token in event.tokens]
+
+    generate(requests, on_event=told)
     for i, tokens in enumerate(expected):
         cut = tokens.index(base.end_id) if base.end_id in tokens else len(tokens)
         assert produced[i] == tokens[:cut]

@@ -16,13 +16,13 @@ from torch import Tensor
 import tiny
 from library import samples
 from softprompt.base.copies import linear_layers
+from softprompt.base.kv_pool import Chunk, KVPool
 from softprompt.base.lowrank import LayerChange, LowRank, Riders, ridden
 from softprompt.base.model import Base
-from softprompt.base.strips import Chunk, Strips
 from softprompt.library.folder import Library
 
 ROWS = ((5, 9, 33), (7, 7, 80, 21, 4, 60, 11), (90,), (12, 13, 14, 15))
-"""Rows of one and of several tokens, so that strips read both kinds."""
+"""Rows of one and of several tokens, so that pool read both kinds."""
 
 
 def carried(architecture: str, folder: Path, name: str, seed: int, **settings: Any) -> LowRank:
@@ -53,15 +53,15 @@ def served(architecture: str) -> Base:
 
 @torch.no_grad()
 def mixed(base: Base, riders: Riders, changes: Sequence[LowRank | None], first: int = 1) -> Tensor:
-    """Logits [B, V] after ``ROWS`` in strips, each with its change; the ``first`` tokens, then the rest."""
-    strips = Strips(base)
+    """Logits [B, V] after ``ROWS`` in pool, each with its change; the ``first`` tokens, then the rest."""
+    pool = KVPool(base)
     nothing = base.prefill(base.embed(()))
-    places = [strips.open(nothing, len(row)) for row in ROWS]
+    places = [pool.open(nothing, len(row)) for row in ROWS]
 
     def read(texts: Sequence[Sequence[int]]) -> dict[int, Tensor]:
         some = [n for n, text in enumerate(texts) if text]
         chunks = [Chunk(place, texts[n]) for n, place in enumerate(places) if place is not None and texts[n]]
-        found = strips.read(chunks, lambda owners: riders.seated([changes[some[owner]] for owner in owners]))
+        found = pool.read(chunks, lambda owners: riders.seated([changes[some[owner]] for owner in owners]))
         return {n: hidden[-1] for n, hidden in zip(some, found, strict=True)}
 
     begun = read([row[:first] for row in ROWS])

@@ -9,12 +9,14 @@ import torch
 import transformers
 
 import tiny
-from softprompt.base.generate import Request, Sampling, generate
 from softprompt.base.model import Base
 from softprompt.base.packing import TokenRow
 from softprompt.base.reach import Reach
 from softprompt.checkpoints.freeze import freeze
 from softprompt.errors import BaseModelError
+from softprompt.generation.offline import generate
+from softprompt.generation.request import GenerateRequest
+from softprompt.generation.sampler import Sampling
 
 LLAMA = tiny.CONFIGS["llama"]().to_dict()
 FACTORS = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "factor": 4.0}
@@ -64,10 +66,13 @@ def test_a_row_too_long_is_refused_and_leaves_no_trace(base: Base) -> None:
 
 
 def test_an_answer_too_long_is_refused(base: Base) -> None:
-    request = Request((8, 9, 10), base.prefill(base.embed((4, 5, 6))))
+    def request(tokens: int) -> GenerateRequest:
+        prefix, how = base.prefill(base.embed((4, 5, 6))), Sampling(max_new_tokens=tokens)
+        return GenerateRequest(model=base, prefix=prefix, ids=(8, 9, 10), sampling=how)
+
     with pytest.raises(BaseModelError, match="16"):
-        generate(base, [request], Sampling(max_new_tokens=11))
-    generate(base, [request], Sampling(max_new_tokens=10))
+        generate([request(11)])
+    generate([request(10)])
 
 
 def test_other_bases_may_go_beyond_what_they_were_built_for() -> None:

@@ -9,13 +9,15 @@ import pytest
 import torch
 
 import tiny
-from softprompt.base.generate import Request, Sampling, generate
 from softprompt.data.rows import Encoded, Example
 from softprompt.errors import BaseModelError, DataError, ResourceError, WrongBaseError
 from softprompt.evaluation import writing
 from softprompt.evaluation.metrics import average, exact_match, token_f1
 from softprompt.evaluation.text_metrics import bleu, chrf, rouge
 from softprompt.evaluation.writing import perplexity, score_texts, write, write_texts
+from softprompt.generation.offline import generate
+from softprompt.generation.request import GenerateRequest
+from softprompt.generation.sampler import Sampling
 
 pytest.importorskip("rouge_score", reason="needs the extra 'compare'")
 pytest.importorskip("sacrebleu", reason="needs the extra 'compare'")
@@ -34,16 +36,14 @@ def alone(stop: tuple[str, ...] = (), tokens: int = 10) -> list[str]:
     base = tiny.base()
     prefix = base.prefill_text("abc")
     sampling = Sampling(max_new_tokens=tokens, stop=stop)
-    requests = [Request(e.input_ids, prefix) for e in encoded().examples]
-    return [generate(base, [request], sampling)[0].strip() for request in requests]
+    requests = [
+        GenerateRequest(model=base, prefix=prefix, ids=e.input_ids, sampling=sampling)
+        for e in encoded().examples
+    ]
+    return [generate([request])[0].strip() for request in requests]
 
 
-@pytest.mark.parametrize(("rows", "positions"), [(32, 16_384), (3, 16_384), (32, 60), (32, 1)])
-def test_texts_are_those_of_each_row_alone(
-    rows: int, positions: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(writing, "ROWS", rows)
-    monkeypatch.setattr(writing, "POSITIONS", positions)
+def test_texts_are_those_of_each_row_alone() -> None:
     base = tiny.base()
     seen: list[tuple[int, int]] = []
     front = base.embed((*base.start_ids, *base.encode("abc")))
@@ -52,23 +52,22 @@ def test_texts_are_those_of_each_row_alone(
     )
     assert found == alone()
     assert len(set(found)) > 3
-    assert seen[-1] == (7, 7)
+    assert seen == [(done, 7) for done in range(1, 8)]
     assert found == write_texts(base, base.prefill_text("abc"), encoded(), max_new_tokens=10)
 
 
-def test_batches_are_bounded_and_hold_rows_of_like_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    lengths: list[list[int]] = []
+def test_the_longest_row_is_begun_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not fit into memory is known at once."""
+    lengths: list[int] = []
 
-    def spy(base: object, requests: list[Request], sampling: object) -> list[str]:
-        lengths.append([len(request.ids) for request in requests])
-        return [""] * len(requests)
+    def spy(requests: list[GenerateRequest], **_: object) -> list[str]:
+        lengths.extend(len(request.ids) for request in requests)
+        return [str(len(request.ids)) for request in requests]
 
-    monkeypatch.setattr(writing, "ROWS", 3)
-    monkeypatch.setattr(writing, "POSITIONS", 2 * (28 + 3 + 10) + 1)
     monkeypatch.setattr(writing, "generate", spy)
-    base = tiny.base()
-    write_texts(base, base.embed((5, 6, 7)), encoded(), max_new_tokens=10)
-    assert lengths == [[28, 18], [6, 5, 2], [1, 1]]
+    found = write_texts(tiny.base(), tiny.base().embed((5, 6, 7)), encoded(), max_new_tokens=10)
+    assert lengths == [28, 18, 6, 5, 2, 1, 1]
+    assert found == [str(len(text)) for text in INPUTS]
 
 
 def test_a_stop_string_ends_a_text() -> None:
@@ -102,14 +101,14 @@ def test_scores_are_those_of_the_texts() -> None:
 
 def test_a_text_is_stripped_and_stemming_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     base, row, wanted = tiny.base(), encoded(inputs=["a"]), [["he running"]]
-    monkeypatch.setattr(writing, "generate", lambda base, requests, sampling: [" he runs\n"])
+    monkeypatch.setattr(writing, "generate", lambda requests, **_: [" he runs\n"])
     plain, stemmed = (write(base, base.embed((5,)), row, wanted, use_stemmer=s) for s in (False, True))
     assert plain.texts == stemmed.texts == ["he runs"]
     assert (plain.per_row["rouge1"], stemmed.per_row["rouge1"]) == ([0.5], [1.0])
 
 
 def test_what_is_wrong_is_said_before_anything_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(*_: object) -> list[str]:
+    def never(*_: object, **__: object) -> list[str]:
         raise AssertionError("something was written")
 
     monkeypatch.setattr(writing, "generate", never)
@@ -128,7 +127,7 @@ def test_what_is_wrong_is_said_before_anything_is_written(monkeypatch: pytest.Mo
 def test_a_front_in_training_is_read_without_its_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
 
-    def spy(base: object, requests: list[Request], sampling: object) -> list[str]:
+    def spy(requests: list[GenerateRequest], **_: object) -> list[str]:
         seen.extend(request.prefix.keys[0].requires_grad for request in requests)
         return [""] * len(requests)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import yaml  # type: ignore[import-untyped]
 
 import tiny
 from library import samples
-from softprompt.base.generate import Request, Sampling, generate
 from softprompt.checkpoints.freeze import freeze
+from softprompt.generation.offline import generate
+from softprompt.generation.request import GenerateRequest
+from softprompt.generation.sampler import Sampling
 from softprompt.library.card import Card
 from softprompt.library.folder import Library
 from softprompt.library.markup import code_span, quoted
@@ -130,8 +133,8 @@ def test_the_peft_code_answers_as_softprompt_does(saved: Path) -> None:
     code = code_blocks((saved / "README.md").read_text(), "python")[1]
     base = tiny.base()
     ids = base.encode("Headline: ...\nTopic:")
-    request = Request(tuple(ids), base.prefill(samples.soft(base)))
-    expected = generate(base, [request], Sampling(max_new_tokens=20))[0]
+    prefix, twenty = base.prefill(samples.soft(base)), Sampling(max_new_tokens=20)
+    expected = generate([GenerateRequest(model=base, prefix=prefix, ids=tuple(ids), sampling=twenty)])[0]
     assert run(code).endswith(expected + "\n")
 
 
@@ -160,9 +163,9 @@ def test_the_code_for_a_changed_model_answers_as_softprompt_does(
     card = prompt.card.model_copy(update={"base": about})
     folder = Prompt(prompt.base, prompt.front, card, prompt.change).save(tmp_path)
     code = code_blocks((folder / "README.md").read_text(), "python")
-    request = prompt.request("...")
-    request = Request(request.ids, request.prefix)  # its answer not cut to the longest label
-    expected = generate(prompt.base, [request], Sampling(max_new_tokens=20))[0]
+    request = prompt.request("...", Sampling(max_new_tokens=20))
+    request = replace(request, room=None)  # its answer not cut to the longest label
+    expected = generate([request])[0]
     assert run(code[1]).endswith(expected + "\n")
     assert run(code[0]).strip() == prompt.generate("...")
 

@@ -16,7 +16,7 @@ import tiny
 from library import samples
 from softprompt.base.cache import cache_argument
 from softprompt.base.model import Base
-from softprompt.base.sampling import Chooser, Sampling
+from softprompt.generation.sampler import Sampler, Sampling
 from softprompt.library.prompt import Prompt
 from softprompt.prefix import Prefix
 
@@ -60,8 +60,8 @@ class Solo:
 
     def drawn(self, ids: Sequence[int], said: Sequence[int], sampling: Sampling, row: int) -> list[int]:
         """The same for the draws of that row's own seed."""
-        chooser = Chooser(sampling, ids, row)
-        return [chooser.choose(logits).id for logits in self._behind(ids, said)]
+        chooser = Sampler(sampling, ids, row)
+        return [chooser.sample(logits).id for logits in self._behind(ids, said)]
 
     def _behind(self, ids: Sequence[int], said: Sequence[int]) -> Tensor:
         """Logits [T, V] of what comes at every place of an answer."""

@@ -11,10 +11,9 @@ import pytest
 import torch
 
 import tiny
+from generation.asking import Asked, some_ids, write
 from library import samples
-from serving.asking import Asked, some_ids, write
 from softprompt.base.model import Base
-from softprompt.base.sampling import Sampling
 from softprompt.errors import (
     ArtifactError,
     BaseModelError,
@@ -23,10 +22,10 @@ from softprompt.errors import (
     DataError,
     QueueFullError,
 )
+from softprompt.generation.sampler import Sampling
 from softprompt.library.folder import Library
 from softprompt.library.prompt import Prompt, answer_together, load_prompt
 from softprompt.serving.engine import Engine
-from softprompt.serving.job import Generation
 from softprompt.serving.version import Version, bare
 
 LABELS: dict[str, Any] = {
@@ -190,8 +189,8 @@ def test_echoes_tell_the_models_own_log_probabilities(library: Path, front: int,
     ids = some_ids(random.Random(1), 14)
     with Engine(tiny.base(), library, chunk=chunk) as engine:
         version = versions(engine.base)[front > 0]
-        job = Generation(version, ids, Sampling(max_new_tokens=5, logprobs=3, ignore_end=True), echo=True)
-        plain, one = Asked(engine, Generation(bare(engine.base), ids, Sampling())), Asked(engine, job).wait()
+        job = version.generate(ids, Sampling(max_new_tokens=5, logprobs=3, ignore_end=True), echo=True)
+        plain, one = Asked(engine, bare(engine.base).generate(ids, Sampling())), Asked(engine, job).wait()
         plain.wait()
     everything = [*ids, *one.tokens]
     model, vectors = tiny.model("llama"), samples.soft(tiny.base(), 3)[:front]
@@ -211,7 +210,7 @@ def test_echoes_tell_the_models_own_log_probabilities(library: Path, front: int,
 
 def test_an_echo_may_be_all_that_is_asked_for(engine: Engine) -> None:
     ids = some_ids(random.Random(2), 20)
-    job = Generation(versions(engine.base)[0], ids, Sampling(logprobs=0), echo=True, room=0)
+    job = versions(engine.base)[0].generate(ids, Sampling(logprobs=0), echo=True, room=0)
     one = Asked(engine, job).wait()
     assert one.error is None
     assert [said.id for said in one.heard] == list(ids)

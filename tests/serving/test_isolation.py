@@ -20,9 +20,9 @@ import pytest
 import torch
 
 import tiny
+from generation.asking import Asked, some_ids, write
 from library import samples
 from serving import solo
-from serving.asking import Asked, some_ids, write
 from softprompt.errors import BaseModelError, CancelledJobError
 from softprompt.serving.engine import Engine
 from softprompt.serving.version import Version
@@ -31,7 +31,7 @@ ARCHITECTURES = ("llama", "gpt2", "bloom", "gemma3", "qwen3", "mistral")
 """Rotated, learnt and ALiBi positions; Conv1D layers; padded masks; windows; normalised queries."""
 
 SMALL: dict[str, Any] = {"rows": 6, "chunk": 5}
-"""So few rows that strips are used again and again; texts of up to 60 tokens take up to 12 passes."""
+"""So few rows that slots are used again and again; texts of up to 60 tokens take up to 12 passes."""
 
 
 class House:
@@ -82,7 +82,8 @@ def check(house: House, asked: list[tuple[str, Asked]]) -> None:
         said = one.wait().tokens
         assert one.error is None
         assert len(said) == one.generation.sampling.max_new_tokens
-        assert said == house.solos[name].greedy(one.job.ids, said), f"{name} after {len(one.job.ids)} tokens"
+        ids = one.request.ids
+        assert said == house.solos[name].greedy(ids, said), f"{name} after {len(ids)} tokens"
 
 
 def poisons(engine: Engine) -> list[Version]:
@@ -126,14 +127,14 @@ def test_drawn_answers_follow_their_own_seed(engine: Engine, house: House) -> No
 
 def test_a_prompt_that_gives_no_numbers_harms_only_itself(engine: Engine, house: House) -> None:
     draw, known = random.Random(3), versions(engine, house)
-    asked, poisoned = list[tuple[str, Asked]](), list[Asked]()
+    asked, poisoned = list[tuple[str, Asked]](), list[tuple[Version, Asked]]()
     for _ in range(2):
         for name in draw.sample(sorted(known), len(known)):
             for poison in poisons(engine):
-                poisoned.append(write(engine, poison, some_ids(draw, draw.randint(1, 40)), 6))
+                poisoned.append((poison, write(engine, poison, some_ids(draw, draw.randint(1, 40)), 6)))
             asked.append((name, write(engine, known[name], some_ids(draw, draw.randint(1, 40)), 8)))
     check(house, asked)
-    broken = [one.wait() for one in poisoned if one.job.version.name == "poison-1"]
+    broken = [one.wait() for poison, one in poisoned if poison.name == "poison-1"]
     assert all(isinstance(one.error, BaseModelError) for one in broken)
     assert "no finite numbers" in str(broken[0].error)
 
@@ -145,7 +146,7 @@ def test_who_comes_after_a_poisoned_row_finds_its_place_clean(house: House) -> N
         bare, poison = version(engine, house.base.name), poisons(engine)[1]
         long = write(
             engine, bare, some_ids(random.Random(5), 50), 60
-        )  # shares the shelf, and shows many slots
+        )  # shares the bucket, and shows many positions
         for _ in range(2):
             assert write(engine, poison, some_ids(random.Random(6), 60), 40).wait().error is not None
             check(house, [(house.base.name, write(engine, bare, ids, 70))])
@@ -174,7 +175,7 @@ def test_answers_called_off_leave_the_others_as_they_are(engine: Engine, house: 
     for number, name in enumerate(sorted(known) * 2):
         asked.append((name, write(engine, known[name], some_ids(draw, draw.randint(1, 20)), 10)))
         leaving = write(engine, known[draw.choice(sorted(known))], some_ids(draw, draw.randint(1, 60)), 300)
-        leaving.until(number % 4).ticket.cancel()  # waiting, reading and writing ones
+        leaving.until(number % 4).handle.cancel()  # waiting, reading and writing ones
         assert isinstance(leaving.wait().error, CancelledJobError)
         assert len(leaving.tokens) < 300
     check(house, asked)
@@ -188,14 +189,15 @@ def test_a_replaced_prompt_finishes_what_it_began(engine: Engine, house: House, 
     old = write(engine, lease.version, ids, 40, stay=3).until(3)
     front = samples.soft(house.base, 50)
     solo.prompt(house.base, f"swapped-{name}", front).save(house.library, overwrite=True)
-    new = write(engine, version(engine, f"swapped-{name}"), ids, 12)
+    replacing = version(engine, f"swapped-{name}")
+    new = write(engine, replacing, ids, 12)
     beside = write(engine, version(engine, bare), ids, 12)
     old.go_on()
     assert new.wait().tokens == solo.Solo(house.solos[bare].model, front).greedy(ids, new.tokens)
     check(house, [(bare, beside), (name, old)])
     lease.close()
     held = [held.digest for held in engine.registry.loaded() if held.name == f"swapped-{name}"]
-    assert held == [new.job.version.digest], "the old version was to be let go"
+    assert held == [replacing.digest], "the old version was to be let go"
 
 
 def test_no_byte_of_the_base_changes(engine: Engine, house: House) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from serving.api import house
-from softprompt.base.sampling import Sampling
 from softprompt.errors import ConfigError
+from softprompt.generation.request import Finished
+from softprompt.generation.sampler import Sampling
 from softprompt.serving.engine import Engine
-from softprompt.serving.job import Ended, Generation
 from softprompt.serving.service import Service
 
 
@@ -75,7 +75,7 @@ def test_what_is_held_is_leased_without_a_thread(service: Service, monkeypatch: 
 
 def test_leaving_the_events_early_calls_the_job_off(service: Service) -> None:
     with service.engine.registry.lease(service.engine.base.name) as version:
-        job = Generation(version, (5, 6, 7), Sampling(max_new_tokens=400, ignore_end=True))
+        job = version.generate((5, 6, 7), Sampling(max_new_tokens=400, ignore_end=True))
 
         async def leave() -> None:
             events = service.run(job)
@@ -91,10 +91,10 @@ def test_leaving_the_events_early_calls_the_job_off(service: Service) -> None:
 
         async def whole() -> list[Any]:
             return [
-                event async for event in service.run(Generation(version, (5, 6), Sampling(max_new_tokens=3)))
+                event async for event in service.run(version.generate((5, 6), Sampling(max_new_tokens=3)))
             ]
 
-        assert isinstance(asyncio.run(whole())[-1], Ended)
+        assert isinstance(asyncio.run(whole())[-1], Finished)
 
 
 def test_models_are_read_again_when_they_change(service: Service) -> None:

@@ -69,9 +69,9 @@ def test_a_prompt_for_choices_is_saved_and_answers_as_it_was_scored(
 
 def test_what_a_request_offers_bounds_the_answer(tmp_path: Path) -> None:
     prompt = softprompt.train(tiny.base(), config(tmp_path))
-    assert prompt.request({"text": "1 red", "colours": ["red", "green"]}).limit == len(":green")
-    assert prompt.request("1 red").limit is None
-    assert prompt.request("1 red").ids == prompt.request({"text": "1 red"}).ids
+    assert prompt.tokens({"text": "1 red", "colours": ["red", "green"]}).limit == len(":green")
+    assert prompt.tokens("1 red").limit is None
+    assert prompt.tokens("1 red").ids == prompt.tokens({"text": "1 red"}).ids
     with pytest.raises(DataError, match="no column 'colours'"):
         prompt.classify("1 red")
 

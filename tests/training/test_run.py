@@ -18,11 +18,13 @@ import torch
 
 import softprompt
 import tiny
-from softprompt.base.generate import Request, Sampling, generate
 from softprompt.base.packing import TokenRow
 from softprompt.config import Config, parse
 from softprompt.data.sources import read
 from softprompt.errors import ConfigError, DataError, DivergedError, TrainingError, WrongBaseError
+from softprompt.generation.offline import generate
+from softprompt.generation.request import GenerateRequest
+from softprompt.generation.sampler import Sampling
 from softprompt.listener import Listener, Report
 from softprompt.training.job import Job
 
@@ -107,8 +109,9 @@ def test_rows_of_prompts_and_of_the_bare_base_share_a_batch(tmp_path: Path) -> N
     together = softprompt.answer_together(wanted, base, max_new_tokens=5)
     alone = [softprompt.answer_together([pair], base, max_new_tokens=5)[0] for pair in wanted]
     assert together == alone
+    five, nothing = Sampling(max_new_tokens=5), base.prefill_text("")
     bare = generate(
-        base, [Request(tuple(base.encode("1 x")), base.prefill_text(""))], Sampling(max_new_tokens=5)
+        [GenerateRequest(model=base, prefix=nothing, ids=tuple(base.encode("1 x")), sampling=five)]
     )
     assert together[2] == bare[0]
 

@@ -16,20 +16,20 @@ from torch.nn import functional
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-__all__ = ["IMPLEMENTATION", "Part", "Recomputed", "register"]
+__all__ = ["IMPLEMENTATION", "PoolSpan", "Recomputed", "register"]
 
 IMPLEMENTATION = "softprompt"
 
 
-class Part(NamedTuple):
-    """Tokens of a pass that look at strips: one token each of several rows, or several tokens of one row.
+class PoolSpan(NamedTuple):
+    """Tokens of a pass that look into a KV pool: one each of several rows, or several of one row.
 
     Attributes:
         start, stop: which tokens of the pass.
-        keys, values: a layer's slots, each ``[R, K, C, D]``.
-        first, last: which strips of the R.
-        visible: how many of the C slots the longest row will have filled.
-        at: ``[stop - start]`` the slot of each token.
+        keys, values: a layer's bucket, each ``[R, K, C, D]``.
+        first, last: which slots of the R.
+        visible: how many of the C positions the longest row will have filled.
+        at: ``[stop - start]`` the position of each token.
     """
 
     start: int
@@ -56,21 +56,21 @@ def attend(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    strips: Sequence[Part] | None = None,
+    pool: Sequence[PoolSpan] | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Query [N, H, W, D], key and value [N, K, C, D], mask broadcast to [N, 1, W, C] -> [N, W, H, D].
 
-    With strips, N is 1 and the mask [1, 1, W, C] says which slots of its own strip each token sees; tokens
-    behind the last part belong to no strip and find nothing.
+    With a pool, N is 1 and the mask [1, 1, W, C] says which positions of its own slot each token sees; tokens
+    behind the last span belong to no slot and find nothing.
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if strips is not None:
+    if pool is not None:
         assert attention_mask is not None
         layer: int = module.layer_idx  # type: ignore[assignment]
-        found = [_in_strips(query, part, layer, attention_mask, scale) for part in strips]
-        if strips[-1].stop < query.shape[2]:
-            found.append(found[0].new_zeros(query.shape[2] - strips[-1].stop, *found[0].shape[1:]))
+        found = [_in_pool(query, span, layer, attention_mask, scale) for span in pool]
+        if pool[-1].stop < query.shape[2]:
+            found.append(found[0].new_zeros(query.shape[2] - pool[-1].stop, *found[0].shape[1:]))
         return (torch.cat(found) if len(found) > 1 else found[0])[None], None
     if _wants_recomputation(query, attention_mask):
         out = Recomputed.apply(query, key, value, attention_mask, scale)  # type: ignore[no-untyped-call]
@@ -87,13 +87,13 @@ def attend(
     return out.transpose(1, 2).contiguous(), None
 
 
-def _in_strips(query: Tensor, part: Part, layer: int, mask: Tensor, scale: float) -> Tensor:
-    """What one part of the tokens finds in its strips, [T, H, D]; query [1, H, W, D]."""
-    rows = slice(part.first, part.last)
-    key, value = (side[layer][rows, :, : part.visible] for side in (part.keys, part.values))
-    q, seen = query[0, :, part.start : part.stop], mask[0, 0, part.start : part.stop, : part.visible]
+def _in_pool(query: Tensor, span: PoolSpan, layer: int, mask: Tensor, scale: float) -> Tensor:
+    """What the tokens of one span find in their slots, [T, H, D]; query [1, H, W, D]."""
+    rows = slice(span.first, span.last)
+    key, value = (side[layer][rows, :, : span.visible] for side in (span.keys, span.values))
+    q, seen = query[0, :, span.start : span.stop], mask[0, 0, span.start : span.stop, : span.visible]
     heads, width = key.shape[1], q.shape[-1]
-    if len(seen) == part.last - part.first:
+    if len(seen) == span.last - span.first:
         # One token a row: heads that share keys stand where tokens would, five times faster on a CPU.
         grouped = q.transpose(0, 1).reshape(len(seen), heads, -1, width)  # [B, K, G, D]
         found = functional.scaled_dot_product_attention(

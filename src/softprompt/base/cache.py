@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.cache_utils import Cache
 
-from softprompt.base.attention import Part
+from softprompt.base.attention import PoolSpan
 from softprompt.base.packing import Pack
 from softprompt.prefix import Prefix
 
-__all__ = ["BehindFronts", "IntoStrips", "Recorder", "Slots", "cache_argument"]
+__all__ = ["BehindFronts", "DecodeCache", "PoolCache", "Recorder", "cache_argument"]
 
 
 def cache_argument(module: Any, cache: Any) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def _padded(fronts: Tensor, length: int) -> Tensor:
     return functional.pad(fronts, (0, 0, 0, missing)) if missing else fronts
 
 
-class Slots(_Seen):
+class DecodeCache(_Seen):
     """Room for B rows of at most C positions each, written in place, one position a step.
 
     Row b's prefix lies in slots 0..P_b-1 and its text behind it, so a slot's index is its
@@ -135,25 +135,25 @@ class Slots(_Seen):
         return keys[:, :, :end], values[:, :, :end]
 
 
-class IntoStrips(_Seen):
-    """Writes what a pass over tokens of many rows computed into the rows' own strips."""
+class PoolCache(_Seen):
+    """Writes what a pass over tokens of many rows computed into the rows' own slots of a KV pool."""
 
-    def __init__(self, parts: Sequence[Part], seen: int = 0, *, hand_out: bool = False) -> None:
-        """parts: whose tokens are read; hand_out: give the layer all that its one strip holds."""
+    def __init__(self, spans: Sequence[PoolSpan], seen: int = 0, *, hand_out: bool = False) -> None:
+        """spans: whose tokens are read; hand_out: give the layer all that its one slot holds."""
         super().__init__(seen)
-        self._parts = parts
+        self._spans = spans
         self._hand_out = hand_out
-        # [N] strip and slot of each token, one index for each shelf that is written to.
-        self._rows = [torch.arange(part.first, part.last, device=part.at.device) for part in parts]
+        # [N] the slot of each token, one index for each bucket that is written to.
+        self._rows = [torch.arange(span.first, span.last, device=span.at.device) for span in spans]
 
     def update(self, k: Tensor, v: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """k, v: [1, K, N, D], handed back as they are, or with all [1, K, C, D] the strip holds."""
-        for part, rows in zip(self._parts, self._rows, strict=True):
-            for slots, new in ((part.keys[layer_idx], k), (part.values[layer_idx], v)):
-                slots[rows, :, part.at] = new[0, :, part.start : part.stop].transpose(0, 1)
+        """k, v: [1, K, N, D], handed back as they are, or with all [1, K, C, D] the slot holds."""
+        for span, rows in zip(self._spans, self._rows, strict=True):
+            for slots, new in ((span.keys[layer_idx], k), (span.values[layer_idx], v)):
+                slots[rows, :, span.at] = new[0, :, span.start : span.stop].transpose(0, 1)
         if not self._hand_out:
             return k, v
-        (part,) = self._parts
-        sides = part.keys[layer_idx], part.values[layer_idx]
-        keys, values = (side[part.first : part.last, :, : part.visible] for side in sides)
+        (span,) = self._spans
+        sides = span.keys[layer_idx], span.values[layer_idx]
+        keys, values = (side[span.first : span.last, :, : span.visible] for side in sides)
         return keys, values

@@ -84,10 +84,10 @@ class Layout:
         masks = windows.masks(visible[:, None], distance[:, None], dtype)
         return {"position_ids": at[:, None], "attention_mask": masks}
 
-    def strips(self, at: Tensor, slots: int, windows: Windows, dtype: torch.dtype) -> dict[str, Any]:
-        """Positions and masks for tokens of many rows: ``at`` [N] the slot of each in its strip."""
+    def pooled(self, at: Tensor, visible: int, windows: Windows, dtype: torch.dtype) -> dict[str, Any]:
+        """Positions and masks for tokens of many rows: ``at`` [N] the position of each in its own slot."""
         assert self.flat
-        distance = at[:, None] - torch.arange(slots, device=at.device)[None, :]  # [N, C]
+        distance = at[:, None] - torch.arange(visible, device=at.device)[None, :]  # [N, C]
         masks = windows.masks((distance >= 0)[None], distance[None], dtype)
         return {"position_ids": at[None], "attention_mask": masks}
 

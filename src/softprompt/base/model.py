@@ -22,7 +22,7 @@ from softprompt.base.reach import Reach
 from softprompt.errors import BaseModelError, WrongBaseError
 from softprompt.prefix import Front, Prefix
 
-__all__ = ["Base", "Batch", "RowPairs", "TokenLosses", "scorable"]
+__all__ = ["Base", "Batch", "RowPairs", "TokenLosses", "ends", "scorable"]
 
 Place = tuple[int, int]
 """A row of a batch and a token of it; token -1 is the end of the front."""
@@ -236,7 +236,7 @@ class Base:
 
     def next_logits_many(self, batches: Sequence[Batch]) -> list[Tensor]:
         """``next_logits`` of several batches, each behind a front of its own, in one pass."""
-        logits = self.head.logits(self.hidden(batches, [_ends(batch) for batch in batches]))
+        logits = self.head.logits(self.hidden(batches, [ends(batch) for batch in batches]))
         return list(logits.split([len(batch.rows) for batch in batches]))
 
     def read(self, rows: Sequence[TokenRow], prefix: Prefix) -> tuple[Tensor, RowPairs]:
@@ -245,7 +245,7 @@ class Base:
         packed = self._pack([batch])
         cache = BehindFronts(packed, [prefix], record=True)
         hidden = self._run_pack(packed, packed.ids, cache)
-        return _gather(hidden, packed, [prefix], [_ends(batch)]), RowPairs(packed, cache.pairs)
+        return _gather(hidden, packed, [prefix], [ends(batch)]), RowPairs(packed, cache.pairs)
 
     def hidden(self, batches: Sequence[Batch], wanted: Sequence[Sequence[Place]]) -> Tensor:
         """Hidden states ``[M, E]`` at the (row, token) wanted of each batch; token -1 ends its front."""
@@ -314,7 +314,7 @@ def scorable(batch: Batch) -> list[TokenRow]:
     return [TokenRow(row.ids, max(row.scored_from, first)) for row in batch.rows]
 
 
-def _ends(batch: Batch) -> list[Place]:
+def ends(batch: Batch) -> list[Place]:
     """The last token of every row, or the end of the front where a row has none."""
     if not (_expects(batch.front) or all(row.ids for row in batch.rows)):
         raise BaseModelError("A row has no text to go on from, nor a front; give it at least one token.")

@@ -1,6 +1,6 @@
 """Finds out by trying how an architecture can be read, instead of trusting its name.
 
-A few short rows are read behind a short front, also in strips and by steps, and the logits are held
+A few short rows are read behind a short front, also in a KV pool and by steps, and the logits are held
 against the model's own plain forward pass. The first layout that agrees is the model's.
 """
 
@@ -11,10 +11,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from softprompt.base.kv_pool import Chunk, KVPool
 from softprompt.base.layout import FLAT, PACKED, PADDED
 from softprompt.base.model import Base
 from softprompt.base.packing import TokenRow
-from softprompt.base.strips import Chunk, Strips
 from softprompt.errors import BaseModelError, ResourceError
 from softprompt.prefix import Prefix
 
@@ -68,7 +68,7 @@ def _tolerance(base: Base) -> float:
 
 
 def _disagreement(base: Base, original: Base | None = None) -> float:
-    """Relative difference of packed rows, inline fronts and strips to a plain forward pass."""
+    """Relative difference of packed rows, inline fronts and the KV pool to a plain forward pass."""
     count = base.embedding.weight.shape[0]
     tokens = [1 + (i * 7919) % (count - 1) for i in range(14)]
     front, rows = tuple(tokens[:3]), [tuple(tokens[3:8]), tuple(tokens[8:10]), tuple(tokens[10:])]
@@ -86,12 +86,12 @@ def _disagreement(base: Base, original: Base | None = None) -> float:
 
 
 def _continued(base: Base, prefix: Prefix, rows: list[tuple[int, ...]]) -> Tensor:
-    """fp32 logits [B, V] after rows read in strips, all but the last token first."""
-    strips = Strips(base)
-    opened = [strips.open(prefix, prefix.length + len(row)) for row in rows]
-    places = [strip for strip in opened if strip is not None]
-    strips.read([Chunk(strip, row[:-1]) for strip, row in zip(places, rows, strict=True)])
-    found = strips.read([Chunk(strip, row[-1:]) for strip, row in zip(places, rows, strict=True)])
+    """fp32 logits [B, V] after rows read into a KV pool, all but the last token first."""
+    pool = KVPool(base)
+    opened = [pool.open(prefix, prefix.length + len(row)) for row in rows]
+    slots = [slot for slot in opened if slot is not None]
+    pool.read([Chunk(slot, row[:-1]) for slot, row in zip(slots, rows, strict=True)])
+    found = pool.read([Chunk(slot, row[-1:]) for slot, row in zip(slots, rows, strict=True)])
     return base.head.logits(torch.cat(found))
 
 

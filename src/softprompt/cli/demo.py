@@ -128,7 +128,7 @@ def _gains(demo: Demo) -> None:
     rows = [
         row(demo.roles, "loss per token", "nll"),
         row(demo.quotes, "loss per token", "nll"),
-        row(demo.quotes, "openings finished as one sentence", "finished"),
+        row(demo.quotes, "openings finished as one sentence", "whole_sentences"),
         row(demo.topics, "headlines given their topic", "accuracy"),
     ]
     print_grid(heads, rows, right=(2, 3))
@@ -164,7 +164,7 @@ def _summary(job: JobResult, way: str) -> dict[str, Any]:
     """The scores of one way, with its share of finished sentences where that was measured."""
     found = job.scores[way].summary()
     if way in job.finished:
-        found |= {"finished": job.finished[way].share, "finished_interval": job.finished[way].interval}
+        found |= {"whole_sentences": job.finished[way].share, "finished_interval": job.finished[way].interval}
     return found
 
 

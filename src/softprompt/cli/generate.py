@@ -20,7 +20,7 @@ from softprompt.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from softprompt.base.generate import Sampling
+    from softprompt.generation.sampler import Sampling
     from softprompt.library.prompt import Prompt, Text
 
 __all__ = ["command"]
@@ -147,7 +147,7 @@ def _notes(prompt: Prompt, asked: Sequence[Text]) -> Iterator[str]:
 
 
 def _sampling(options: dict[str, Any]) -> Sampling:
-    from softprompt.base.generate import Sampling
+    from softprompt.generation.sampler import Sampling
 
     return Sampling(**options)
 
@@ -173,21 +173,20 @@ def _batches(asked: Sequence[Text]) -> Iterator[tuple[int, Sequence[Text]]]:
 
 def _stream(prompt: Prompt, text: Text, sampling: Sampling) -> None:
     """Print an answer word for word while it is written."""
-    from softprompt.base.generate import generate
+    from softprompt.generation.offline import generate
+    from softprompt.generation.request import Event, TextDelta
 
-    tokens: list[int] = []
-    shown = ""
+    begun = False
 
-    def told(row: int, token: int) -> None:
-        nonlocal shown
-        tokens.append(token)
-        so_far = prompt.base.decode(tokens).lstrip()
-        if so_far.startswith(shown) and not so_far.endswith("�"):  # else half of a letter is still to come
-            print(_shown(so_far[len(shown) :]), end="", flush=True)
-            shown = so_far
+    def told(number: int, event: Event) -> None:
+        nonlocal begun
+        if isinstance(event, TextDelta):
+            piece = event.text if begun else event.text.lstrip()
+            begun = begun or bool(piece)
+            print(_shown(piece), end="", flush=True)
 
-    whole = generate(prompt.base, [prompt.request(text)], sampling, told)[0].lstrip()
-    print(_shown(whole[len(shown) :]), flush=True)
+    generate([prompt.request(text, sampling)], on_event=told)
+    print(flush=True)
 
 
 def _classify(prompt: Prompt, asked: Sequence[Text], as_json: bool) -> None:

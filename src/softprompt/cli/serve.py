@@ -50,6 +50,9 @@ softprompt serve --host 0.0.0.0 --keys keys.toml
 @click.option("--keys", metavar="FILE", help="API keys, made by `softprompt keys`; needed for other hosts.")
 @click.option("--admin", is_flag=True, help="Open the admin paths where there are no keys.")
 @click.option("--budget", metavar="SIZE", help="Memory for loaded prompts, such as 2GB.  [default: no limit]")
+@click.option(
+    "--kv-memory", metavar="SIZE", help="Memory for keys and values of texts at work.  [default: 2GiB]"
+)
 @click.option("--pin", "pinned", multiple=True, metavar="NAME", help="Load now, never evict; may repeat.")
 @click.option(
     "--rows",
@@ -96,6 +99,7 @@ def command(
     keys: str | None,
     admin: bool,
     budget: str | None,
+    kv_memory: str | None,
     pinned: tuple[str, ...],
     timeout: float,
     drain: float,
@@ -120,13 +124,22 @@ def command(
     from softprompt.serving.service import Service
 
     memory = None if budget is None else parse_size(budget)
+    kv_bytes = None if kv_memory is None else parse_size(kv_memory)
     ring = _keys(keys, host)
     choice = BaseChoice(model, how["dtype"], how["device"], how["trust_remote_code"])
     with bind(host, port) as sock:
         cards = _cards(library)
         base = _base(choice, cards)
         _log(verbose)
-        engine = Engine(base, library, budget=memory, rows=how["rows"], queue=how["queue"], pinned=pinned)
+        engine = Engine(
+            base,
+            library,
+            budget=memory,
+            kv_memory=kv_bytes,
+            rows=how["rows"],
+            queue=how["queue"],
+            pinned=pinned,
+        )
         for name in pinned:
             engine.registry.lease(name).close()
         service, stopping = Service(engine), Drain()

@@ -19,7 +19,6 @@ from pydantic import BaseModel, ConfigDict
 
 import softprompt
 from softprompt.atomic import write_bytes
-from softprompt.base.generate import Request, Sampling, generate
 from softprompt.base.model import Base
 from softprompt.comparison.measure import Measured, Measurement
 from softprompt.comparison.results import Costs
@@ -29,6 +28,9 @@ from softprompt.data.task import Task
 from softprompt.errors import SoftpromptError
 from softprompt.evaluation.perturb import perturbed
 from softprompt.evaluation.score import score, target_rows
+from softprompt.generation.offline import generate
+from softprompt.generation.request import GenerateRequest
+from softprompt.generation.sampler import Sampling
 from softprompt.library.changed import artifact_bytes
 from softprompt.library.folder import Library
 from softprompt.library.prompt import Prompt, load_prompt
@@ -221,4 +223,7 @@ def _answer(prompt: Prompt, prefix: Prefix, alone: Encoded) -> None:
     if alone.candidates(example):
         score(prompt.base, prefix, alone)
     else:
-        generate(prompt.base, [Request(example.input_ids, prefix)], Sampling(max_new_tokens=32))
+        asked = GenerateRequest(
+            model=prompt.base, prefix=prefix, ids=example.input_ids, sampling=Sampling(max_new_tokens=32)
+        )
+        generate([asked])

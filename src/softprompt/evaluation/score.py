@@ -5,6 +5,7 @@ It knows token rows and candidates; it does not know which method made the front
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -12,16 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softprompt.base.model import Base, Batch, RowPairs, scorable
+from softprompt.base.model import Base, Batch, RowPairs, ends, scorable
 from softprompt.base.packing import TokenRow, batches
 from softprompt.data.rows import Encoded, Example, Ids
 from softprompt.errors import DataError
+from softprompt.evaluation.choices import ChoiceScores, calibrated, padded
 from softprompt.evaluation.intervals import Interval, bootstrap_ratio, wilson
 from softprompt.evaluation.metrics import macro_f1
+from softprompt.generation.likelihood import likelihoods_from_hidden
 from softprompt.prefix import Front, Prefix
 
 __all__ = [
-    "Judgement",
     "Scores",
     "judge",
     "judge_many",
@@ -29,7 +31,6 @@ __all__ = [
     "score",
     "score_many",
     "target_rows",
-    "weigh",
 ]
 
 BATCH_TOKENS = 2048
@@ -93,25 +94,6 @@ class Scores:
 _OF_ROWS = ("predictions", "confidences", "losses", "tokens")
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """What a front thinks of every candidate of B rows; C is the most candidates a row has.
-
-    Attributes:
-        likelihoods: ``[B, C]`` log-likelihood in nats, ``-inf`` where a row has fewer candidates.
-        weights: ``[B, C]`` the same after length and calibration; the greatest is what is predicted,
-            and their softmax is how sure of it the front is.
-    """
-
-    likelihoods: Tensor
-    weights: Tensor
-
-    @property
-    def probabilities(self) -> Tensor:
-        """``[B, C]``, each row adding up to 1."""
-        return self.weights.softmax(1)
-
-
 def score(base: Base, front: Front, encoded: Encoded, progress: Progress | None = None) -> Scores:
     """Score a front on rows it was not trained on."""
     (scores,) = score_many(base, [front], encoded, progress)
@@ -135,7 +117,7 @@ def target_rows(examples: Sequence[Example], *, whole_text: bool = False) -> lis
     return [TokenRow(e.input_ids + e.target_ids, 0 if whole_text else len(e.input_ids)) for e in examples]
 
 
-def judge(base: Base, front: Front, encoded: Encoded, progress: Progress | None = None) -> Judgement:
+def judge(base: Base, front: Front, encoded: Encoded, progress: Progress | None = None) -> ChoiceScores:
     """Compare the candidates of every row as the job asks: by length or not, calibrated or not.
 
     Calibration takes off each candidate's log-likelihood behind the row's content-free input (Zhao et al.
@@ -147,22 +129,12 @@ def judge(base: Base, front: Front, encoded: Encoded, progress: Progress | None 
 
 def judge_many(
     base: Base, fronts: Sequence[Front], encoded: Encoded, progress: Progress | None = None
-) -> list[Judgement]:
+) -> list[ChoiceScores]:
     """``judge`` for several fronts, each row read behind all of them in the same pass."""
     found = likelihoods(base, fronts, encoded, progress)
-    calibrated = any(example.neutral_ids is not None for example in encoded.examples)
-    neutral = _neutral(base, fronts, encoded) if calibrated else torch.zeros_like(found)
-    return [weigh(encoded, *pair) for pair in zip(found, neutral, strict=True)]
-
-
-def weigh(encoded: Encoded, found: Tensor, neutral: Tensor) -> Judgement:
-    """What follows from log-likelihoods ``[B, C]`` of candidates, and from those behind the neutral input."""
-    weights = found - neutral
-    if encoded.by_length:
-        weights = weights / _padded(
-            [[float(len(c)) for c in encoded.candidates(e)] for e in encoded.examples]
-        )
-    return Judgement(found, weights.where(found != -torch.inf, -torch.inf))
+    calibrates = any(example.neutral_ids is not None for example in encoded.examples)
+    neutral = _neutral(base, fronts, encoded) if calibrates else torch.zeros_like(found)
+    return [calibrated(encoded, *pair) for pair in zip(found, neutral, strict=True)]
 
 
 def likelihoods(
@@ -185,7 +157,7 @@ def likelihoods(
     apart = [iter(found) for found in _each_whole(base, fronts, short, told)]
     once = [iter(_behind_inputs(base, front, rest, told)) for front in fronts]
     rows = [[next(o if many else a) for many in long] for a, o in zip(apart, once, strict=True)]
-    return torch.stack([_padded(found, -torch.inf) for found in rows])
+    return torch.stack([padded(found, -torch.inf) for found in rows])
 
 
 _Pairs = Sequence[tuple[Ids, tuple[Ids, ...]]]
@@ -197,19 +169,28 @@ def _each_whole(base: Base, fronts: Sequence[Front], pairs: _Pairs, told: _Told)
     rows = [TokenRow(ids + word, len(ids)) for ids, words in pairs for word in words]
     if not rows:
         return [[] for _ in fronts]
-    flat = -_losses(base, fronts, rows, told)  # [S, rows]
+    flat = _targets(base, fronts, rows, told)  # [S, rows]
     sizes = [len(words) for _, words in pairs]
     return [[part.tolist() for part in one.split(sizes)] for one in flat]
 
 
-def _losses(base: Base, fronts: Sequence[Front], rows: Sequence[TokenRow], told: _Told) -> Tensor:
-    """Summed losses of every row behind every front, [S, rows]."""
+def _targets(base: Base, fronts: Sequence[Front], rows: Sequence[TokenRow], told: _Told) -> Tensor:
+    """Log-likelihood of the target of every row behind every front, [S, rows]."""
 
     def read(batch: list[TokenRow]) -> Tensor:
-        found = base.nll_many([Batch(batch, front) for front in fronts])
-        return torch.stack([losses.per_row() for losses in found], dim=1)
+        return _logprobs(base, [Batch(batch, front) for front in fronts])
 
     return _in_batches(rows, len(fronts), read, told).T
+
+
+def _logprobs(base: Base, batches: Sequence[Batch]) -> Tensor:
+    """Log-likelihood ``[B, S]`` of the scorable targets of B rows in each of S batches, in one pass."""
+    scored = [scorable(batch) for batch in batches]
+    wanted = [[(n, t - 1) for n, row in enumerate(rows) for t in row.targets] for rows in scored]
+    places = itertools.count()
+    expected = [[(next(places), row.ids[t]) for t in row.targets] for rows in scored for row in rows]
+    found = likelihoods_from_hidden(base.head, base.hidden(batches, wanted), expected)
+    return torch.tensor([likelihood.logprob for likelihood in found]).view(len(batches), -1).T
 
 
 def _behind_inputs(base: Base, front: Front, pairs: _Pairs, told: _Told) -> list[list[float]]:
@@ -222,7 +203,7 @@ def _behind_inputs(base: Base, front: Front, pairs: _Pairs, told: _Told) -> list
         for place, number in enumerate(numbers):
             ids, words = pairs[number]
             whole = _longer(prefix, added, place, len(ids), last[place])
-            found[number] = (-base.nll([TokenRow(word) for word in words], whole).per_row()).tolist()
+            found[number] = _logprobs(base, [Batch([TokenRow(word) for word in words], whole)])[:, 0].tolist()
             told(len(words))
     return found
 
@@ -238,11 +219,15 @@ def _longer(prefix: Prefix, added: RowPairs, row: int, length: int, last: Tensor
 def _first_tokens(
     base: Base, fronts: Sequence[Front], inputs: list[Ids], candidates: tuple[Ids, ...], told: _Told
 ) -> Tensor:
-    first = torch.tensor([word[0] for word in candidates], device=base.device)
+    """Log-likelihood ``[S, B, C]`` of every candidate's first token."""
 
     def compare(batch: list[TokenRow]) -> Tensor:
-        found = base.next_logits_many([Batch(batch, front) for front in fronts])
-        return torch.stack([logits.log_softmax(-1)[:, first] for logits in found], dim=1)
+        read = [Batch(batch, front) for front in fronts]
+        hidden = base.hidden(read, [ends(one) for one in read])  # [S * B, E]
+        expected = [[(place, word[0])] for place in range(len(hidden)) for word in candidates]
+        found = likelihoods_from_hidden(base.head, hidden, expected)
+        logprobs = torch.tensor([likelihood.logprob for likelihood in found])
+        return logprobs.view(len(fronts), len(batch), -1).transpose(0, 1)
 
     rows = [TokenRow(ids) for ids in inputs]
     return _in_batches(rows, len(fronts), compare, told).transpose(0, 1)  # [S, B, C]
@@ -258,12 +243,6 @@ def _neutral(base: Base, fronts: Sequence[Front], encoded: Encoded) -> Tensor:
     examples = tuple(Example(ids, (), None, 0, candidates) for ids, candidates in places)
     found = likelihoods(base, fronts, replace(encoded, examples=examples))
     return found.where(found != -torch.inf, 0.0)[:, [places[key] for key in keys]]
-
-
-def _padded(rows: Sequence[Sequence[float]], filler: float = 1.0) -> Tensor:
-    """Rows of different length as one tensor ``[B, C]``."""
-    width = max(map(len, rows))
-    return torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows])
 
 
 def _in_batches(
@@ -297,7 +276,7 @@ def _score_text(
 ) -> list[Scores]:
     rows = target_rows(examples)
     found = []
-    every = _losses(base, fronts, rows, _counted(progress, len(rows))).tolist()
+    every = (-_targets(base, fronts, rows, _counted(progress, len(rows)))).tolist()
     for front, losses in zip(fronts, every, strict=True):
         tokens = tuple(float(row.scored) for row in scorable(Batch(rows, front)))
         if not any(tokens):
@@ -310,7 +289,7 @@ def _score_text(
     return found
 
 
-def _score_candidates(judged: Judgement, encoded: Encoded) -> Scores:
+def _score_candidates(judged: ChoiceScores, encoded: Encoded) -> Scores:
     examples = encoded.examples
     labels = [e.label for e in examples if e.label is not None]
     predictions = judged.weights.argmax(1).tolist()

@@ -5,13 +5,13 @@ It knows token rows, greedy generation and the metrics of texts; it does not kno
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
-from softprompt.base.generate import Request, Sampling, generate
 from softprompt.base.model import Base
 from softprompt.data.rows import Encoded, Example
 from softprompt.data.table import Row, Table
@@ -20,16 +20,13 @@ from softprompt.errors import BaseModelError
 from softprompt.evaluation import text_metrics
 from softprompt.evaluation.metrics import Sampled, Value, average, exact_match, sampled_mean, token_f1
 from softprompt.evaluation.text_metrics import References
+from softprompt.generation.offline import generate
+from softprompt.generation.request import GenerateRequest
+from softprompt.generation.sampler import Sampling
 from softprompt.packages import require
 from softprompt.prefix import Front, Prefix
 
 __all__ = ["Written", "perplexity", "references", "score_texts", "write", "write_texts"]
-
-ROWS = 32
-"""The most rows written at once."""
-
-POSITIONS = 16_384
-"""The most positions, over all rows written at once, that keys and values are kept for."""
 
 Progress = Callable[[int, int], None]
 
@@ -137,16 +134,16 @@ def write_texts(
     with torch.no_grad():
         prefix = base.prefill(front)
     _check_room(base, prefix, encoded.examples, max_new_tokens)
-    texts = [""] * len(encoded.examples)
-    done = 0
-    for numbers in _batches(encoded.examples, prefix.length + max_new_tokens):
-        requests = [Request(encoded.examples[i].input_ids, prefix) for i in numbers]
-        for number, text in zip(numbers, generate(base, requests, sampling), strict=True):
-            texts[number] = text.strip()
-        done += len(numbers)
-        if progress is not None:
-            progress(done, len(texts))
-    return texts
+    # Longest first: what does not fit into memory is known at once, and no long row is left for the end.
+    order = sorted(range(len(encoded.examples)), key=lambda i: -len(encoded.examples[i].input_ids))
+    requests = [
+        GenerateRequest(model=base, prefix=prefix, ids=encoded.examples[i].input_ids, sampling=sampling)
+        for i in order
+    ]
+    done = itertools.count(1)
+    told = (lambda count: None) if progress is None else lambda count: progress(next(done), len(requests))
+    texts = dict(zip(order, generate(requests, on_done=told), strict=True))
+    return [texts[number].strip() for number in range(len(requests))]
 
 
 def _check_room(base: Base, prefix: Prefix, examples: Sequence[Example], new: int) -> None:
@@ -159,24 +156,6 @@ def _check_room(base: Base, prefix: Prefix, examples: Sequence[Example], new: in
             f"Row {longest.index + 1} needs {length} positions and {new} new tokens, but {base.name} holds "
             f"{limit}; shorten the text or lower max_new_tokens."
         )
-
-
-def _batches(examples: Sequence[Example], more: int) -> Iterator[list[int]]:
-    """Row numbers, longest rows first, so that what does not fit into memory is known at once.
-
-    ``more`` is how many positions a row needs besides its tokens.
-    """
-    batch: list[int] = []
-    room = 0
-    for number in sorted(range(len(examples)), key=lambda i: -len(examples[i].input_ids)):
-        if len(batch) == room:
-            if batch:
-                yield batch
-            longest = len(examples[number].input_ids) + more
-            batch, room = [], min(ROWS, max(1, POSITIONS // longest))
-        batch.append(number)
-    if batch:
-        yield batch
 
 
 def perplexity(nll: float) -> float:

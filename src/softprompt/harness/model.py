@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from lm_eval.api.model import TemplateLM
@@ -12,12 +11,14 @@ from lm_eval.api.registry import register_model
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from softprompt.base.generate import Request
 from softprompt.base.model import Base
 from softprompt.errors import BaseModelError, ConfigError, DataError
+from softprompt.generation.offline import generate
+from softprompt.generation.request import GenerateRequest
+from softprompt.generation.sampler import Sampling
 from softprompt.harness.opening import Subject, opened, parts
 from softprompt.harness.scoring import Query, log_likelihoods
-from softprompt.harness.writing import options_key, sampling_of, write
+from softprompt.harness.writing import sampling_of
 
 __all__ = ["Seam", "SoftpromptLM"]
 
@@ -26,6 +27,9 @@ Seam = Literal["apart", "joined"]
 
 DEFAULT_MAX_LENGTH = 2048
 """Positions of a base that does not say how many it has; lm_eval assumes the same."""
+
+ROWS = 128
+"""The most answers written at once, where batch_size leaves it open."""
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +62,7 @@ class SoftpromptLM(TemplateLM):  # type: ignore[misc]
             seam: "apart" is softprompt's rule, so that a task in a prompt's own words scores as ``eval``
                 does; "joined" is lm_eval's rule for Hugging Face models.
             max_length: positions to use, the front's included; those of the base if None.
-            batch_size: rows answered together at most; "auto" leaves that to a bound on tokens, which holds
+            batch_size: rows answered together at most; "auto" leaves that to their memory, which is bounded
                 anyway. Scoring is always bounded by tokens alone.
             max_batch_size: the same as ``batch_size``, where that is "auto".
             seed: of drawn answers.
@@ -138,18 +142,16 @@ class SoftpromptLM(TemplateLM):  # type: ignore[misc]
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """For each (context, options): what follows, up to a stop string or the longest answer."""
         pairs = [request.args for request in requests]
-        groups: dict[str, list[int]] = defaultdict(list)
-        for number, (_, options) in enumerate(pairs):
-            groups[options_key(options)].append(number)
-        answers = [""] * len(pairs)
+        samplings = [sampling_of(options, self.seed) for _, options in pairs]
+        texts = self._contexts([context for context, _ in pairs], samplings)
+        asked = [
+            GenerateRequest(model=self.base, prefix=self.prefix, ids=ids, sampling=sampling, row=row)
+            for row, (ids, sampling) in enumerate(zip(texts, samplings, strict=True))
+        ]
         with _bar(len(pairs), "Answering", disable_tqdm) as bar:
-            for numbers in groups.values():
-                sampling = sampling_of(pairs[numbers[0]][1], self.seed)
-                rows = self._requests([pairs[number][0] for number in numbers], sampling.max_new_tokens)
-                texts = write(self.base, rows, sampling, self._rows, bar.update)
-                for number, text in zip(numbers, texts, strict=True):
-                    answers[number] = text
-                    self.cache_hook.add_partial("generate_until", pairs[number], text)
+            answers = generate(asked, rows=self._rows or ROWS, on_done=bar.update)
+        for pair, answer in zip(pairs, answers, strict=True):
+            self.cache_hook.add_partial("generate_until", pair, answer)
         return answers
 
     # -- text to tokens --------------------------------------------------------------------------
@@ -198,18 +200,23 @@ class SoftpromptLM(TemplateLM):  # type: ignore[misc]
             queries.append(self._behind((), target) if context == (-1,) else Query(context, target))
         return queries
 
-    def _requests(self, contexts: Iterable[str], new_tokens: int) -> list[Request]:
-        room = self._room - new_tokens
-        if room < 1:
-            raise ConfigError(
-                f"Answers of up to {new_tokens} tokens leave no room for text among the {self._room} "
-                "positions behind the front; lower max_gen_toks."
-            )
-        rows = [tuple(self.tok_encode(context)) for context in contexts]
-        if self.prefix.hidden is None:
-            rows = [ids or (self._start,) for ids in rows]
-        _tell_cut(sum(len(ids) > room for ids in rows), len(rows), room)
-        return [Request(ids[-room:], self.prefix) for ids in rows]
+    def _contexts(self, contexts: Sequence[str], samplings: Sequence[Sampling]) -> list[Ids]:
+        """The tokens of every context, cut at their beginning to what leaves room for the answer."""
+        found, cut, least = list[Ids](), 0, self._room
+        for context, sampling in zip(contexts, samplings, strict=True):
+            room = self._room - sampling.max_new_tokens
+            if room < 1:
+                raise ConfigError(
+                    f"Answers of up to {sampling.max_new_tokens} tokens leave no room for text among the "
+                    f"{self._room} positions behind the front; lower max_gen_toks."
+                )
+            ids = tuple(self.tok_encode(context))
+            if not ids and self.prefix.hidden is None:
+                ids = (self._start,)
+            cut, least = cut + (len(ids) > room), min(least, room)
+            found.append(ids[-room:])
+        _tell_cut(cut, len(contexts), least)
+        return found
 
     def _score(self, queries: Sequence[Query], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         room = self._room

@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from softprompt.base.head import CHUNK
 from softprompt.base.model import Base, Batch
 from softprompt.base.packing import TokenRow, batches
 from softprompt.evaluation.score import BATCH_TOKENS
+from softprompt.generation.likelihood import Likelihood, likelihoods_from_hidden
 from softprompt.prefix import Prefix
 
 __all__ = ["Query", "log_likelihoods"]
@@ -66,38 +65,20 @@ def log_likelihoods(
                 base, prefix, [rows[i] for i in batch], places, [queries[number] for number in numbers]
             )
             for number, answer in zip(numbers, answers, strict=True):
-                found[number] = answer
+                found[number] = (answer.logprob, answer.greedy)
             on_done(len(numbers))
     return found
 
 
 def _answers(
     base: Base, prefix: Prefix, rows: list[TokenRow], places: list[int], queries: list[Query]
-) -> list[tuple[float, bool]]:
+) -> list[Likelihood]:
     """Answers to queries, of which query i reads ``rows[places[i]]``."""
-    slots: dict[tuple[int, int], int] = {}  # (row, token) -> where its hidden state is; token -1: the front
-    which: list[int] = []
+    states: dict[tuple[int, int], int] = {}  # (row, token) -> where its hidden state is; token -1: the front
+    expected = []
     for place, query in zip(places, queries, strict=True):
-        for token in range(len(query.context) - 1, len(query.read)):
-            which.append(slots.setdefault((place, token), len(slots)))
-    # Base has no public way yet to ask for the hidden states of chosen tokens.
-    hidden = base.hidden([Batch(rows, prefix)], [list(slots)])
-    targets = torch.tensor([token for query in queries for token in query.target])
-    logs, greedy = _token_answers(base, hidden, torch.tensor(which), targets)
-    sizes = [len(query.target) for query in queries]
-    return [
-        (float(log.sum()), bool(best.all()))
-        for log, best in zip(logs.split(sizes), greedy.split(sizes), strict=True)
-    ]
-
-
-def _token_answers(base: Base, hidden: Tensor, which: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probability [M] of each target [M] at ``hidden[which]``, and whether it is the likeliest [M]."""
-    logs, greedy = torch.empty(len(targets)), torch.empty(len(targets), dtype=torch.bool)
-    for start in range(0, len(hidden), CHUNK):
-        logits = base.head.logits(hidden[start : start + CHUNK])  # [C, V]
-        mine = ((which >= start) & (which < start + CHUNK)).nonzero()[:, 0]
-        at, wanted = (t[mine].to(logits.device) for t in (which - start, targets))
-        logs[mine] = logits.log_softmax(-1)[at, wanted].cpu()
-        greedy[mine] = (logits.argmax(-1)[at] == wanted).cpu()
-    return logs, greedy
+        tokens = range(len(query.context) - 1, len(query.read))
+        which = [states.setdefault((place, token), len(states)) for token in tokens]
+        expected.append(list(zip(which, query.target, strict=True)))
+    hidden = base.hidden([Batch(rows, prefix)], [list(states)])
+    return likelihoods_from_hidden(base.head, hidden, expected)

@@ -7,17 +7,19 @@ B rows, V words.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from softprompt.base.generate import Request, Sampling, generate
 from softprompt.base.model import Base, Batch
 from softprompt.base.packing import TokenRow, batches, split
 from softprompt.data.rows import Encoded
 from softprompt.evaluation.metrics import average
+from softprompt.generation.offline import generate
+from softprompt.generation.request import GenerateRequest
+from softprompt.generation.sampler import Sampling
 from softprompt.interpretation.vocabulary import Vocabulary, Word
 from softprompt.prefix import Front
 
@@ -128,11 +130,15 @@ def speak(
     if not ids and prefix.hidden is None:
         opening = "\n"
         ids = tuple(base.encode(opening)) or (base.end_id or 0,)  # not every tokenizer has a line break
-    rows = [Request(ids, prefix)] * samples
-    (greedy,) = generate(base, [Request(ids, prefix)], Sampling(max_new_tokens=max_new_tokens))
     drawing = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-    drawn = tuple(generate(base, rows, drawing)) if rows else ()
-    return Speech(greedy, drawn, opening, max_new_tokens, temperature, seed)
+    ways = [(replace(drawing, temperature=0.0), 0), *((drawing, row) for row in range(samples))]
+    greedy, *drawn = generate(
+        [
+            GenerateRequest(model=base, prefix=prefix, ids=ids, sampling=sampling, row=row)
+            for sampling, row in ways
+        ]
+    )
+    return Speech(greedy, tuple(drawn), opening, max_new_tokens, temperature, seed)
 
 
 def distributions(base: Base, fronts: Sequence[Front], encoded: Encoded) -> Iterator[Part]:

@@ -9,12 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import torch
 
 from softprompt.base.copies import Change
-from softprompt.base.generate import Request, Sampling, generate
 from softprompt.base.model import Base
 from softprompt.data.rows import Encoded, candidate_ids, encode, encode_input, encode_request
 from softprompt.data.table import Row, Table
@@ -22,14 +21,24 @@ from softprompt.data.template import Template
 from softprompt.errors import ArtifactError, ConfigError
 from softprompt.evaluation.score import Scores, judge, score
 from softprompt.evaluation.writing import Written, references, write
+from softprompt.generation.offline import generate
+from softprompt.generation.request import GenerateRequest
+from softprompt.generation.sampler import Sampling
 from softprompt.library.card import Card
 from softprompt.library.folder import Library, check_base
 from softprompt.library.formats import payload
 from softprompt.prefix import Front, Prefix
 
-__all__ = ["Prompt", "Text", "answer_together", "load_prompt", "sampling_of"]
+__all__ = ["InputTokens", "Prompt", "Text", "answer_together", "load_prompt", "sampling_of"]
 
 Text = str | Row
+
+
+class InputTokens(NamedTuple):
+    """A text as a prompt reads it: its tokens, and the longest answer its job has; None for any."""
+
+    ids: tuple[int, ...]
+    limit: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,8 +132,12 @@ class Prompt:
         """Rows in tokens, exactly as in training."""
         return encode(table, self.template, self.base.encode, **self._options)
 
-    def request(self, text: Text) -> Request:
-        """One text as the engine takes it: its tokens, by the seam rule, behind this prompt.
+    def request(self, text: Text, sampling: Sampling | None = None, row: int = 0) -> GenerateRequest:
+        """To answer one text behind this prompt, no longer than its job's longest answer; see ``tokens``."""
+        return _answering(self.base, self.prefix, self.tokens(text), sampling or Sampling(), row)
+
+    def tokens(self, text: Text) -> InputTokens:
+        """One text as its tokens, by the seam rule.
 
         The answer of a job with labels is at most as long as the longest label, and so with choices, where
         the row offers them.
@@ -132,14 +145,14 @@ class Prompt:
         if isinstance(text, str) and not self.template.input_fields:
             # Nothing in the input varies, so the text can only be how the answer begins.
             ids = (*self.base.encode(self.template.input_text({})), *self.base.encode(text))
-            return Request(ids, self.prefix)
+            return InputTokens(ids)
         if self.template.choices is not None and not _offers(text, self.template.choice_columns):
             room = self.card.template.max_tokens
-            return Request(encode_input(self.template, text, self.base.encode, room), self.prefix)
+            return InputTokens(encode_input(self.template, text, self.base.encode, room))
         encoded = self.encode_request(text)
         (example,) = encoded.examples
         longest = max(map(len, encoded.candidates(example)), default=0)
-        return Request(example.input_ids, self.prefix, limit=longest or None)
+        return InputTokens(example.input_ids, longest or None)
 
     def save(self, library: str | Path | Library = "prompts", *, overwrite: bool = False) -> Path:
         """Write the artifact, whole or not at all, as ``library/NAME``; its path."""
@@ -190,34 +203,37 @@ def load_prompt(name: str | Path, base: Base, library: str | Path = "prompts") -
 
 
 def answer_together(requests: Sequence[tuple[Prompt | None, Text]], base: Base, **sampling: Any) -> list[str]:
-    """Answer texts for different prompts, and the bare base (``None``), in one batch for each model.
+    """Answer texts for different prompts, and the bare base (``None``), together.
 
-    Prompts that were learnt on ``base`` may come with changed copies of it (LoRA, full fine-tuning); rows of
-    one model are answered together, and rows count from 0 in each model where answers are drawn.
+    Prompts that were learnt on ``base`` may come with changed copies of it (LoRA, full fine-tuning); where
+    answers are drawn, rows count from 0 in each model.
 
     Raises:
         WrongBaseError: a prompt of another base.
     """
     wanted = sampling_of(sampling)
     bare: Prefix | None = None
-    models = {base.fingerprint: base}
-    rows: dict[str, list[tuple[int, Request]]] = {}
-    for number, (prompt, text) in enumerate(requests):
+    rows: dict[str, int] = {}
+    asked = []
+    for prompt, text in requests:
+        model = base if prompt is None else prompt.base
+        row = rows[model.fingerprint] = rows.get(model.fingerprint, -1) + 1
         if prompt is None:
             bare = bare or base.prefill_text("")
-            model, row = base, Request(tuple(base.encode(str(text))), bare)
+            tokens = InputTokens(tuple(base.encode(str(text))))
+            asked.append(_answering(base, bare, tokens, wanted, row))
         else:
-            model, row = prompt.base, prompt.request(text)
             if prompt.card.base.fingerprint != base.fingerprint:
-                base.accept(row.prefix)
-        models.setdefault(model.fingerprint, model)
-        rows.setdefault(model.fingerprint, []).append((number, row))
-    answers = [""] * len(requests)
-    for fingerprint, group in rows.items():
-        found = generate(models[fingerprint], [row for _, row in group], wanted)
-        for (number, _), answer in zip(group, found, strict=True):
-            answers[number] = answer
-    return answers
+                base.accept(prompt.prefix)
+            asked.append(prompt.request(text, wanted, row))
+    return generate(asked)
+
+
+def _answering(
+    model: Base, prefix: Prefix, tokens: InputTokens, sampling: Sampling, row: int
+) -> GenerateRequest:
+    room = min(sampling.max_new_tokens, tokens.limit or sampling.max_new_tokens)
+    return GenerateRequest(model=model, prefix=prefix, ids=tokens.ids, sampling=sampling, row=row, room=room)
 
 
 def _offers(text: Text, columns: Sequence[str]) -> bool:

@@ -3,7 +3,7 @@
     >>> with softprompt.Engine(base, "prompts") as engine:
     ...     engine.generate([("bbc-topics", "Rates cut as growth slows"), "Once upon a time"])
 
-It brings names and texts to the ``Core`` as jobs, and its events back as answers; it does not know HTTP.
+It brings names and texts to the scheduler as requests, and its events back as answers; it does not know HTTP.
 """
 
 from __future__ import annotations
@@ -16,15 +16,24 @@ from typing import NamedTuple
 
 from softprompt.base.lowrank import ridden
 from softprompt.base.model import Base
-from softprompt.base.sampling import Sampling
 from softprompt.base.workers import let_workers_go
 from softprompt.checkpoints.prepacked import prepacked
+from softprompt.data.rows import Encoded
+from softprompt.errors import ConfigError
+from softprompt.evaluation.choices import probabilities
+from softprompt.generation.request import (
+    CandidateLogprobs,
+    Event,
+    Finished,
+    ModelRequest,
+    RequestFailed,
+    TextDelta,
+)
+from softprompt.generation.sampler import Sampling
+from softprompt.generation.scheduler import Callback, EngineState, RequestHandle, Scheduler
 from softprompt.library.folder import Library
 from softprompt.library.prompt import Text, sampling_of
-from softprompt.serving.core import Core, EngineState, Sink, Ticket
-from softprompt.serving.job import Compared, Ended, Event, Failed, Generation, Job, Wrote
 from softprompt.serving.registry import Lease, Registry
-from softprompt.serving.verdict import Question, question
 from softprompt.serving.version import Builder, Version, bare
 
 __all__ = ["Ask", "Engine"]
@@ -50,10 +59,11 @@ class Engine:
         base: the frozen base; not a byte of it changes.
         library: the folder of prompts, read as names are asked for.
         budget: bytes that loaded prompts may take; None for no limit.
-        rows: most rows in a batch.
-        room: positions of keys and values for all rows; None for as many as two gigabytes hold.
+        rows: most rows that write at once, and most that are scored.
+        room: positions of keys and values for all rows.
+        kv_memory: the same in bytes; without either there are two gigabytes.
         chunk: text tokens read in one step beside rows that write.
-        queue: most jobs that may wait.
+        queue: most requests that may wait.
         pinned: names that are never evicted.
         pack: spend a second copy of the linear weights on speed, on CPUs.
     """
@@ -66,6 +76,7 @@ class Engine:
         budget: int | None = None,
         rows: int = 32,
         room: int | None = None,
+        kv_memory: int | None = None,
         chunk: int = 256,
         queue: int = 256,
         pinned: Collection[str] = (),
@@ -82,8 +93,10 @@ class Engine:
             budget=budget,
             pinned=pinned,
         )
-        self._core = Core(self.base, rows=rows, room=room, chunk=chunk, queue=queue)
-        self._thread = threading.Thread(target=self._core.run, name="softprompt-engine", daemon=True)
+        self._scheduler = Scheduler(
+            self.base, rows=rows, room=room, kv_memory=kv_memory, chunk=chunk, queue=queue
+        )
+        self._thread = threading.Thread(target=self._scheduler.run, name="softprompt-engine", daemon=True)
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -95,11 +108,11 @@ class Engine:
         return self
 
     def close(self, drain: float = 30.0) -> None:
-        """Take no more jobs, finish those there are within ``drain`` seconds, cancel the rest."""
-        self._core.close()
+        """Take no more requests, finish those there are within ``drain`` seconds, cancel the rest."""
+        self._scheduler.close()
         if self._thread.is_alive():
             self._thread.join(drain)
-            self._core.abandon()
+            self._scheduler.abandon()
             self._thread.join()
 
     def __enter__(self) -> Engine:
@@ -117,13 +130,13 @@ class Engine:
 
     def state(self) -> EngineState:
         """How busy it is now."""
-        return self._core.state()
+        return self._scheduler.state()
 
-    # -- jobs ----------------------------------------------------------------------------------
+    # -- requests ----------------------------------------------------------------------------------
 
-    def submit(self, job: Job, sink: Sink, *, patient: bool = False) -> Ticket:
-        """Hand in a job; ``sink`` gets its events in the engine's thread. Errors as in ``Core.submit``."""
-        return self._core.submit(job, sink, patient=patient)
+    def submit(self, request: ModelRequest, callback: Callback, *, block: bool = False) -> RequestHandle:
+        """Hand in a request; its events come in the engine's thread. Errors as in ``Scheduler.submit``."""
+        return self._scheduler.submit(request, callback, block=block)
 
     def generate(self, asks: Iterable[str | tuple[str | None, Text]], **sampling: object) -> list[str]:
         """Answer texts, each behind a prompt of its own, in shared batches.
@@ -138,8 +151,12 @@ class Engine:
             BaseModelError: a text longer than the base's positions.
         """
         wanted = sampling_of(sampling)
-        pending = [self._ask(ask, _writing(ask.text, wanted, row)) for row, ask in enumerate(map(_ask, asks))]
-        return ["".join(event.text for event in one.wait()[0] if isinstance(event, Wrote)) for one in pending]
+        pending = [
+            self._ask(ask, _generating(ask.text, wanted, row)) for row, ask in enumerate(map(_ask, asks))
+        ]
+        return [
+            "".join(event.text for event in one.wait()[0] if isinstance(event, TextDelta)) for one in pending
+        ]
 
     def classify(self, asks: Iterable[tuple[str | None, Text]]) -> list[dict[str, float]]:
         """Probability of every label, or of every choice a row offers, for each text; the likeliest first.
@@ -148,37 +165,33 @@ class Engine:
             ConfigError: a prompt without labels or choices.
             DataError: a row that does not fit its prompt's template.
         """
-        asked: list[Question] = []
+        asked: list[tuple[Encoded, list[str]]] = []
 
-        def comparing(text: Text) -> Callable[[Version], Sequence[Job]]:
-            def jobs(version: Version) -> Sequence[Job]:
-                asked.append(question(version, text))
-                return asked[-1].comparisons
+        def scoring(text: Text) -> Callable[[Version], Sequence[ModelRequest]]:
+            def requests(version: Version) -> Sequence[ModelRequest]:
+                prompt = version.prompt
+                if prompt is None or not prompt.template.compares:
+                    raise ConfigError(f"{version.name} was learnt without labels; let it generate.")
+                answers = prompt.template.answers({} if isinstance(text, str) else text)
+                asked.append((prompt.encode_request(text), list(answers)))
+                return version.score_row(asked[-1][0])
 
-            return jobs
+            return requests
 
-        pending = [self._ask(_ask(ask), comparing(ask[1])) for ask in asks]
+        pending = [self._ask(_ask(ask), scoring(ask[1])) for ask in asks]
         return [
-            one.probabilities(
-                [
-                    event.likelihoods
-                    for events in answer.wait()
-                    for event in events
-                    if isinstance(event, Compared)
-                ]
-            )
-            for one, answer in zip(asked, pending, strict=True)
+            probabilities(*row, _likelihoods(one.wait())) for row, one in zip(asked, pending, strict=True)
         ]
 
-    def _ask(self, ask: Ask, jobs_of: Callable[[Version], Sequence[Job]]) -> _Pending:
-        """Lease what a text is for and hand in its jobs; the lease ends with the last of them."""
+    def _ask(self, ask: Ask, requests_of: Callable[[Version], Sequence[ModelRequest]]) -> _Pending:
+        """Lease what a text is for and hand in its requests; the lease ends with the last of them."""
         self.start()
         lease = self.registry.lease(ask.prompt or self.base.name)
         try:
-            jobs = jobs_of(lease.version)
-            pending = _Pending(lease, len(jobs))
-            for number, job in enumerate(jobs):
-                self.submit(job, pending.sink(number), patient=True)
+            requests = requests_of(lease.version)
+            pending = _Pending(lease, len(requests))
+            for number, request in enumerate(requests):
+                self.submit(request, pending.callback(number), block=True)
         except BaseException:
             lease.close()
             raise
@@ -186,19 +199,19 @@ class Engine:
 
 
 class _Pending:
-    """What the jobs of one text have told so far."""
+    """What the requests of one text have told so far."""
 
-    def __init__(self, lease: Lease, jobs: int) -> None:
-        self._lease, self._open = lease, jobs
-        self._told: list[list[Event]] = [[] for _ in range(jobs)]
+    def __init__(self, lease: Lease, requests: int) -> None:
+        self._lease, self._open = lease, requests
+        self._told: list[list[Event]] = [[] for _ in range(requests)]
         self._done = threading.Event()
 
-    def sink(self, number: int) -> Sink:
-        """Where the events of one of the jobs go."""
+    def callback(self, number: int) -> Callback:
+        """Where the events of one of the requests go."""
 
         def tell(event: Event) -> None:
             self._told[number].append(event)
-            if isinstance(event, Ended | Failed):
+            if isinstance(event, Finished | RequestFailed):
                 self._open -= 1
             if not self._open:
                 self._lease.close()
@@ -207,10 +220,10 @@ class _Pending:
         return tell
 
     def wait(self) -> list[list[Event]]:
-        """The events of every job, once all have ended; raises what made one of them fail."""
+        """The events of every request, once all have ended; raises what made one of them fail."""
         self._done.wait()
         for event in (event for events in self._told for event in events):
-            if isinstance(event, Failed):
+            if isinstance(event, RequestFailed):
                 raise event.error
         return self._told
 
@@ -219,10 +232,15 @@ def _ask(ask: str | tuple[str | None, Text]) -> Ask:
     return Ask(None, ask) if isinstance(ask, str) else Ask(*ask)
 
 
-def _writing(text: Text, sampling: Sampling, row: int) -> Callable[[Version], Sequence[Job]]:
-    def jobs(version: Version) -> Sequence[Job]:
-        request = version.request(text)
-        room = min(sampling.max_new_tokens, request.limit or sampling.max_new_tokens)
-        return [Generation(version, request.ids, sampling, row=row, room=room)]
+def _generating(text: Text, sampling: Sampling, row: int) -> Callable[[Version], Sequence[ModelRequest]]:
+    def requests(version: Version) -> Sequence[ModelRequest]:
+        tokens = version.tokens(text)
+        room = min(sampling.max_new_tokens, tokens.limit or sampling.max_new_tokens)
+        return [version.generate(tokens.ids, sampling, row=row, room=room)]
 
-    return jobs
+    return requests
+
+
+def _likelihoods(told: Sequence[Sequence[Event]]) -> list[tuple[float, ...]]:
+    """What every request of one text found."""
+    return [event.values for events in told for event in events if isinstance(event, CandidateLogprobs)]

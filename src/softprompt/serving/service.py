@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from softprompt.errors import SoftpromptError
+from softprompt.generation.request import Event, Finished, ModelRequest, RequestFailed
 from softprompt.library.card import Card
 from softprompt.serving.engine import Engine
-from softprompt.serving.job import Ended, Event, Failed, Job
 from softprompt.serving.registry import Lease
 
 __all__ = ["Model", "Service"]
@@ -56,22 +56,22 @@ class Service:
             loading.add_done_callback(_give_back)
             raise
 
-    async def run(self, job: Job) -> AsyncIterator[Event]:
-        """The events of a job. Leaving the loop early calls the job off."""
+    async def run(self, request: ModelRequest) -> AsyncIterator[Event]:
+        """The events of a request. Leaving the loop early calls the request off."""
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
 
         def tell(event: Event) -> None:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
-        ticket = self.engine.submit(job, tell)
+        handle = self.engine.submit(request, tell)
         try:
             while True:
                 event = await events.get()
                 yield event
-                if isinstance(event, Ended | Failed):
+                if isinstance(event, Finished | RequestFailed):
                     return
         finally:
-            ticket.cancel()
+            handle.cancel()
 
     def models(self) -> list[Model]:
         """Every name that can be asked for, the bare base first; broken artifacts are left out."""

@@ -6,7 +6,7 @@ It knows how a folder becomes what rows stand behind; it does not know who keeps
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,14 +14,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from softprompt.base.generate import Request
 from softprompt.base.lowrank import LowRank, Riders
 from softprompt.base.model import Base
 from softprompt.base.workers import let_workers_go
+from softprompt.data.rows import Encoded
 from softprompt.errors import ArtifactError
+from softprompt.evaluation.choices import texts_to_score
+from softprompt.generation.request import GenerateRequest, ScoreRequest
+from softprompt.generation.sampler import Sampling
 from softprompt.library.card import CARD_FILE, Card
 from softprompt.library.folder import Library, check_base
-from softprompt.library.prompt import Prompt, Text
+from softprompt.library.prompt import InputTokens, Prompt, Text
 from softprompt.prefix import Prefix
 
 __all__ = ["Build", "Builder", "Version", "bare"]
@@ -51,15 +54,31 @@ class Version:
     nbytes: int
     prompt: Prompt | None = None
 
-    def request(self, text: Text) -> Request:
-        """A text as its tokens behind the prefix, through the template it was learnt with.
+    def tokens(self, text: Text) -> InputTokens:
+        """A text as its tokens, through the template it was learnt with.
 
         Raises:
             DataError: a row that does not fit the template.
         """
         if self.prompt is not None:
-            return self.prompt.request(text)
-        return Request(tuple(self.model.encode(str(text))), self.prefix)
+            return self.prompt.tokens(text)
+        return InputTokens(tuple(self.model.encode(str(text))))
+
+    def generate(self, ids: Sequence[int], sampling: Sampling, **how: Any) -> GenerateRequest:
+        """What to ask a scheduler for to go on from these tokens; ``how``: further fields of the request."""
+        return GenerateRequest(**self._behind(ids), sampling=sampling, **how)
+
+    def score(self, ids: Sequence[int], candidates: Sequence[Sequence[int]], *, whole: bool) -> ScoreRequest:
+        """What to ask a scheduler for to find how likely these candidates are behind these tokens."""
+        return ScoreRequest(**self._behind(ids), candidates=tuple(map(tuple, candidates)), whole=whole)
+
+    def score_row(self, encoded: Encoded) -> list[ScoreRequest]:
+        """What to ask a scheduler for to choose among a row's candidates (``evaluation.choices``)."""
+        candidates, whole = encoded.candidates(encoded.examples[0]), encoded.needs_whole_words
+        return [self.score(ids, candidates, whole=whole) for ids in texts_to_score(encoded)]
+
+    def _behind(self, ids: Sequence[int]) -> dict[str, Any]:
+        return {"model": self.model, "prefix": self.prefix, "adapter": self.adapter, "ids": tuple(ids)}
 
 
 class Build(Protocol):

@@ -9,8 +9,9 @@ import openai
 import pytest
 
 from serving.api import house
-from softprompt.base.generate import Request, generate
-from softprompt.base.sampling import Sampling
+from softprompt.generation.offline import generate
+from softprompt.generation.request import GenerateRequest
+from softprompt.generation.sampler import Sampling
 from softprompt.library.prompt import Prompt
 
 USER = [{"role": "user", "content": "rates cut"}]
@@ -31,7 +32,8 @@ def text_of(answer: Any) -> str:
 def test_the_chat_stands_behind_the_prefix(http: httpx.Client, prompts: dict[str, Prompt]) -> None:
     messages = [{"role": "system", "content": "Be brief."}, *USER]
     ids = tuple(house.base().encode(house.base().render_chat(messages)))
-    wanted = generate(house.base(), [Request(ids, prompts["free"].prefix)], Sampling(max_new_tokens=8))
+    eight, prefix = Sampling(max_new_tokens=8), prompts["free"].prefix
+    wanted = generate([GenerateRequest(model=house.base(), prefix=prefix, ids=ids, sampling=eight)])
     got = ask(http, messages=messages)
     assert text_of(got) == wanted[0]
     assert got["choices"][0]["message"]["role"] == "assistant"

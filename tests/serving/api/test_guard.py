@@ -47,10 +47,9 @@ def test_a_chat_keeps_its_own_marks_only(guard: Guard) -> None:
 def test_a_template_keeps_its_own_marks_only(guard: Guard) -> None:
     prompt = house.prompt("chatty", house.FREE | {"input": "<|im_start|>user\n{text}" + house.TAIL})
     head, tail = house.base().encode("<|im_start|>user\n"), house.base().encode(house.TAIL)
-    assert list(guard.request(prompt, prompt.prefix, EVIL).ids) == head + letters(EVIL) + tail
-    calm = guard.request(prompt, prompt.prefix, "rates cut")
-    assert calm.ids == prompt.request("rates cut").ids
-    assert calm.prefix is prompt.prefix
+    assert list(guard.tokens(prompt, prompt.prefix, EVIL).ids) == head + letters(EVIL) + tail
+    calm = guard.tokens(prompt, prompt.prefix, "rates cut")
+    assert calm == prompt.tokens("rates cut")
 
 
 def test_marks_that_are_joined_by_the_template_are_letters(guard: Guard) -> None:
@@ -72,8 +71,8 @@ def test_choices_with_marks_are_letters(guard: Guard) -> None:
 def test_a_long_text_is_cut_as_in_training(guard: Guard) -> None:
     prompt = house.prompt("free", house.FREE)
     text = "some words of a long text " * 30
-    assert guard.request(prompt, prompt.prefix, text).ids == prompt.request(text).ids
-    ids = guard.request(prompt, prompt.prefix, text + EVIL).ids
+    assert guard.tokens(prompt, prompt.prefix, text).ids == prompt.request(text).ids
+    ids = guard.tokens(prompt, prompt.prefix, text + EVIL).ids
     assert len(ids) <= 200
     assert not {1, 2, 4, 5} & set(ids)
 

@@ -13,10 +13,10 @@ import pytest
 
 from serving.api import house
 from softprompt.errors import BaseModelError
+from softprompt.generation.request import Event, Finished, RequestFailed, TextDelta
 from softprompt.serving.api.gate import Bounds
 from softprompt.serving.api.stream import Crowd, sse
 from softprompt.serving.engine import Engine
-from softprompt.serving.job import Ended, Event, Failed, Wrote
 
 LONG: dict[str, Any] = {"model": "tiny-chat", "prompt": "x", "max_tokens": 480, "logit_bias": {"2": -100}}
 
@@ -98,11 +98,13 @@ async def _told(runner: _Scripted, jobs: Any) -> list[int]:
 def test_a_crowd_ends_together() -> None:
     async def work() -> None:
         runner = _Scripted()
-        good: list[Event] = [Wrote("a", ()), Ended("stop", 1, 0, 1)]
+        good: list[Event] = [TextDelta("a", ()), Finished("stop", 1, 0, 1)]
         assert sorted(await _told(runner, [good, good])) == [0, 0, 1, 1]
         assert runner.closed == 2
         with pytest.raises(Exception, match="failed at this request"):
-            await _told(runner, [good * 50, [Wrote("a", ()), Failed(BaseModelError("broken weights"))]])
+            await _told(
+                runner, [good * 50, [TextDelta("a", ()), RequestFailed(BaseModelError("broken weights"))]]
+            )
         assert runner.closed == 4
         async with Crowd(runner, [good * 50]) as crowd:  # type: ignore[list-item]
             await crowd.begun()

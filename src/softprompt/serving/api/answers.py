@@ -7,19 +7,20 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from softprompt.base.sampling import Sampling
-from softprompt.base.writer import Writer
 from softprompt.errors import ConfigError
+from softprompt.generation.detokenizer import Detokenizer
+from softprompt.generation.request import Finished, GenerateRequest, PromptLogprobs, TextDelta, TokenScore
+from softprompt.generation.sampler import Sampling
+from softprompt.library.prompt import InputTokens
 from softprompt.serving.api.errors import bad_request
 from softprompt.serving.api.schemas import SamplingRequest
 from softprompt.serving.api.stream import DONE, Crowd, sse
 from softprompt.serving.api.visit import Visit
-from softprompt.serving.job import Ended, Generation, Heard, Said, Wrote
 from softprompt.serving.version import Version
 
-__all__ = ["Gathered", "Heading", "Text", "alike", "finish", "gather", "generations", "piece", "streamed"]
+__all__ = ["Gathered", "Heading", "alike", "finish", "gather", "generations", "piece", "streamed"]
 
 LEAST = -9999.0
 """What OpenAI sends for a token that cannot be; JSON has no infinity."""
@@ -27,20 +28,13 @@ LEAST = -9999.0
 Finish = Literal["stop", "length"]
 
 
-class Text(NamedTuple):
-    """A text to answer: its tokens, and the longest answer its job has."""
-
-    ids: tuple[int, ...]
-    limit: int | None = None
-
-
 @dataclass
 class Gathered:
     """One whole answer."""
 
-    heard: tuple[Said, ...] = ()
+    heard: tuple[TokenScore, ...] = ()
     text: str = ""
-    tokens: list[Said] = field(default_factory=list)
+    tokens: list[TokenScore] = field(default_factory=list)
     reason: Finish = "stop"
 
 
@@ -68,13 +62,13 @@ class Heading:
 def generations(
     visit: Visit,
     body: SamplingRequest,
-    texts: Sequence[Text],
+    texts: Sequence[InputTokens],
     *,
     usual: int | None,
     logprobs: int | None,
     echo: bool = False,
     param: str,
-) -> list[Generation]:
+) -> list[GenerateRequest]:
     """The jobs of a request: n for each text, those of one text in a row.
 
     Args:
@@ -104,7 +98,10 @@ def generations(
         # One token behind an echo is there to be measured, as evaluation harnesses do, also if it is the end.
         measured = echo and room == 1
         sampling = _sampling(visit, body, max(1, room), logprobs, measured)
-        jobs += [Generation(visit.version, text.ids, sampling, echo, row, room) for row in range(answers)]
+        jobs += [
+            visit.version.generate(text.ids, sampling, echo=echo, row=row, room=room)
+            for row in range(answers)
+        ]
     return jobs
 
 
@@ -141,18 +138,18 @@ def words(version: Version) -> int:
     return int(version.model.embedding.weight.shape[0])
 
 
-async def gather(visit: Visit, jobs: Sequence[Generation], answers: int) -> list[Gathered]:
+async def gather(visit: Visit, jobs: Sequence[GenerateRequest], answers: int) -> list[Gathered]:
     """Do the jobs and wait for all; ``answers`` in a row share one text."""
     crowd = await visit.crowd(jobs)
     found = [Gathered() for _ in jobs]
     async for number, event in visit.events(crowd, answers):
         one = found[number]
-        if isinstance(event, Heard):
+        if isinstance(event, PromptLogprobs):
             one.heard = event.tokens
-        elif isinstance(event, Wrote):
+        elif isinstance(event, TextDelta):
             one.text += event.text
             one.tokens += event.tokens
-        elif isinstance(event, Ended):
+        elif isinstance(event, Finished):
             one.reason = event.reason
     return found
 
@@ -163,8 +160,8 @@ async def streamed(
     heading: Heading,
     body: SamplingRequest,
     first: Callable[[int], dict[str, Any] | None],
-    delta: Callable[[int, Heard | Wrote], dict[str, Any] | None],
-    last: Callable[[int, Ended], dict[str, Any]],
+    delta: Callable[[int, PromptLogprobs | TextDelta], dict[str, Any] | None],
+    last: Callable[[int, Finished], dict[str, Any]],
 ) -> AsyncGenerator[bytes, None]:
     """Server-sent events of a reply.
 
@@ -184,17 +181,17 @@ async def streamed(
             opened.add(number)
             if (opening := first(number)) is not None:
                 yield sse(heading.body([opening], **none))
-        if isinstance(event, Heard | Wrote):
+        if isinstance(event, PromptLogprobs | TextDelta):
             if (choice := delta(number, event)) is not None:
                 yield sse(heading.body([choice], **none))
-        elif isinstance(event, Ended):
+        elif isinstance(event, Finished):
             yield sse(heading.body([last(number, event)], **none))
     if body.wants_usage:
         yield sse(heading.body([], usage=visit.tally.usage))
     yield DONE
 
 
-def finish(job: Generation, text: Text, asked: int | None, reason: Finish) -> Finish:
+def finish(job: GenerateRequest, text: InputTokens, asked: int | None, reason: Finish) -> Finish:
     """Why an answer ended; one as long as its job's longest label is complete, not cut."""
     complete = text.limit is not None and job.room == text.limit and (asked is None or asked > text.limit)
     return "stop" if complete else reason
@@ -207,4 +204,4 @@ def alike(value: float) -> float:
 
 def piece(version: Version, token: int) -> str:
     """The text of one token by itself, control tokens included, as the engine writes it."""
-    return Writer(version.model).piece(token)
+    return Detokenizer(version.model).piece(token)

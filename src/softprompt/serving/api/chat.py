@@ -8,10 +8,11 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from softprompt.generation.request import Finished, GenerateRequest, PromptLogprobs, TextDelta, TokenScore
+from softprompt.library.prompt import InputTokens
 from softprompt.serving.api.answers import (
     Finish,
     Heading,
-    Text,
     alike,
     finish,
     gather,
@@ -25,7 +26,6 @@ from softprompt.serving.api.schemas import ChatRequest, Message
 from softprompt.serving.api.stream import EventStream, attended
 from softprompt.serving.api.strict import StrictRoute
 from softprompt.serving.api.visit import Visit, off_loop, visiting
-from softprompt.serving.job import Ended, Generation, Heard, Said, Wrote
 from softprompt.serving.version import Version
 
 __all__ = ["router"]
@@ -98,16 +98,15 @@ def _plain(number: int, message: Message) -> dict[str, str]:
     return {"role": role, "content": content or ""}
 
 
-def _text(visit: Visit, messages: Sequence[dict[str, str]]) -> Text:
+def _text(visit: Visit, messages: Sequence[dict[str, str]]) -> InputTokens:
     version, guard = visit.version, visit.serving.guard
     one = messages[0]["content"] if len(messages) == 1 and messages[0]["role"] == "user" else None
     if one is not None and version.prompt is not None and _learnt_in_chat(version):
-        request = guard.request(version.prompt, version.prefix, one)
-        return Text(request.ids, request.limit)
+        return guard.tokens(version.prompt, version.prefix, one)
     if not version.model.tokenizer.chat_template:
         raise bad_request("This base has no chat template; use /v1/completions.", "messages")
     try:
-        return Text(tuple(guard.chat(messages)))
+        return InputTokens(tuple(guard.chat(messages)))
     except Exception as error:
         if type(error).__module__.split(".")[0] != "jinja2":
             raise
@@ -132,26 +131,33 @@ def _learnt_in_chat(version: Version) -> bool:
 class _Writer:
     """Puts answers into the choices of a reply, whole or piece by piece."""
 
-    def __init__(self, version: Version, body: ChatRequest, text: Text, jobs: Sequence[Generation]) -> None:
+    def __init__(
+        self, version: Version, body: ChatRequest, text: InputTokens, jobs: Sequence[GenerateRequest]
+    ) -> None:
         self._version, self._body, self._text, self._jobs = version, body, text, jobs
 
-    def whole(self, number: int, text: str, tokens: Sequence[Said], reason: Finish) -> dict[str, Any]:
+    def whole(self, number: int, text: str, tokens: Sequence[TokenScore], reason: Finish) -> dict[str, Any]:
         message = {"role": "assistant", "content": text, "refusal": None}
         return self._choice(number, "message", message, tokens, reason)
 
     def first(self, number: int) -> dict[str, Any]:
         return self._choice(number, "delta", {"role": "assistant", "content": "", "refusal": None}, (), None)
 
-    def delta(self, number: int, event: Heard | Wrote) -> dict[str, Any] | None:
-        if isinstance(event, Heard) or not (event.text or (event.tokens and self._body.logprobs)):
+    def delta(self, number: int, event: PromptLogprobs | TextDelta) -> dict[str, Any] | None:
+        if isinstance(event, PromptLogprobs) or not (event.text or (event.tokens and self._body.logprobs)):
             return None
         return self._choice(number, "delta", {"content": event.text}, event.tokens, None)
 
-    def last(self, number: int, event: Ended) -> dict[str, Any]:
+    def last(self, number: int, event: Finished) -> dict[str, Any]:
         return self._choice(number, "delta", {}, (), event.reason)
 
     def _choice(
-        self, number: int, part: str, said: dict[str, Any], tokens: Sequence[Said], reason: Finish | None
+        self,
+        number: int,
+        part: str,
+        said: dict[str, Any],
+        tokens: Sequence[TokenScore],
+        reason: Finish | None,
     ) -> dict[str, Any]:
         body = self._body
         return {
@@ -161,7 +167,7 @@ class _Writer:
             "finish_reason": reason and finish(self._jobs[number], self._text, body.asked_tokens, reason),
         }
 
-    def _logprobs(self, tokens: Sequence[Said]) -> dict[str, Any]:
+    def _logprobs(self, tokens: Sequence[TokenScore]) -> dict[str, Any]:
         content = [
             {
                 **_token(said.text, said.logprob or 0.0),

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from softprompt.data.rows import Encoded
+from softprompt.evaluation.choices import probabilities
+from softprompt.generation.request import CandidateLogprobs, ScoreRequest
 from softprompt.library.prompt import Text
 from softprompt.serving.api.errors import ERRORS, bad_request
 from softprompt.serving.api.guard import texts_in
@@ -15,8 +18,6 @@ from softprompt.serving.api.schemas import ClassifyRequest
 from softprompt.serving.api.stream import attended
 from softprompt.serving.api.strict import StrictRoute
 from softprompt.serving.api.visit import Visit, off_loop, visiting
-from softprompt.serving.job import Compared, Comparison
-from softprompt.serving.verdict import Question
 
 __all__ = ["router"]
 
@@ -36,17 +37,18 @@ async def _classified(request: Request, body: ClassifyRequest) -> Response:
             raise bad_request(
                 f"input holds {len(body.input):,} rows, but one request may hold {most:,}.", "input"
             )
-        questions = await off_loop(sum(map(len, texts_in(body.input))), _questions, visit, body.input)
-        found = await _compared(visit, questions)
+        rows = await off_loop(sum(map(len, texts_in(body.input))), _encoded, visit, body.input)
+        found = await _scored(visit, [visit.version.score_row(encoded) for encoded, _ in rows])
         data = []
-        for index, (asked, likelihoods) in enumerate(zip(questions, found, strict=True)):
-            shares = asked.probabilities(likelihoods)
+        for index, ((encoded, answers), likelihoods) in enumerate(zip(rows, found, strict=True)):
+            shares = probabilities(encoded, answers, likelihoods)
             data.append({"index": index, "label": next(iter(shares)), "probabilities": shares})
         about = {"object": "list", "model": visit.version.name, "data": data, "usage": visit.tally.usage}
         return JSONResponse(about)
 
 
-def _questions(visit: Visit, inputs: Sequence[Text]) -> list[Question]:
+def _encoded(visit: Visit, inputs: Sequence[Text]) -> list[tuple[Encoded, list[str]]]:
+    """Every row in tokens, with the answers it may get."""
     version = visit.version
     prompt = version.prompt
     if prompt is None or not prompt.template.compares:
@@ -54,25 +56,25 @@ def _questions(visit: Visit, inputs: Sequence[Text]) -> list[Question]:
     found = []
     for row in inputs:
         answers = prompt.template.answers({} if isinstance(row, str) else row)
-        asked = Question(version, visit.serving.guard.encoded(prompt, version.prefix, row), answers)
-        for job in asked.comparisons:
-            visit.check_room(len(job.ids), max(map(len, job.candidates)) if job.whole else 0, "input")
-        found.append(asked)
+        encoded = visit.serving.guard.encoded(prompt, version.prefix, row)
+        for asked in version.score_row(encoded):
+            visit.check_room(len(asked.ids), asked.longest, "input")
+        found.append((encoded, list(answers)))
     return found
 
 
-async def _compared(visit: Visit, questions: Sequence[Question]) -> list[list[tuple[float, ...]]]:
-    """The likelihoods of every question's comparisons; equal ones, such as of empty inputs, are done once."""
-    keys = [[(job.ids, job.candidates) for job in asked.comparisons] for asked in questions]
-    jobs: dict[object, Comparison] = {}
-    for asked, own in zip(questions, keys, strict=True):
-        jobs |= {key: job for key, job in zip(own, asked.comparisons, strict=True) if key not in jobs}
-    crowd = await visit.crowd(list(jobs.values()))
-    names, found = list(jobs), dict[object, tuple[float, ...]]()
+async def _scored(visit: Visit, rows: Sequence[Sequence[ScoreRequest]]) -> list[list[tuple[float, ...]]]:
+    """The likelihoods every row asks for; equal requests, such as of empty inputs, are done once."""
+    keys = [[(asked.ids, asked.candidates) for asked in row] for row in rows]
+    asked: dict[object, ScoreRequest] = {}
+    for row, own in zip(rows, keys, strict=True):
+        asked |= {key: one for key, one in zip(own, row, strict=True) if key not in asked}
+    crowd = await visit.crowd(list(asked.values()))
+    names, found = list(asked), dict[object, tuple[float, ...]]()
     async for number, event in visit.events(crowd):
-        if isinstance(event, Compared):
-            found[names[number]] = event.likelihoods
+        if isinstance(event, CandidateLogprobs):
+            found[names[number]] = event.values
     # What was sent counts as used: not the empty input to calibrate by, and equal rows each.
-    visit.tally.prompt = sum(len(asked.comparisons[0].ids) for asked in questions)
-    visit.tally.virtual = visit.version.prefix.length * len(questions)
+    visit.tally.prompt = sum(len(row[0].ids) for row in rows)
+    visit.tally.virtual = visit.version.prefix.length * len(rows)
     return [[found[key] for key in own] for own in keys]

@@ -8,10 +8,11 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from softprompt.generation.request import Finished, GenerateRequest, PromptLogprobs, TextDelta, TokenScore
+from softprompt.library.prompt import InputTokens
 from softprompt.serving.api.answers import (
     Finish,
     Heading,
-    Text,
     alike,
     finish,
     gather,
@@ -26,7 +27,6 @@ from softprompt.serving.api.schemas import CompletionRequest
 from softprompt.serving.api.stream import EventStream, attended
 from softprompt.serving.api.strict import StrictRoute
 from softprompt.serving.api.visit import Visit, off_loop, visiting
-from softprompt.serving.job import Ended, Generation, Heard, Said, Wrote
 from softprompt.serving.version import Version
 
 __all__ = ["router"]
@@ -74,11 +74,11 @@ def _letters(prompts: Sequence[str] | Sequence[list[int]]) -> int:
     return sum(len(prompt) for prompt in prompts if isinstance(prompt, str))
 
 
-def _texts(visit: Visit, prompts: Sequence[str] | Sequence[list[int]]) -> list[Text]:
+def _texts(visit: Visit, prompts: Sequence[str] | Sequence[list[int]]) -> list[InputTokens]:
     return [_text(visit, prompt) for prompt in prompts]
 
 
-def _text(visit: Visit, prompt: str | list[int]) -> Text:
+def _text(visit: Visit, prompt: str | list[int]) -> InputTokens:
     version, guard = visit.version, visit.serving.guard
     if not isinstance(prompt, str):
         beyond = max(prompt)
@@ -87,18 +87,21 @@ def _text(visit: Visit, prompt: str | list[int]) -> Text:
                 f"prompt holds token {beyond}, but the model has {words(version):,}, counted from 0.",
                 "prompt",
             )
-        return Text(tuple(prompt))
+        return InputTokens(tuple(prompt))
     if version.prompt is None:
-        return Text(tuple(guard.plain(prompt)))
-    request = guard.request(version.prompt, version.prefix, prompt)
-    return Text(request.ids, request.limit)
+        return InputTokens(tuple(guard.plain(prompt)))
+    return guard.tokens(version.prompt, version.prefix, prompt)
 
 
 class _Writer:
     """Puts answers into the choices of a reply, whole or piece by piece."""
 
     def __init__(
-        self, version: Version, body: CompletionRequest, texts: Sequence[Text], jobs: Sequence[Generation]
+        self,
+        version: Version,
+        body: CompletionRequest,
+        texts: Sequence[InputTokens],
+        jobs: Sequence[GenerateRequest],
     ) -> None:
         self._version, self._body, self._texts, self._jobs = version, body, texts, jobs
         self._offsets = [0] * len(jobs)
@@ -111,16 +114,18 @@ class _Writer:
         opening = self.opening(number)
         return self.choice(number, opening, (), None) if opening else None
 
-    def delta(self, number: int, event: Heard | Wrote) -> dict[str, Any] | None:
-        text = event.text if isinstance(event, Wrote) else ""
+    def delta(self, number: int, event: PromptLogprobs | TextDelta) -> dict[str, Any] | None:
+        text = event.text if isinstance(event, TextDelta) else ""
         if not text and not (event.tokens and self._body.logprobs is not None):
             return None
         return self.choice(number, text, event.tokens, None)
 
-    def last(self, number: int, event: Ended) -> dict[str, Any]:
+    def last(self, number: int, event: Finished) -> dict[str, Any]:
         return self.choice(number, "", (), event.reason)
 
-    def choice(self, number: int, text: str, tokens: Sequence[Said], reason: Finish | None) -> dict[str, Any]:
+    def choice(
+        self, number: int, text: str, tokens: Sequence[TokenScore], reason: Finish | None
+    ) -> dict[str, Any]:
         job, body = self._jobs[number], self._body
         source = self._texts[number // (body.n or 1)]
         return {
@@ -130,7 +135,7 @@ class _Writer:
             "finish_reason": reason and finish(job, source, body.asked_tokens, reason),
         }
 
-    def _logprobs(self, number: int, tokens: Sequence[Said], count: int) -> dict[str, Any]:
+    def _logprobs(self, number: int, tokens: Sequence[TokenScore], count: int) -> dict[str, Any]:
         offsets = []
         for said in tokens:
             offsets.append(self._offsets[number])
@@ -142,7 +147,7 @@ class _Writer:
             "text_offset": offsets,
         }
 
-    def _top(self, said: Said) -> dict[str, float] | None:
+    def _top(self, said: TokenScore) -> dict[str, float] | None:
         """The likeliest tokens by text, and the token itself; of several with one text the likeliest."""
         if said.logprob is None:
             return None

@@ -14,12 +14,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from softprompt.base.generate import Request
 from softprompt.base.model import Base
 from softprompt.data.rows import Encoded
 from softprompt.data.table import Row
 from softprompt.errors import DataError
-from softprompt.library.prompt import Prompt
+from softprompt.library.prompt import InputTokens, Prompt
 from softprompt.prefix import Prefix
 
 __all__ = ["Guard"]
@@ -53,13 +52,13 @@ class Guard:
         self._marks = re.compile("|".join(marks) or r"(?!)")
         self._letters: Any = None
 
-    def request(self, prompt: Prompt, prefix: Prefix, text: str) -> Request:
-        """As ``prompt.request(text)``, with marks in the text read as letters; errors as there."""
-        found = prompt.request(text)
+    def tokens(self, prompt: Prompt, prefix: Prefix, text: str) -> InputTokens:
+        """As ``prompt.tokens(text)``, with marks in the text read as letters; errors as there."""
+        found = prompt.tokens(text)
         if self._controls(found.ids) == self._own_marks(prompt):
             return found
         fence = fence_for([text])
-        return self._reading(prompt, prefix, fence).request(self._fenced(text, fence))
+        return self._reading(prompt, prefix, fence).tokens(self._fenced(text, fence))
 
     def encoded(self, prompt: Prompt, prefix: Prefix, row: str | Row) -> Encoded:
         """As ``prompt.encode_request(row)``, with marks in the row read as letters; errors as there."""

@@ -16,8 +16,8 @@ from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
 from softprompt.errors import CancelledJobError, SoftpromptError
+from softprompt.generation.request import Event, ModelRequest, RequestFailed
 from softprompt.serving.api.errors import ApiError, error_of, log
-from softprompt.serving.job import Event, Failed, Job
 
 __all__ = ["DONE", "Crowd", "EventStream", "attended", "sse"]
 
@@ -31,14 +31,14 @@ GONE = 499
 class Runner(Protocol):
     """What runs jobs: ``Service``."""
 
-    def run(self, job: Job) -> AsyncIterator[Event]:
+    def run(self, job: ModelRequest) -> AsyncIterator[Event]:
         """Events of a job; closing the iterator cancels the job."""
 
 
 class Crowd:
     """Several jobs at once, their events as they come; leaving it cancels those that have not ended."""
 
-    def __init__(self, runner: Runner, jobs: Sequence[Job], deadline: float | None = None) -> None:
+    def __init__(self, runner: Runner, jobs: Sequence[ModelRequest], deadline: float | None = None) -> None:
         """deadline: when to give up, by the loop's clock."""
         self._runner, self._jobs, self._deadline = runner, jobs, deadline
         self._queue: asyncio.Queue[tuple[int, Event | BaseException | None]] = asyncio.Queue()
@@ -76,7 +76,7 @@ class Crowd:
                 number, event = await self._queue.get()
             if event is None:
                 self._running -= 1
-            elif isinstance(event, Failed):
+            elif isinstance(event, RequestFailed):
                 raise _fault(event.error)
             elif isinstance(event, BaseException):
                 raise event
@@ -84,7 +84,7 @@ class Crowd:
                 return number, event
         return None
 
-    async def _pump(self, number: int, job: Job) -> None:
+    async def _pump(self, number: int, job: ModelRequest) -> None:
         events = self._runner.run(job)
         try:
             async for event in events:

@@ -12,12 +12,12 @@ from typing import Any
 from fastapi import Request
 
 from softprompt.errors import ArtifactError, CancelledJobError, SoftpromptError, WrongBaseError
+from softprompt.generation.request import Event, Finished, ModelRequest, PromptLogprobs, TextDelta
 from softprompt.serving.api.errors import ApiError, error_of, log, no_such_model
 from softprompt.serving.api.gate import Bounds, Drain, Keys
 from softprompt.serving.api.guard import Guard
 from softprompt.serving.api.metrics import Finish, Metrics, RequestTimer
 from softprompt.serving.api.stream import Crowd
-from softprompt.serving.job import Ended, Event, Heard, Job, Wrote
 from softprompt.serving.key import Key
 from softprompt.serving.limits import Limiter, TooManyError
 from softprompt.serving.service import Service
@@ -101,7 +101,7 @@ class Visit:
     stack: contextlib.AsyncExitStack
     tally: Tally = field(default_factory=Tally)
 
-    async def crowd(self, jobs: Sequence[Job]) -> Crowd:
+    async def crowd(self, jobs: Sequence[ModelRequest]) -> Crowd:
         """Begin ``jobs``; returns when the first event is there, so that a refusal has its own status."""
         crowd = await self.stack.enter_async_context(Crowd(self.serving.service, jobs, self.deadline))
         await crowd.begun()
@@ -112,11 +112,11 @@ class Visit:
         cut = False
         try:
             async for number, event in crowd.events():
-                if isinstance(event, Wrote):
+                if isinstance(event, TextDelta):
                     self.timing.token(len(event.tokens))
-                elif isinstance(event, Heard):
+                elif isinstance(event, PromptLogprobs):
                     self.timing.first_token()
-                elif isinstance(event, Ended):
+                elif isinstance(event, Finished):
                     self.count(event, first=number % answers == 0)
                     cut = cut or event.reason == "length"
                 yield number, event
@@ -134,7 +134,7 @@ class Visit:
         if not isinstance(error, Exception):
             self._ended("abort")
 
-    def count(self, ended: Ended, *, first: bool = True) -> None:
+    def count(self, ended: Finished, *, first: bool = True) -> None:
         """Add a job's tokens; those of a prompt count once, however many answers it gets."""
         self.tally.completion += ended.completion_tokens
         if first:

@@ -15,9 +15,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 import tiny
 from softprompt.base.model import Base
-from softprompt.base.writer import Writer
 from softprompt.checkpoints.catalog import bundled
 from softprompt.errors import ResourceError
+from softprompt.generation.detokenizer import Detokenizer, StopRules
+from softprompt.generation.sampler import Sampling
 
 SAMPLES = (
     "Plain words, then some more of them.",
@@ -92,9 +93,9 @@ def smollm2() -> Base:
     return dataclasses.replace(tiny.base(), tokenizer=tokenizer)
 
 
-def written(base: Base, ids: Iterable[int], stop: str | Sequence[str] = ()) -> tuple[list[str], Writer]:
+def written(base: Base, ids: Iterable[int], stop: str | Sequence[str] = ()) -> tuple[list[str], Detokenizer]:
     """All pieces, the writer being fed until it stops."""
-    writer, pieces = Writer(base, stop), []
+    writer, pieces = Detokenizer(base, stop), []
     for token in ids:
         pieces.append(writer.push(token))
         if writer.stopped:
@@ -197,7 +198,7 @@ def test_the_first_complete_stop_string_wins(text: str, stops: tuple[str, ...], 
 
 def test_nothing_is_written_after_a_stop_string() -> None:
     base = tiny.base()
-    writer = Writer(base, "b")
+    writer = Detokenizer(base, "b")
     assert [writer.push(token) for token in base.encode("abcd")] == ["a", "", "", ""]
     assert writer.finish() == ""
     assert (writer.text, writer.stopped) == ("a", True)
@@ -234,7 +235,7 @@ def test_a_token_costs_the_same_however_long_the_answer_is(base: Base) -> None:
     counted = dataclasses.replace(base, tokenizer=Counted())
     draw = random.Random(2)
     known = [t for t in tokens(base, "a", "▁word", "Ģ", "▁a") if t != base.tokenizer.unk_token_id]
-    writer = Writer(counted)
+    writer = Detokenizer(counted)
     seen.clear()
     for _ in range(2000):
         writer.push(draw.choice(known))
@@ -244,7 +245,7 @@ def test_a_token_costs_the_same_however_long_the_answer_is(base: Base) -> None:
 def test_a_long_stop_string_is_no_way_to_slow_a_server_down() -> None:
     base = tiny.base()
     stop = "a" * 20_000 + "b"
-    writer = Writer(base, [stop] * 2)
+    writer = Detokenizer(base, [stop] * 2)
     (token,) = base.encode("a")
     start = time.perf_counter()
     for _ in range(10_000):
@@ -257,16 +258,16 @@ def test_a_piece_names_a_token_as_it_reads_amid_others() -> None:
     base = BASES["byte-fallback"]()
     expected = {"▁a": " a", "a": "a", "▁": " ", "▁▁": "  ", "<0x41>": "A", "<0xF0>": "\ufffd"}
     expected |= {"</s>": "</s>", "<plain>": "<plain>"}
-    assert [Writer(base).piece(token) for token in tokens(base, *expected)] == list(expected.values())
-    assert Writer(base).piece(len(base.tokenizer) + 5) == ""
+    assert [Detokenizer(base).piece(token) for token in tokens(base, *expected)] == list(expected.values())
+    assert Detokenizer(base).piece(len(base.tokenizer) + 5) == ""
     level = BASES["byte-level"]()
-    pieces = [Writer(level).piece(token) for token in tokens(level, "Ġthe", "ðŁ", "Ģa")]
+    pieces = [Detokenizer(level).piece(token) for token in tokens(level, "Ġthe", "ðŁ", "Ģa")]
     assert pieces == [" the", "\ufffd", "\ufffda"]
 
 
 def test_an_empty_stop_string_is_a_mistake_of_the_program() -> None:
     with pytest.raises(AssertionError):
-        Writer(tiny.base(), [""])
+        Detokenizer(tiny.base(), [""])
 
 
 # -- the real tokenizer ----------------------------------------------------------------------------------
@@ -297,3 +298,39 @@ def test_any_real_tokens_are_the_decoded_text(smollm2: Base) -> None:
         ids = drawn_ids(smollm2, draw)
         check(smollm2, ids, [])
         check(smollm2, ids, some_stops(smollm2.decode(ids), draw))
+
+
+# -- when an answer ends ---------------------------------------------------------------------------
+
+
+def ends(sampling: Sampling, token: int) -> bool:
+    """Whether an answer of the tiny base, whose end token is 2, ends before a token."""
+    return StopRules(tiny.base(), sampling, 64).ends_before(token)
+
+
+def test_an_answer_ends_at_the_end_token_and_at_stop_tokens() -> None:
+    assert ends(Sampling(), 2)
+    assert not ends(Sampling(), 3)
+    assert not ends(Sampling(ignore_end=True), 2)
+    assert ends(Sampling(stop_tokens=[9]), 9)
+    assert ends(Sampling(stop_tokens=[2], ignore_end=True), 2)
+
+
+def test_a_stop_string_that_is_a_special_token_is_a_stop_token() -> None:
+    base = byte_level()
+    mark, plain = (base.tokenizer.convert_tokens_to_ids(word) for word in ("<mark>", "<plain>"))
+    rules = StopRules(base, Sampling(stop=("<mark>", "<plain>", "nowhere")), 64)
+    assert rules.ends_before(mark)
+    assert not rules.ends_before(plain), "its text is shown, and stops there"
+    assert not rules.ends_before(base.tokenizer.unk_token_id), "what no token is has the unknown one's id"
+    assert not StopRules(base, Sampling(), 64).ends_before(mark)
+
+
+def test_an_answer_ends_after_its_stop_string_or_its_greatest_length() -> None:
+    base = tiny.base()
+    rules, text = StopRules(base, Sampling(stop="b"), 3), Detokenizer(base, "b")
+    text.push(*base.encode("a"))
+    assert rules.ends_after(1, text) is None
+    assert rules.ends_after(3, text) == "length"
+    text.push(*base.encode("b"))
+    assert rules.ends_after(3, text) == "stop"

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from softprompt.errors import BaseModelError, ConfigError
 
-__all__ = ["MOST_LOGPROBS", "Choice", "Chooser", "Sampling", "candidates", "choice_of"]
+__all__ = ["MOST_LOGPROBS", "Sampler", "Sampling", "TokenChoice", "eligible", "token_choice"]
 
 MOST_LOGPROBS = 100
 """The most alternatives that may be asked for of every token."""
@@ -48,7 +48,8 @@ class Sampling:
         frequency_penalty: taken off that logit once for each time the token is in the answer so far.
         logit_bias: added to the logits of single tokens; a mapping of token id to bias, kept as sorted pairs.
         seed: the draws of row i depend on ``(seed, i)`` alone.
-        stop: an answer ends before the first of these strings; one string will do, kept as a tuple.
+        stop: an answer ends before the first of these strings, or at the special token that one of them is;
+            one string will do, kept as a tuple.
         stop_tokens: an answer ends at any of these tokens, as at the end token; kept as a tuple.
         ignore_end: the end token does not end the answer.
         logprobs: report every token's log-probability and those of this many likeliest; None for neither.
@@ -87,10 +88,6 @@ class Sampling:
         """Whether the likeliest token is taken, and nothing drawn."""
         return self.temperature < _COLDEST
 
-    def ends_at(self, token: int, end_id: int | None) -> bool:
-        """Whether an answer ends at this token, which is then no part of it."""
-        return token in self.stop_tokens or (token == end_id and not self.ignore_end)
-
     def check_tokens(self, words: int) -> None:
         """Raise ConfigError where ``logit_bias`` or ``stop_tokens`` names a token beyond this many words."""
         biased = [token for token, _ in cast(_Pairs, self.logit_bias)]
@@ -102,7 +99,7 @@ class Sampling:
                 )
 
 
-class Choice(NamedTuple):
+class TokenChoice(NamedTuple):
     """A token, and what the model's own distribution says of it.
 
     Attributes:
@@ -117,7 +114,7 @@ class Choice(NamedTuple):
     top: tuple[tuple[int, float], ...] = ()
 
 
-class Chooser:
+class Sampler:
     """The state of one row being answered: what it has said, and its own draws.
 
     A row's choices depend on its sampling, its text, its number and its logits, never on its neighbours.
@@ -127,16 +124,16 @@ class Chooser:
         """prompt_ids: the text's tokens, which count for ``repetition_penalty``; row: seeds the draws."""
         self._sampling = sampling
         self._generator = torch.Generator().manual_seed(_row_seed(sampling.seed, row))
-        self._said = _Said()
+        self._history = _History()
         self._penalises = sampling.presence_penalty != 0 or sampling.frequency_penalty != 0
         if sampling.repetition_penalty != 1:
             self._penalises = True
-            self._said.hear(prompt_ids)
+            self._history.observe(prompt_ids)
         pairs = cast(_Pairs, sampling.logit_bias)
         self._biased = torch.tensor([token for token, _ in pairs], dtype=torch.long)
         self._bias = torch.tensor([bias for _, bias in pairs], dtype=torch.float32)
 
-    def choose(self, logits: Tensor) -> Choice:
+    def sample(self, logits: Tensor) -> TokenChoice:
         """Choose the next token from fp32 logits ``[V]``, which stay as they are, and remember it.
 
         Logits on another device are copied to the CPU; copy those of a batch together, before.
@@ -151,13 +148,13 @@ class Chooser:
         _finite(raw[likeliest])
         adjusted = self.adjusted(raw)
         if not self._sampling.greedy:
-            token = _draw(*candidates(adjusted, self._sampling), self._generator)
+            token = _draw(*eligible(adjusted, self._sampling), self._generator)
         else:
             token = likeliest if adjusted is raw else int(adjusted.numpy().argmax())
         if self._penalises:
-            self._said.say(token)
+            self._history.append(token)
         count = self._sampling.logprobs
-        return Choice(token) if count is None else choice_of(raw, token, count)
+        return TokenChoice(token) if count is None else token_choice(raw, token, count)
 
     def adjusted(self, logits: Tensor) -> Tensor:
         """The logits ``[V]`` after penalties and bias: the same tensor where there are none, else a copy."""
@@ -165,7 +162,7 @@ class Chooser:
             return logits
         logits = logits.clone()
         if self._penalises:
-            _penalise(logits, self._said, self._sampling)
+            _penalise(logits, self._history, self._sampling)
         if len(self._biased):
             if int(self._biased[-1]) >= len(logits):  # they are sorted
                 self._sampling.check_tokens(len(logits))
@@ -173,7 +170,7 @@ class Chooser:
         return logits
 
 
-def choice_of(logits: Tensor, token: int, count: int) -> Choice:
+def token_choice(logits: Tensor, token: int, count: int) -> TokenChoice:
     """What the distribution of fp32 logits ``[V]`` itself says of a token and of the ``count`` likeliest.
 
     Raises:
@@ -185,10 +182,10 @@ def choice_of(logits: Tensor, token: int, count: int) -> Choice:
     best = _likeliest(logits, count)
     best = best[logits[best].sort(descending=True, stable=True).indices]
     top = tuple(zip(best.tolist(), (logits[best] - total).tolist(), strict=True))
-    return Choice(token, float(logits[token] - total), top)
+    return TokenChoice(token, float(logits[token] - total), top)
 
 
-def candidates(logits: Tensor, sampling: Sampling) -> tuple[Tensor | None, Tensor]:
+def eligible(logits: Tensor, sampling: Sampling) -> tuple[Tensor | None, Tensor]:
     """What may be drawn from fp32 logits ``[V]`` after ``temperature``, ``top_k``, ``top_p`` and ``min_p``.
 
     Returns:
@@ -282,7 +279,7 @@ def _row_seed(seed: int, row: int) -> int:
     return (seed * 1_000_003 + row) % (2**63)
 
 
-class _Said:
+class _History:
     """Which tokens a row holds and how often its answer said each, in tensors that grow by doubling."""
 
     def __init__(self) -> None:
@@ -290,12 +287,12 @@ class _Said:
         self._ids = torch.zeros(64, dtype=torch.long)
         self._counts = torch.zeros(64)
 
-    def hear(self, tokens: Iterable[int]) -> None:
+    def observe(self, tokens: Iterable[int]) -> None:
         """Tokens of the text: here, but never said."""
         for token in tokens:
             self._place(token)
 
-    def say(self, token: int) -> None:
+    def append(self, token: int) -> None:
         place = self._place(token)  # first of all, as it may bring new tensors
         self._counts[place] += 1
 
@@ -315,9 +312,9 @@ class _Said:
         return place
 
 
-def _penalise(logits: Tensor, said: _Said, sampling: Sampling) -> None:
+def _penalise(logits: Tensor, history: _History, sampling: Sampling) -> None:
     """Lower logits [V] of what was said, in place."""
-    ids, counts = said.among(len(logits))
+    ids, counts = history.among(len(logits))
     some, penalty = logits[ids], sampling.repetition_penalty
     some = torch.where(some < 0, some * penalty, some / penalty)
     logits[ids] = some - sampling.presence_penalty * (counts > 0) - sampling.frequency_penalty * counts

@@ -13,19 +13,19 @@ import pytest
 import torch
 
 import tiny
+from generation.asking import Asked, alone, compare, soft, some_ids, steps, until_over, write
 from library import samples
-from serving.asking import Asked, alone, compare, soft, some_ids, steps, until_over, write
-from softprompt.base.sampling import Sampling
 from softprompt.errors import BaseModelError, CancelledJobError, QueueFullError
-from softprompt.serving.core import Core
-from softprompt.serving.job import Ended, Failed, Generation
+from softprompt.generation.request import Finished, RequestFailed
+from softprompt.generation.sampler import Sampling
+from softprompt.generation.scheduler import Scheduler
 from softprompt.serving.version import Version, bare
 
 IDS = some_ids(random.Random(0), 4)
 
 
-def core(**options: Any) -> Core:
-    return Core(tiny.base(), **options)
+def core(**options: Any) -> Scheduler:
+    return Scheduler(tiny.base(), **options)
 
 
 # -- turns -----------------------------------------------------------------------------------------
@@ -46,20 +46,20 @@ def test_writers_step_while_a_long_text_is_read() -> None:
 
 
 def test_a_step_reads_no_more_than_a_chunk_beside_one_token_a_writer() -> None:
-    own = core(chunk=7)
+    own = core(chunk=8)
     version = bare(tiny.base())
     writers = [write(own, version, IDS, 200) for _ in range(3)]
     while not all(one.events for one in writers):
         own.step()
     texts = [write(own, version, some_ids(random.Random(n), 20), 100) for n in range(4)]
     used, most = own.state().positions_used, 0
-    for _ in range(9):  # the first text is done after 3 steps, and all 80 tokens after 12
+    for _ in range(9):  # the first two texts are done after 5 steps, and all 80 tokens after 10
         writing = len(writers) + sum(bool(one.events) for one in texts)
         own.step()
         now = own.state().positions_used
         most = max(most, now - used - writing)
         used = now
-    assert most == 7
+    assert most == 8
 
 
 def test_two_chunks_are_read_at_once_while_nobody_writes() -> None:
@@ -85,15 +85,14 @@ def test_texts_are_read_in_the_order_they_came() -> None:
 
 
 def test_who_came_first_joins_first_even_if_a_shorter_one_would_fit() -> None:
-    own = core(room=512)
+    own = core(room=700)
     version = bare(tiny.base())
     first = write(own, version, IDS, 240)  # 256 positions
     own.step()
-    second = write(own, version, IDS, 240)
-    short = write(own, version, IDS, 2)
-    third = write(own, version, IDS, 240)
+    second, third, short = (write(own, version, IDS, tokens) for tokens in (240, 240, 2))
     steps(own, 20)
     assert (len(first.tokens), len(second.tokens)) == (21, 20)
+    assert not third.events
     assert not short.events, "one that needs less room does not overtake"
     until_over(own, first, second, short, third)
     assert short.tokens == alone(version, IDS, 2)
@@ -130,10 +129,10 @@ def test_a_patient_caller_waits_for_a_place() -> None:
     version = bare(tiny.base())
     first = write(own, version, IDS, 2)
     ended = threading.Event()
-    job = Generation(version, IDS, Sampling(max_new_tokens=2, ignore_end=True))
+    job = version.generate(IDS, Sampling(max_new_tokens=2, ignore_end=True))
 
     def submit() -> None:
-        own.submit(job, lambda event: ended.set() if isinstance(event, Ended) else None, patient=True)
+        own.submit(job, lambda event: ended.set() if isinstance(event, Finished) else None, block=True)
 
     thread = threading.Thread(target=submit)
     thread.start()
@@ -155,7 +154,7 @@ def test_a_patient_caller_is_told_when_the_engine_closes() -> None:
 
     def submit() -> None:
         try:
-            own.submit(first.job, lambda event: None, patient=True)
+            own.submit(first.request, lambda event: None, block=True)
         except QueueFullError as error:
             told.append(error)
 
@@ -183,7 +182,7 @@ def test_a_patient_caller_is_told_when_the_engine_closes() -> None:
     ],
 )
 def test_what_cannot_be_answered_is_refused_in_one_sentence(
-    ask: Callable[[Core, Version], Asked], words: tuple[str, ...]
+    ask: Callable[[Scheduler, Version], Asked], words: tuple[str, ...]
 ) -> None:
     own = core(room=256)
     with pytest.raises(BaseModelError) as refused:
@@ -209,7 +208,7 @@ def test_an_empty_text_goes_on_from_a_front_that_expects_something() -> None:
 # -- the end ---------------------------------------------------------------------------------------
 
 
-def running(own: Core) -> threading.Thread:
+def running(own: Scheduler) -> threading.Thread:
     thread = threading.Thread(target=own.run, daemon=True)
     thread.start()
     return thread
@@ -260,15 +259,15 @@ def test_a_row_called_off_leaves_before_the_next_step() -> None:
     version = bare(tiny.base())
     gone, stays = write(own, version, IDS, 300), write(own, version, IDS, 12)
     steps(own, 3)
-    gone.ticket.cancel()
-    gone.ticket.cancel()
+    gone.handle.cancel()
+    gone.handle.cancel()
     own.step()
     assert isinstance(gone.error, CancelledJobError)
     assert len(gone.tokens) == 3
     assert own.state().running == 1
     until_over(own, stays)
     assert stays.tokens == alone(version, IDS, 12)
-    assert sum(isinstance(event, Failed) for event in gone.events) == 1
+    assert sum(isinstance(event, RequestFailed) for event in gone.events) == 1
 
 
 def test_one_called_off_while_it_waits_gives_its_place_in_the_queue_back_at_once() -> None:
@@ -277,13 +276,13 @@ def test_one_called_off_while_it_waits_gives_its_place_in_the_queue_back_at_once
     busy = write(own, version, IDS, 300)
     own.step()
     waiting = [write(own, version, IDS, 2) for _ in range(2)]
-    waiting[1].ticket.cancel()
+    waiting[1].handle.cancel()
     own.step()
     assert isinstance(waiting[1].error, CancelledJobError)
     assert not waiting[0].events
     assert not busy.over
     late = write(own, version, IDS, 2)
-    busy.ticket.cancel()
+    busy.handle.cancel()
     until_over(own, late, waiting[0])
     assert late.tokens == waiting[0].tokens == alone(version, IDS, 2)
 

@@ -1,6 +1,6 @@
-"""Text out of tokens, as they come: what may be shown now, and what must wait.
+"""Text out of tokens, as they come: what may be shown now, what must wait, and when an answer ends.
 
-It knows a tokenizer and stop strings. It does not know models, how a token was chosen, or who reads the text.
+It knows a tokenizer and stop rules. It does not know how a token was chosen, or who reads the text.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from softprompt.base.model import Base
+from softprompt.generation.request import FinishReason
+from softprompt.generation.sampler import Sampling
 
-__all__ = ["Writer"]
+__all__ = ["Detokenizer", "StopRules"]
 
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 """What a tokenizer writes for bytes that are no character, or not yet."""
@@ -22,7 +24,7 @@ _CONTEXT = 8
 """Tokens kept in front of the next one: more than a character has bytes, and enough to join words rightly."""
 
 
-class Writer:
+class Detokenizer:
     """Writes one answer: tokens in, pieces of text out.
 
     All pieces together are ``base.decode`` of all tokens, up to the first stop string. Held back is what
@@ -39,7 +41,7 @@ class Writer:
     def __init__(self, base: Base, stop: str | Sequence[str] = ()) -> None:
         self._tokenizer = base.tokenizer
         self._facts = _facts(base.tokenizer)
-        self._stops = _Stops((stop,) if isinstance(stop, str) else stop)
+        self._stops = _StopMatcher((stop,) if isinstance(stop, str) else stop)
         self._shown: list[str] = []
         self._ids: list[int] = []
         """The last tokens, those whose text is still held back among them."""
@@ -163,10 +165,45 @@ def _tidy_end(text: str, start: int, end: int) -> int:
     return end
 
 
+# -- when an answer ends -----------------------------------------------------------------------------------
+
+
+class StopRules:
+    """When an answer ends: at the end token, a stop token, a stop string, or its greatest length.
+
+    A stop string that is a special token, such as ``<|im_end|>``, is a stop token: decoded text never
+    shows it.
+    """
+
+    def __init__(self, base: Base, sampling: Sampling, longest: int) -> None:
+        named = {stop: base.tokenizer.convert_tokens_to_ids(stop) for stop in sampling.stop}
+        silent = _facts(base.tokenizer).silent
+        special = {i for stop, i in named.items() if i in silent and _word(base, i) == stop}
+        self._ends = {*sampling.stop_tokens, *special}
+        if base.end_id is not None and not sampling.ignore_end:
+            self._ends.add(base.end_id)
+        self._longest = longest
+
+    def ends_before(self, token: int) -> bool:
+        """Whether the answer ends at this token, which is then no part of it."""
+        return token in self._ends
+
+    def ends_after(self, tokens: int, detokenizer: Detokenizer) -> FinishReason | None:
+        """Why the answer ends now that it has so many tokens, or None."""
+        if detokenizer.stopped:
+            return "stop"
+        return "length" if tokens >= self._longest else None
+
+
+def _word(base: Base, token: int) -> str | None:
+    """The token as the vocabulary spells it; a text that is none of it is given the unknown token's id."""
+    return base.tokenizer.convert_ids_to_tokens(token)  # type: ignore[no-any-return]
+
+
 # -- stop strings ----------------------------------------------------------------------------------------
 
 
-class _Stops:
+class _StopMatcher:
     """Looks for stop strings in a text in pieces, reading each character once (Knuth, Morris, Pratt 1977)."""
 
     def __init__(self, stops: Sequence[str]) -> None:

@@ -10,18 +10,37 @@ import pytest
 import torch
 
 import tiny
-from softprompt.base.generate import Request, Sampling, generate
 from softprompt.base.model import Base
 from softprompt.base.packing import TokenRow
 from softprompt.errors import BaseModelError, WrongBaseError
+from softprompt.generation.offline import generate
+from softprompt.generation.request import Event, GenerateRequest, TextDelta
+from softprompt.generation.sampler import Sampling
+
+TEXTS = ("hello", "a", "some text", "zz")
 
 
-def requests(base: Base) -> list[Request]:
+def requests(base: Base, sampling: Sampling | None = None, **how: Any) -> list[GenerateRequest]:
     prefixes = [base.prefill_text(text) for text in ("abc", "", "x")]
+    sampling = sampling or Sampling()
     return [
-        Request(tuple(base.encode(t)), prefixes[i % 3])
-        for i, t in enumerate(("hello", "a", "some text", "zz"))
+        GenerateRequest(
+            model=base, prefix=prefixes[i % 3], ids=tuple(base.encode(t)), sampling=sampling, row=i, **how
+        )
+        for i, t in enumerate(TEXTS)
     ]
+
+
+def written(wanted: list[GenerateRequest]) -> list[list[int]]:
+    """The tokens of every answer."""
+    tokens: list[list[int]] = [[] for _ in wanted]
+
+    def told(number: int, event: Event) -> None:
+        if isinstance(event, TextDelta):
+            tokens[number] += [token.id for token in event.tokens]
+
+    generate(wanted, on_event=told)
+    return tokens
 
 
 def endless(base: Base) -> Base:
@@ -39,32 +58,29 @@ def endless(base: Base) -> Base:
 
 def test_sampling_of_a_row_depends_on_the_seed_not_on_its_batch() -> None:
     base = endless(tiny.base())
-    wanted = requests(base)
-    sampling = Sampling(max_new_tokens=12, temperature=1.0, seed=4)
-    together = generate(base, wanted, sampling)
-    assert together == generate(base, wanted, sampling)
-    assert together[0] == generate(base, wanted[:1], sampling)[0]
-    assert together != generate(base, wanted, Sampling(max_new_tokens=12, temperature=1.0, seed=5))
+    wanted = requests(base, Sampling(max_new_tokens=12, temperature=1.0, seed=4))
+    together = generate(wanted)
+    assert together == generate(wanted)
+    assert together == generate(wanted, rows=2)
+    assert [together[2]] == generate(wanted[2:3])
+    assert together != generate(requests(base, Sampling(max_new_tokens=12, temperature=1.0, seed=5)))
 
 
 def test_an_answer_ends_at_its_stop_string_limit_or_length() -> None:
     base = endless(tiny.base())
-    wanted = requests(base)
-    tokens: list[list[int]] = [[] for _ in wanted]
-    full = generate(base, wanted, Sampling(max_new_tokens=20), lambda row, token: tokens[row].append(token))
+    full = generate(requests(base, Sampling(max_new_tokens=20)))
+    tokens = written(requests(base, Sampling(max_new_tokens=20)))
     assert [len(found) for found in tokens] == [20] * 4
     stop = full[0][5:7]
-    stopped = generate(base, wanted, Sampling(max_new_tokens=20, stop=(stop,)))
+    stopped = generate(requests(base, Sampling(max_new_tokens=20, stop=(stop,))))
     assert stopped[0] == full[0][: full[0].index(stop)]
-    limited = generate(base, [dataclasses.replace(r, limit=3) for r in wanted], Sampling(max_new_tokens=20))
+    limited = generate(requests(base, Sampling(max_new_tokens=20), room=3))
     assert limited == [base.decode(found[:3]) for found in tokens]
 
 
 def test_the_end_token_ends_an_answer_and_is_not_part_of_it() -> None:
     base = endless(tiny.base())
-    wanted = requests(base)[:1]
-    seen: list[int] = []
-    generate(base, wanted, Sampling(max_new_tokens=6), lambda row, token: seen.append(token))
+    (seen,) = written(requests(base, Sampling(max_new_tokens=6))[:1])
 
     class Ends:
         eos_token_id = seen[3]
@@ -76,34 +92,33 @@ def test_the_end_token_ends_an_answer_and_is_not_part_of_it() -> None:
             return base.tokenizer(*args, **options)
 
     first = seen.index(seen[3])
-    again: list[int] = []
     ended = dataclasses.replace(base, tokenizer=Ends())
-    generate(ended, wanted, Sampling(max_new_tokens=6), lambda row, token: again.append(token))
+    (again,) = written(requests(ended, Sampling(max_new_tokens=6))[:1])
     assert again == seen[:first]
 
 
 def test_a_prefix_of_another_base_is_refused() -> None:
     other = tiny.base("llama", seed=1).prefill_text("a")
     with pytest.raises(WrongBaseError, match="tiny-llama-0"):
-        generate(tiny.base(), [Request((5,), other)])
+        generate([GenerateRequest(model=tiny.base(), prefix=other, ids=(5,))])
 
 
 def test_a_row_longer_than_the_model_is_refused() -> None:
     base = tiny.base()
     with pytest.raises(BaseModelError, match="holds 512"):
-        generate(base, [Request((5,) * 500, base.prefill_text("a"))])
+        generate([GenerateRequest(model=base, prefix=base.prefill_text("a"), ids=(5,) * 500)])
 
 
 def test_nothing_to_go_on_from_is_refused() -> None:
     base = tiny.base()
     with pytest.raises(BaseModelError, match="no text to go on from"):
-        generate(base, [Request((), base.prefill(torch.empty(0, base.width)))])
+        generate([GenerateRequest(model=base, prefix=base.prefill(torch.empty(0, base.width)), ids=())])
 
 
 def test_one_base_answers_while_a_prompt_is_trained_on_it() -> None:
     base = endless(tiny.base())
-    wanted, sampling = requests(base), Sampling(max_new_tokens=30)
-    expected = generate(base, wanted, sampling)
+    wanted = requests(base, Sampling(max_new_tokens=30))
+    expected = generate(wanted)
     done = threading.Event()
 
     def train() -> None:
@@ -114,7 +129,7 @@ def test_one_base_answers_while_a_prompt_is_trained_on_it() -> None:
     thread = threading.Thread(target=train)
     thread.start()
     try:
-        answers = [generate(base, wanted, sampling) for _ in range(5)]
+        answers = [generate(wanted) for _ in range(5)]
     finally:
         done.set()
         thread.join()

@@ -11,20 +11,19 @@ import pytest
 import torch
 
 import tiny
-from serving.asking import alone, compare, soft, some_ids, steps, until_over, write
+from generation.asking import alone, compare, soft, some_ids, steps, until_over, write
 from softprompt.base.copies import shared_copy, twin
 from softprompt.base.model import Base
-from softprompt.base.sampling import Sampling
-from softprompt.errors import BaseModelError
-from softprompt.serving.core import Core
-from softprompt.serving.job import Generation
+from softprompt.errors import BaseModelError, WrongBaseError
+from softprompt.generation.sampler import Sampling
+from softprompt.generation.scheduler import Scheduler
 from softprompt.serving.version import bare
 
 IDS = some_ids(random.Random(0), 4)
 
 
 def test_a_listener_that_fails_harms_nobody() -> None:
-    own = Core(tiny.base())
+    own = Scheduler(tiny.base())
     version = bare(tiny.base())
     heard: list[Any] = []
 
@@ -32,7 +31,7 @@ def test_a_listener_that_fails_harms_nobody() -> None:
         heard.append(event)
         raise RuntimeError("nobody is there")
 
-    own.submit(Generation(version, IDS, Sampling(max_new_tokens=300, ignore_end=True)), bad)
+    own.submit(version.generate(IDS, Sampling(max_new_tokens=300, ignore_end=True)), bad)
     good = write(own, version, IDS, 12)
     until_over(own, good)
     assert good.tokens == alone(version, IDS, 12)
@@ -54,7 +53,7 @@ def failing(base: Base) -> Base:
 
 
 def test_a_model_that_fails_ends_its_own_rows_only_and_may_come_back() -> None:
-    own = Core(tiny.base())
+    own = Scheduler(tiny.base())
     version, other = bare(tiny.base()), bare(failing(tiny.base()))
     model: Any = other.model.model
     good, bad = write(own, version, IDS, 12), [write(own, other, IDS, 12) for _ in range(2)]
@@ -70,12 +69,12 @@ def test_a_model_that_fails_ends_its_own_rows_only_and_may_come_back() -> None:
     again = write(own, other, IDS, 12)
     until_over(own, good, again)
     assert good.tokens == again.tokens == alone(version, IDS, 12)
-    assert len(own._lanes) == 1, "the rows' places in a model that nobody asks are given back"
+    assert len(own._batch._pools) == 1, "the rows' places in a model that nobody asks are given back"
 
 
 def test_the_base_itself_may_fail_once() -> None:
     base = dataclasses.replace(failing(tiny.base()), fingerprint=tiny.base().fingerprint)
-    own, version = Core(base), bare(base)
+    own, version = Scheduler(base), bare(base)
     model: Any = base.model
     lost = write(own, version, IDS, 12)
     steps(own, 2)
@@ -89,7 +88,7 @@ def test_the_base_itself_may_fail_once() -> None:
 
 
 def test_a_row_whose_own_reckoning_fails_ends_alone() -> None:
-    own = Core(tiny.base())
+    own = Scheduler(tiny.base())
     version = bare(tiny.base())
     beyond = compare(own, version, IDS, [(tiny.VOCABULARY + 5,)], False)
     good = write(own, version, IDS, 12)
@@ -98,13 +97,14 @@ def test_a_row_whose_own_reckoning_fails_ends_alone() -> None:
     assert good.tokens == alone(version, IDS, 12)
 
 
-def test_a_prefix_of_another_model_ends_its_row_not_the_engine() -> None:
-    own = Core(tiny.base())
+def test_a_prefix_of_another_model_is_refused_before_it_joins() -> None:
+    own = Scheduler(tiny.base())
     version = bare(tiny.base())
     wrong = dataclasses.replace(version, prefix=tiny.base(seed=1).prefill_text("a"))
-    bad, good = write(own, wrong, IDS, 3), write(own, version, IDS, 3)
-    until_over(own, bad, good)
-    assert isinstance(bad.error, BaseModelError)
+    good = write(own, version, IDS, 3)
+    with pytest.raises(WrongBaseError):
+        write(own, wrong, IDS, 3)
+    until_over(own, good)
     assert good.error is None
 
 
@@ -114,7 +114,7 @@ def test_a_comparison_behind_numbers_that_are_none_says_so(whole: bool) -> None:
     version = soft(base)
     nan = tuple(torch.full_like(layer, torch.nan) for layer in version.prefix.keys)
     broken = dataclasses.replace(version, prefix=dataclasses.replace(version.prefix, keys=nan, values=nan))
-    own = Core(tiny.base())
+    own = Scheduler(tiny.base())
     bad = compare(own, broken, IDS, [(5, 6), (7, 8)], whole)
     good = compare(own, version, IDS, [(5, 6), (7, 8)], whole)
     until_over(own, bad, good)

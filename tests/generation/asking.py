@@ -1,4 +1,4 @@
-"""Jobs handed to an engine, and what came of them."""
+"""Requests handed to an engine, and what came of them."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ import torch
 import tiny
 from library import samples
 from softprompt.base.model import Base
-from softprompt.base.sampling import Sampling
-from softprompt.serving.core import Core, Ticket
-from softprompt.serving.engine import Engine
-from softprompt.serving.job import (
-    Compared,
-    Comparison,
-    Ended,
+from softprompt.generation.request import (
+    CandidateLogprobs,
     Event,
-    Failed,
-    Generation,
-    Heard,
-    Job,
-    Said,
-    Wrote,
+    Finished,
+    GenerateRequest,
+    ModelRequest,
+    PromptLogprobs,
+    RequestFailed,
+    TextDelta,
+    TokenScore,
 )
+from softprompt.generation.sampler import Sampling
+from softprompt.generation.scheduler import RequestHandle, Scheduler
+from softprompt.serving.engine import Engine
 from softprompt.serving.version import Version
 
 __all__ = ["PATIENCE", "Asked", "alone", "compare", "soft", "some_ids", "steps", "until_over", "write"]
@@ -37,17 +36,17 @@ PATIENCE = 60.0
 
 
 class Asked:
-    """One job under way; its events as they come.
+    """One request under way; its events as they come.
 
     With ``stay`` the engine stands still after that many of its events, until ``go_on`` is called.
     """
 
-    def __init__(self, engine: Engine | Core, job: Job, stay: int | None = None) -> None:
+    def __init__(self, engine: Engine | Scheduler, request: ModelRequest, stay: int | None = None) -> None:
         self.events: list[Event] = []
         self._more = Condition()
         self._stay, self._leave = stay, threading.Event()
-        self.job = job
-        self.ticket: Ticket = engine.submit(job, self._tell)
+        self.request = request
+        self.handle: RequestHandle = engine.submit(request, self._tell)
 
     def _tell(self, event: Event) -> None:
         with self._more:
@@ -75,24 +74,24 @@ class Asked:
         return self
 
     @property
-    def generation(self) -> Generation:
-        """The job, which is one that writes."""
-        assert isinstance(self.job, Generation)
-        return self.job
+    def generation(self) -> GenerateRequest:
+        """The request, which is one that writes."""
+        assert isinstance(self.request, GenerateRequest)
+        return self.request
 
     @property
     def over(self) -> bool:
-        return bool(self.events) and isinstance(self.events[-1], Ended | Failed)
+        return bool(self.events) and isinstance(self.events[-1], Finished | RequestFailed)
 
     @property
     def error(self) -> Exception | None:
         """What made it fail."""
         last = self.events[-1]
-        return last.error if isinstance(last, Failed) else None
+        return last.error if isinstance(last, RequestFailed) else None
 
     @property
-    def said(self) -> list[Said]:
-        return [said for event in self.events if isinstance(event, Wrote) for said in event.tokens]
+    def said(self) -> list[TokenScore]:
+        return [said for event in self.events if isinstance(event, TextDelta) for said in event.tokens]
 
     @property
     def tokens(self) -> list[int]:
@@ -101,21 +100,21 @@ class Asked:
 
     @property
     def text(self) -> str:
-        return "".join(event.text for event in self.events if isinstance(event, Wrote))
+        return "".join(event.text for event in self.events if isinstance(event, TextDelta))
 
     @property
-    def heard(self) -> tuple[Said, ...]:
-        (heard,) = [event for event in self.events if isinstance(event, Heard)]
+    def heard(self) -> tuple[TokenScore, ...]:
+        (heard,) = [event for event in self.events if isinstance(event, PromptLogprobs)]
         return heard.tokens
 
     @property
     def likelihoods(self) -> tuple[float, ...]:
-        (compared,) = [event for event in self.events if isinstance(event, Compared)]
-        return compared.likelihoods
+        (compared,) = [event for event in self.events if isinstance(event, CandidateLogprobs)]
+        return compared.values
 
 
 def write(
-    engine: Engine | Core,
+    engine: Engine | Scheduler,
     version: Version,
     ids: Sequence[int],
     tokens: int,
@@ -126,18 +125,18 @@ def write(
 ) -> Asked:
     """Ask for an answer of exactly so many tokens, the end token being one like any other."""
     how = Sampling(**{"max_new_tokens": tokens, "ignore_end": True, **sampling})
-    return Asked(engine, Generation(version, tuple(ids), how, row=row), stay)
+    return Asked(engine, version.generate(ids, how, row=row), stay)
 
 
 def compare(
-    engine: Engine | Core,
+    engine: Engine | Scheduler,
     version: Version,
     ids: Sequence[int],
     candidates: Sequence[Sequence[int]],
     whole: bool,
 ) -> Asked:
     """Ask for the likelihood of candidates."""
-    return Asked(engine, Comparison(version, tuple(ids), tuple(map(tuple, candidates)), whole))
+    return Asked(engine, version.score(ids, candidates, whole=whole))
 
 
 def some_ids(draw: random.Random, length: int) -> tuple[int, ...]:
@@ -152,23 +151,23 @@ def soft(base: Base, positions: int = 4) -> Version:
     return Version("soft", "00", None, prefix, None, base, 0)
 
 
-def steps(core: Core, count: int) -> None:
+def steps(own: Scheduler, count: int) -> None:
     for _ in range(count):
-        core.step()
+        own.step()
 
 
-def until_over(core: Core, *asked: Asked) -> None:
+def until_over(own: Scheduler, *asked: Asked) -> None:
     """Step until all of these have ended."""
     for _ in range(2000):
         if all(one.over for one in asked):
             return
-        core.step()
+        own.step()
     raise AssertionError("it goes on and on")
 
 
 def alone(version: Version, ids: tuple[int, ...], tokens: int, **sampling: Any) -> list[int]:
     """What an engine with nothing else to do writes."""
-    own = Core(version.model)
+    own = Scheduler(version.model)
     one = write(own, version, ids, tokens, **sampling)
     until_over(own, one)
     assert one.error is None

@@ -1,4 +1,4 @@
-"""Rows in strips see what they would see alone, whatever is opened, closed, grown and moved around them."""
+"""Rows in pool see what they would see alone, whatever is opened, closed, grown and moved around them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from torch import Tensor
 
 import tiny
 from softprompt.base.copies import twin
+from softprompt.base.kv_pool import SHORTEST, Chunk, KVMemory, KVPool, KVSlot
 from softprompt.base.layout import PACKED
 from softprompt.base.model import Base
-from softprompt.base.strips import SHORTEST, Chunk, Strip, Strips
 from softprompt.errors import WrongBaseError
 from softprompt.prefix import Prefix
 
@@ -52,18 +52,16 @@ class Row:
         assert torch.allclose(self.base.head.logits(hidden), wanted, atol=1e-3, rtol=1e-3)
 
 
-def opened(strips: Strips, row: Row, need: int | None = None) -> Strip:
-    strip = strips.open(row.prefix, need or len(row.ids))
-    assert strip is not None
-    return strip
+def opened(pool: KVPool, row: Row, need: int | None = None) -> KVSlot:
+    slot = pool.open(row.prefix, need or len(row.ids))
+    assert slot is not None
+    return slot
 
 
 @torch.no_grad()
-def read(strips: Strips, rows: Sequence[Row], places: Sequence[Strip], counts: Sequence[int]) -> None:
+def read(pool: KVPool, rows: Sequence[Row], places: Sequence[KVSlot], counts: Sequence[int]) -> None:
     """Read the next tokens of some rows, and check what follows each."""
-    found = strips.read(
-        [Chunk(place, row.next(n)) for row, place, n in zip(rows, places, counts, strict=True)]
-    )
+    found = pool.read([Chunk(place, row.next(n)) for row, place, n in zip(rows, places, counts, strict=True)])
     for row, hidden in zip(rows, found, strict=True):
         row.check(hidden)
 
@@ -73,53 +71,49 @@ def read(strips: Strips, rows: Sequence[Row], places: Sequence[Strip], counts: S
 def test_what_a_pass_is_filled_up_with_reaches_no_row(architecture: str, tokens: int) -> None:
     base = tiny.base(architecture)
     rows = [Row(base, 1, 3, tokens - 1), Row(base, 2, 0, 4), Row(base, 3, 5, 3)]
-    strips = Strips(base)
-    places = [opened(strips, row) for row in rows]
-    read(strips, rows, places, [1, 3, 2])
-    read(strips, rows, places, [row.left for row in rows])
-    assert strips.used == sum(len(row.ids) for row in rows)
+    pool = KVPool(base)
+    places = [opened(pool, row) for row in rows]
+    read(pool, rows, places, [1, 3, 2])
+    read(pool, rows, places, [row.left for row in rows])
+    assert pool.used == sum(len(row.ids) for row in rows)
 
 
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
 def test_texts_in_pieces_are_read_as_the_plain_model_reads_them(architecture: str) -> None:
     base, draw = tiny.base(architecture), random.Random(1)
     rows = [Row(base, seed, front, 4 + 9 * seed) for seed, front in enumerate((0, 3, 9, 1, 17, 5))]
-    strips = Strips(base)
-    places = [opened(strips, row) for row in rows]
+    pool = KVPool(base)
+    places = [opened(pool, row) for row in rows]
     while any(row.left for row in rows):
         some = [n for n, row in enumerate(rows) if row.left and draw.random() < 0.8]
         draw.shuffle(some)
         counts = [draw.choice((1, 1, 2, 7)) for _ in some]
         if some:
-            read(strips, [rows[n] for n in some], [places[n] for n in some], counts)
-    assert strips.used == sum(len(row.ids) for row in rows)
+            read(pool, [rows[n] for n in some], [places[n] for n in some], counts)
+    assert pool.used == sum(len(row.ids) for row in rows)
 
 
 @pytest.mark.parametrize("architecture", KINDS)
 def test_rows_come_and_go_and_the_others_stay_what_they_are(architecture: str) -> None:
     """Places are taken, freed, swapped and grown all the time; every token read is checked."""
     base, draw = tiny.base(architecture), random.Random(2)
-    strips = Strips(base)
+    pool = KVPool(base)
     rows: list[Row] = []
-    places: list[Strip] = []
+    places: list[KVSlot] = []
     for seed in range(60):
         if len(rows) < 3 or (len(rows) < 11 and draw.random() < 0.6):
             rows.append(Row(base, seed, draw.randrange(6), draw.choice((3, 12, 80))))
-            places.append(opened(strips, rows[-1], len(rows[-1].ids) + draw.choice((0, 70))))
+            places.append(opened(pool, rows[-1], len(rows[-1].ids) + draw.choice((0, 70))))
         some = draw.sample(range(len(rows)), draw.randint(1, len(rows)))
-        read(
-            strips, [rows[n] for n in some], [places[n] for n in some], [draw.choice((1, 1, 5)) for _ in some]
-        )
+        read(pool, [rows[n] for n in some], [places[n] for n in some], [draw.choice((1, 1, 5)) for _ in some])
         for n in sorted((n for n, row in enumerate(rows) if not row.left), reverse=True):
-            strips.close(places.pop(n))
+            pool.close(places.pop(n))
             del rows[n]
-    assert max(shelf.rows for shelf in strips._shelves.values()) > 4, "no shelf has grown"
+    assert max(bucket.rows for bucket in pool._buckets.values()) > 4, "no bucket has grown"
     for place in places:
-        strips.close(place)
-    assert strips.used == 0
-    assert all(not bool(t.any()) for s in strips._shelves.values() for t in (*s.keys, *s.values)), (
-        "not cleared"
-    )
+        pool.close(place)
+    assert pool.used == 0
+    assert all(not bool(t.any()) for s in pool._buckets.values() for t in (*s.keys, *s.values)), "not cleared"
 
 
 @pytest.mark.parametrize("layout", ["own", "packed"])
@@ -128,10 +122,10 @@ def test_the_order_of_chunks_does_not_matter(layout: str) -> None:
 
     def hidden(order: Sequence[int]) -> list[Tensor]:
         rows = [Row(base, seed, 3, 6) for seed in range(5)]
-        strips = Strips(base)
-        places = [opened(strips, row, 64 * (1 + n % 2)) for n, row in enumerate(rows)]
+        pool = KVPool(base)
+        places = [opened(pool, row, 64 * (1 + n % 2)) for n, row in enumerate(rows)]
         with torch.no_grad():
-            found = strips.read([Chunk(places[n], rows[n].next(1 if n < 3 else 4)) for n in order])
+            found = pool.read([Chunk(places[n], rows[n].next(1 if n < 3 else 4)) for n in order])
         return [found[order.index(n)] for n in range(5)]
 
     for one, other in zip(hidden(range(5)), hidden((4, 2, 0, 3, 1)), strict=True):
@@ -142,14 +136,14 @@ def test_the_order_of_chunks_does_not_matter(layout: str) -> None:
 def test_a_rewound_row_reads_something_else_in_the_same_place(architecture: str) -> None:
     base = tiny.base(architecture)
     row, beside = Row(base, 1, 4, 10), Row(base, 2, 4, 60)
-    strips = Strips(base)
-    place, other = opened(strips, row), opened(strips, beside)
-    read(strips, [row, beside], [place, other], [3, 40])
+    pool = KVPool(base)
+    place, other = opened(pool, row), opened(pool, beside)
+    read(pool, [row, beside], [place, other], [3, 40])
     with torch.no_grad():
-        strips.read([Chunk(place, [77, 78, 79, 80, 81])])
+        pool.read([Chunk(place, [77, 78, 79, 80, 81])])
     place.rewind(row.read)
-    read(strips, [row, beside], [place, other], [1, 1])
-    read(strips, [row, beside], [place, other], [6, 1])
+    read(pool, [row, beside], [place, other], [1, 1])
+    read(pool, [row, beside], [place, other], [6, 1])
     with pytest.raises(AssertionError):
         place.rewind(place.length + 1)
 
@@ -159,48 +153,48 @@ def test_a_rewound_row_reads_something_else_in_the_same_place(architecture: str)
 
 def test_strips_are_as_long_as_needed_and_double() -> None:
     base = tiny.base()
-    strips = Strips(base)
+    pool = KVPool(base)
     lengths = {
-        need: opened(strips, Row(base, 1, 2, 1), need).shelf.capacity for need in (1, 64, 65, 128, 200, 512)
+        need: opened(pool, Row(base, 1, 2, 1), need).bucket.capacity for need in (1, 64, 65, 128, 200, 512)
     }
     assert lengths == {1: SHORTEST, 64: 64, 65: 128, 128: 128, 200: 256, 512: 512}
-    assert strips.made == 4 * (64 + 128 + 256 + 512)
-    assert strips.slot_bytes == 3 * 2 * 2 * 8 * 4  # layers, keys and values, heads, width, bytes
+    assert pool.made == 4 * (64 + 128 + 256 + 512)
+    assert pool.position_bytes == 3 * 2 * 2 * 8 * 4  # layers, keys and values, heads, width, bytes
 
 
 def test_there_is_never_more_room_than_allowed() -> None:
     base, draw = tiny.base(), random.Random(3)
-    strips, places, refused = Strips(base, room=1000), list[Strip](), 0
+    pool, places, refused = KVPool(base, KVMemory(1000 * 384)), list[KVSlot](), 0
     front = base.prefill_text("abc")
     for _ in range(300):
-        place = strips.open(front, draw.choice((10, 100, 200)))
+        place = pool.open(front, draw.choice((10, 100, 200)))
         refused += place is None
         if place is not None:
             places.append(place)
-        assert strips.made <= 1000
+        assert pool.made <= 1000
         while places and (place is None or draw.random() < 0.4):
-            strips.close(places.pop(draw.randrange(len(places))))
+            pool.close(places.pop(draw.randrange(len(places))))
     assert refused > 10
     for place in places:
-        strips.close(place)
-    assert strips.open(front, 512) is not None, "empty shelves of other lengths must give way"
-    assert strips.open(front, 512) is None
+        pool.close(place)
+    assert pool.open(front, 512) is not None, "empty shelves of other lengths must give way"
+    assert pool.open(front, 512) is None
 
 
 def test_what_does_not_fit_changes_nothing() -> None:
     base = tiny.base()
     row = Row(base, 1, 3, 9)
-    strips = Strips(base, room=64)
-    place = opened(strips, row)
-    read(strips, [row], [place], [4])
-    assert strips.open(row.prefix, 10) is None
-    assert strips.open(row.prefix, 100) is None
-    read(strips, [row], [place], [5])
+    pool = KVPool(base, KVMemory(64 * 384))
+    place = opened(pool, row)
+    read(pool, [row], [place], [4])
+    assert pool.open(row.prefix, 10) is None
+    assert pool.open(row.prefix, 100) is None
+    read(pool, [row], [place], [5])
 
 
 def test_a_prefix_of_another_base_is_refused() -> None:
     with pytest.raises(WrongBaseError):
-        Strips(tiny.base()).open(tiny.base(seed=1).prefill_text("a"), 10)
+        KVPool(tiny.base()).open(tiny.base(seed=1).prefill_text("a"), 10)
 
 
 # -- clean places ----------------------------------------------------------------------------------
@@ -213,47 +207,47 @@ def nan_prefix(base: Base) -> Prefix:
 
 
 @torch.no_grad()
-def short_beside_long(base: Base, strips: Strips, long: Row, place: Strip) -> None:
+def short_beside_long(base: Base, pool: KVPool, long: Row, place: KVSlot) -> None:
     """A short row in the place just freed, read in one pass with a long one that shows many slots."""
     short = Row(base, 9, 2, 8)
-    own = opened(strips, short)
+    own = opened(pool, short)
     assert own.index == 1
-    read(strips, [short], [own], [4])
+    read(pool, [short], [own], [4])
     for _ in range(3):
-        read(strips, [short, long], [own, place], [1, 1])
-    strips.close(own)
+        read(pool, [short, long], [own, place], [1, 1])
+    pool.close(own)
 
 
 @pytest.mark.parametrize("architecture", KINDS)
 def test_nothing_of_a_row_is_left_for_the_next_not_even_a_nan(architecture: str) -> None:
     base = tiny.base(architecture)
-    strips, long = Strips(base), Row(base, 1, 3, 60)
-    place = opened(strips, long)
-    read(strips, [long], [place], [50])
-    bad = strips.open(nan_prefix(base), 60)
+    pool, long = KVPool(base), Row(base, 1, 3, 60)
+    place = opened(pool, long)
+    read(pool, [long], [place], [50])
+    bad = pool.open(nan_prefix(base), 60)
     assert bad is not None
     with torch.no_grad():
-        (found,) = strips.read([Chunk(bad, [5] * 40)])
+        (found,) = pool.read([Chunk(bad, [5] * 40)])
     assert bool(found.isnan().any())
-    read(strips, [long], [place], [1])
-    strips.close(bad)
-    short_beside_long(base, strips, long, place)
+    read(pool, [long], [place], [1])
+    pool.close(bad)
+    short_beside_long(base, pool, long, place)
 
 
 @pytest.mark.parametrize("architecture", KINDS)
 def test_a_pass_that_failed_half_way_leaves_nothing_either(architecture: str) -> None:
     base = breaking(tiny.base(architecture))
-    strips, long = Strips(base), Row(base, 1, 3, 60)
-    place = opened(strips, long)
-    read(strips, [long], [place], [50])
-    bad = strips.open(nan_prefix(base), 60)
+    pool, long = KVPool(base), Row(base, 1, 3, 60)
+    place = opened(pool, long)
+    read(pool, [long], [place], [50])
+    bad = pool.open(nan_prefix(base), 60)
     assert bad is not None
     base.model.broken = True
     with torch.no_grad(), pytest.raises(RuntimeError, match="half-way"):
-        strips.read([Chunk(bad, [5] * 40)])
+        pool.read([Chunk(bad, [5] * 40)])
     base.model.broken = False
-    strips.close(bad)
-    short_beside_long(base, strips, long, place)
+    pool.close(bad)
+    short_beside_long(base, pool, long, place)
 
 
 def breaking(base: Base) -> Base:
@@ -275,8 +269,8 @@ def breaking(base: Base) -> Base:
 def test_every_pass_is_told_whose_tokens_it_reads(architecture: str) -> None:
     base = tiny.base(architecture)
     rows = [Row(base, seed, 2, 5) for seed in range(4)]
-    strips, told = Strips(base), list[int]()
-    chunks = [Chunk(opened(strips, row), row.next(n)) for row, n in zip(rows, (3, 1, 2, 1), strict=True)]
+    pool, told = KVPool(base), list[int]()
+    chunks = [Chunk(opened(pool, row), row.next(n)) for row, n in zip(rows, (3, 1, 2, 1), strict=True)]
 
     @contextmanager
     def around(owners: Sequence[int]) -> Iterator[None]:
@@ -284,5 +278,5 @@ def test_every_pass_is_told_whose_tokens_it_reads(architecture: str) -> None:
         yield
 
     with torch.no_grad():
-        strips.read(chunks, around)
+        pool.read(chunks, around)
     assert (sorted(told[:2]), told[2:]) == ([1, 3], [0, 0, 0, 2, 2])

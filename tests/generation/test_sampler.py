@@ -12,9 +12,9 @@ import torch
 import transformers
 from torch import Tensor
 
-from softprompt.base import sampling as module
-from softprompt.base.sampling import Choice, Chooser, Sampling, candidates, choice_of
 from softprompt.errors import BaseModelError, ConfigError
+from softprompt.generation import sampler as module
+from softprompt.generation.sampler import Sampler, Sampling, TokenChoice, eligible, token_choice
 
 PROMPT = (3, 3, 7, 11)
 
@@ -78,7 +78,7 @@ CUTS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("seed", range(4))
 def test_what_may_be_drawn_is_what_transformers_allows(options: dict[str, Any], seed: int) -> None:
     logits = logits_of(seed)
-    found = spread(candidates(logits, Sampling(**options)), len(logits))
+    found = spread(eligible(logits, Sampling(**options)), len(logits))
     expected = by_transformers(logits, options)
     assert ((found > 0) == (expected > 0)).all()
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
@@ -92,7 +92,7 @@ def test_a_large_vocabulary_is_cut_as_by_sorting_all_of_it(
     top_k, top_p, min_p = cut
     logits = logits_of(1, words=5000, scale=scale)
     sampling = Sampling(temperature=0.8, top_k=top_k, top_p=top_p, min_p=min_p)
-    found, expected = spread(candidates(logits, sampling), 5000), by_hand(logits, 0.8, top_k, top_p, min_p)
+    found, expected = spread(eligible(logits, sampling), 5000), by_hand(logits, 0.8, top_k, top_p, min_p)
     assert ((found > 0) == (expected > 0)).all()
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
 
@@ -107,7 +107,7 @@ def test_looking_at_few_first_changes_nothing(
     found = []
     for few in (2, 64, 1024, 5000):
         monkeypatch.setattr(module, "_PREFILTER", few)
-        found.append(candidates(logits, sampling))
+        found.append(eligible(logits, sampling))
     for ids, weights in found[1:]:
         assert found[0][0] is not None
         assert ids is not None
@@ -119,7 +119,7 @@ def test_equals_at_the_edge_are_taken_from_the_lowest_id() -> None:
     logits = torch.tensor([0.0, 2.0, 1.0, 1.0, 1.0, 2.0])
 
     def kept(**options: Any) -> list[int]:
-        ids, _ = candidates(logits, Sampling(temperature=1.0, **options))
+        ids, _ = eligible(logits, Sampling(temperature=1.0, **options))
         assert ids is not None
         return ids.tolist()
 
@@ -127,42 +127,42 @@ def test_equals_at_the_edge_are_taken_from_the_lowest_id() -> None:
     assert kept(top_k=3) == [1, 2, 5]
     assert kept(top_p=0.01) == [1]
     assert kept(top_p=0.65) == [1, 2, 5]  # the twos hold 0.62
-    assert Chooser(Sampling()).choose(logits).id == 1
-    assert [token for token, _ in choice_of(torch.zeros(5000), 9, 3).top] == [0, 1, 2]
+    assert Sampler(Sampling()).sample(logits).id == 1
+    assert [token for token, _ in token_choice(torch.zeros(5000), 9, 3).top] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("penalty", [0.5, 1.2, 3.0])
 def test_the_repetition_penalty_is_transformers(penalty: float) -> None:
     logits, said = logits_of(3, words=30), [5, 9, 5]
-    chooser = Chooser(Sampling(repetition_penalty=penalty, logit_bias={}), PROMPT)
+    chooser = Sampler(Sampling(repetition_penalty=penalty, logit_bias={}), PROMPT)
     for token in said:
         forced = torch.full((30,), -1e4)
         forced[token] = 1e4
-        assert chooser.choose(forced).id == token
+        assert chooser.sample(forced).id == token
     processor = transformers.RepetitionPenaltyLogitsProcessor(penalty)
     expected = processor(torch.tensor([[*PROMPT, *said]]), logits[None])[0]
     torch.testing.assert_close(chooser.adjusted(logits), expected)
 
 
 def test_presence_and_frequency_count_what_the_answer_said_and_not_the_text() -> None:
-    chooser = Chooser(Sampling(presence_penalty=0.5, frequency_penalty=0.25), prompt_ids=[0, 0, 3])
+    chooser = Sampler(Sampling(presence_penalty=0.5, frequency_penalty=0.25), prompt_ids=[0, 0, 3])
     for token in (1, 2, 1, 1):
-        chooser.choose(torch.zeros(4).index_fill(0, torch.tensor([token]), 50.0))
+        chooser.sample(torch.zeros(4).index_fill(0, torch.tensor([token]), 50.0))
     # token 1 was said three times: 0.5 + 3 * 0.25; token 2 once: 0.5 + 0.25
     assert chooser.adjusted(torch.ones(4)).tolist() == [1.0, -0.25, 0.25, 1.0]
 
 
 def test_a_token_of_the_text_alone_is_not_yet_present_in_the_answer() -> None:
-    chooser = Chooser(Sampling(presence_penalty=2.0, frequency_penalty=2.0, repetition_penalty=2.0), [1])
+    chooser = Sampler(Sampling(presence_penalty=2.0, frequency_penalty=2.0, repetition_penalty=2.0), [1])
     assert chooser.adjusted(torch.ones(3)).tolist() == [1.0, 0.5, 1.0]
 
 
 def test_greedy_choices_follow_penalties_and_bias() -> None:
     logits = torch.tensor([3.0, 2.9, 2.5])
-    penalised = Chooser(Sampling(frequency_penalty=0.3))
-    assert [penalised.choose(logits).id for _ in range(5)] == [0, 1, 0, 1, 2]  # 3, 2.9, 2.7, 2.6 and 2.5 left
-    assert Chooser(Sampling(logit_bias={2: 0.6})).choose(logits).id == 2
-    assert Chooser(Sampling(logit_bias={0: -100})).choose(logits).id == 1
+    penalised = Sampler(Sampling(frequency_penalty=0.3))
+    assert [penalised.sample(logits).id for _ in range(5)] == [0, 1, 0, 1, 2]  # 3, 2.9, 2.7, 2.6 and 2.5 left
+    assert Sampler(Sampling(logit_bias={2: 0.6})).sample(logits).id == 2
+    assert Sampler(Sampling(logit_bias={0: -100})).sample(logits).id == 1
 
 
 def test_penalties_come_before_the_bias_and_the_bias_before_the_temperature() -> None:
@@ -173,24 +173,24 @@ def test_penalties_come_before_the_bias_and_the_bias_before_the_temperature() ->
         frequency_penalty=0.5,
         logit_bias={1: 3.0, 0: -4},
     )
-    chooser = Chooser(sampling, prompt_ids=[1])
-    chooser.choose(torch.tensor([-1e4, 1e4, -1e4]))
+    chooser = Sampler(sampling, prompt_ids=[1])
+    chooser.sample(torch.tensor([-1e4, 1e4, -1e4]))
     adjusted = chooser.adjusted(torch.tensor([1.0, 4.0, 2.0]))
     assert adjusted.tolist() == [1 - 4, 4 / 2 - 1 - 0.5 + 3, 2.0]
-    found = spread(candidates(adjusted, sampling), 3)
+    found = spread(eligible(adjusted, sampling), 3)
     torch.testing.assert_close(found, (adjusted.double() / 2).softmax(0), rtol=1e-6, atol=0)
 
 
 def test_many_different_tokens_are_remembered() -> None:
-    chooser = Chooser(Sampling(frequency_penalty=1.0))
+    chooser = Sampler(Sampling(frequency_penalty=1.0))
     for token in [*range(150), *range(0, 150, 2)]:
-        chooser.choose(torch.zeros(200).index_fill(0, torch.tensor([token]), 50.0))
+        chooser.sample(torch.zeros(200).index_fill(0, torch.tensor([token]), 50.0))
     expected = [-2.0 if i % 2 == 0 else -1.0 for i in range(150)] + [0.0] * 50
     assert chooser.adjusted(torch.zeros(200)).tolist() == expected
 
 
 def test_text_tokens_that_the_head_does_not_have_are_no_hindrance() -> None:
-    chooser = Chooser(Sampling(repetition_penalty=2.0), prompt_ids=[1, 900])
+    chooser = Sampler(Sampling(repetition_penalty=2.0), prompt_ids=[1, 900])
     assert chooser.adjusted(torch.tensor([1.0, 1.0])).tolist() == [1.0, 0.5]
 
 
@@ -198,7 +198,7 @@ def test_the_logits_given_stay_as_they_are() -> None:
     logits = logits_of(4)
     before = logits.clone()
     for options in (*CUTS, {"repetition_penalty": 2.0, "logit_bias": {3: 5.0}, "logprobs": 4}):
-        Chooser(Sampling(**options), PROMPT).choose(logits)
+        Sampler(Sampling(**options), PROMPT).sample(logits)
     assert logits.equal(before)
 
 
@@ -206,20 +206,20 @@ def test_the_logits_given_stay_as_they_are() -> None:
 def test_log_probabilities_are_the_models_own(count: int) -> None:
     logits = logits_of(5, words=60)
     sampling = Sampling(temperature=0.9, top_k=3, logit_bias={8: 60.0}, presence_penalty=1.0, logprobs=count)
-    choice = Chooser(sampling).choose(logits)
+    choice = Sampler(sampling).sample(logits)
     expected = logits.double().log_softmax(0)
     assert choice.id == 8
     assert choice.logprob == pytest.approx(float(expected[8]), abs=1e-5)
     best = expected.topk(min(count, 60))
     assert [token for token, _ in choice.top] == best.indices.tolist()
     assert [value for _, value in choice.top] == pytest.approx(best.values.tolist(), abs=1e-5)
-    assert Chooser(Sampling()).choose(logits) == Choice(int(logits.argmax()), None, ())
+    assert Sampler(Sampling()).sample(logits) == TokenChoice(int(logits.argmax()), None, ())
 
 
 def test_the_greedy_token_is_the_first_of_the_likeliest() -> None:
     for seed in range(20):
         logits = logits_of(seed, words=300).round()  # full of ties
-        choice = Chooser(Sampling(logprobs=1)).choose(logits)
+        choice = Sampler(Sampling(logprobs=1)).sample(logits)
         assert choice.top == ((choice.id, choice.logprob),)
         assert choice.id == int(logits.argmax())
 
@@ -227,10 +227,10 @@ def test_the_greedy_token_is_the_first_of_the_likeliest() -> None:
 def test_draws_follow_their_probabilities() -> None:
     logits = torch.tensor([0.0, 3.0, -math.inf, 2.0, 1.0, 2.5])
     sampling = Sampling(temperature=1.5, top_p=0.9)
-    chooser, count = Chooser(sampling), 20_000
+    chooser, count = Sampler(sampling), 20_000
     seen = torch.zeros(6)
     for _ in range(count):
-        seen[chooser.choose(logits).id] += 1
+        seen[chooser.sample(logits).id] += 1
     expected = by_hand(logits, 1.5, 0, 0.9, 0.0)
     assert (expected > 0).sum() == 4
     assert ((seen > 0) == (expected > 0)).all()
@@ -243,12 +243,12 @@ def test_a_row_draws_by_its_seed_and_number_alone() -> None:
     steps = [logits_of(seed, scale=1.0) for seed in range(30)]
 
     def drawn(seed: int, row: int) -> list[int]:
-        chooser = Chooser(Sampling(temperature=1.0, seed=seed), row=row)
-        return [chooser.choose(logits).id for logits in steps]
+        chooser = Sampler(Sampling(temperature=1.0, seed=seed), row=row)
+        return [chooser.sample(logits).id for logits in steps]
 
     alone = drawn(4, 1)
-    others = [Chooser(Sampling(temperature=1.0, seed=4), row=row) for row in range(3)]
-    together = [[chooser.choose(logits).id for chooser in others] for logits in steps]
+    others = [Sampler(Sampling(temperature=1.0, seed=4), row=row) for row in range(3)]
+    together = [[chooser.sample(logits).id for chooser in others] for logits in steps]
     assert [row[1] for row in together] == alone == drawn(4, 1)
     assert len({tuple(drawn(seed, row)) for seed in (4, 5) for row in (0, 1, 2)}) == 6
     assert drawn(10**30, 0) != drawn(-1, 0)  # any whole number will do
@@ -258,16 +258,16 @@ def test_a_rounding_of_the_logits_moves_no_draw() -> None:
     logits = logits_of(6, words=2000, scale=0.01)  # near equals: a rounding changes their order
     noise = logits + 1e-6 * logits_of(7, words=2000, scale=1.0)
     assert not logits.argsort().equal(noise.argsort())
-    rows = [Chooser(Sampling(temperature=1.0), row=row) for row in range(200) for _ in range(2)]
-    same = sum(rows[i].choose(logits).id == rows[i + 1].choose(noise).id for i in range(0, len(rows), 2))
+    rows = [Sampler(Sampling(temperature=1.0), row=row) for row in range(200) for _ in range(2)]
+    same = sum(rows[i].sample(logits).id == rows[i + 1].sample(noise).id for i in range(0, len(rows), 2))
     assert same >= 198
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1e-320, 1e-9, 1e-5, 1e290])
 def test_extreme_temperatures_draw_what_they_should(temperature: float) -> None:
     logits = torch.tensor([1.0, 3.0, -math.inf, 2.999])
-    chooser = Chooser(Sampling(temperature=temperature))
-    seen = {chooser.choose(logits).id for _ in range(100)}
+    chooser = Sampler(Sampling(temperature=temperature))
+    seen = {chooser.sample(logits).id for _ in range(100)}
     assert seen == ({0, 1, 3} if temperature > 1 else {1})
 
 
@@ -278,23 +278,23 @@ def test_damaged_logits_are_refused(options: dict[str, Any], damage: dict[int, f
     for place, value in damage.items():
         logits[place] = value
     with pytest.raises(BaseModelError, match="gave no finite numbers") as caught:
-        Chooser(Sampling(**options), PROMPT).choose(logits)
+        Sampler(Sampling(**options), PROMPT).sample(logits)
     assert str(caught.value).count(".") == 1
     with pytest.raises(BaseModelError):
-        Chooser(Sampling(**options)).choose(torch.full((20,), -math.inf))
+        Sampler(Sampling(**options)).sample(torch.full((20,), -math.inf))
 
 
 def test_log_probabilities_of_damaged_logits_are_refused() -> None:
     with pytest.raises(BaseModelError, match="gave no finite numbers"):
-        choice_of(torch.tensor([1.0, math.nan]), 0, 1)
+        token_choice(torch.tensor([1.0, math.nan]), 0, 1)
     huge = torch.tensor([3e38, 1.0])  # finite, until a penalty below 1 raises it
     with pytest.raises(BaseModelError, match="gave no finite numbers"):
-        Chooser(Sampling(temperature=1.0, repetition_penalty=0.01), [0]).choose(huge)
+        Sampler(Sampling(temperature=1.0, repetition_penalty=0.01), [0]).sample(huge)
 
 
 @pytest.mark.parametrize("top_p", [5e-324, 1e-12, 1 - 1e-16, math.nextafter(1, 0)])
 def test_extreme_shares_leave_what_they_should(top_p: float) -> None:
-    ids, _ = candidates(logits_of(10, words=3000, scale=0.1), Sampling(temperature=1.0, top_p=top_p))
+    ids, _ = eligible(logits_of(10, words=3000, scale=0.1), Sampling(temperature=1.0, top_p=top_p))
     assert ids is not None
     assert len(ids) == (1 if top_p < 0.5 else 3000)
 
@@ -303,9 +303,9 @@ def test_words_ruled_out_by_the_model_stay_so() -> None:
     logits = torch.full((50,), -math.inf)
     logits[7] = 0.5
     sampling = Sampling(temperature=1.0, top_k=9, top_p=0.9, min_p=0.1, repetition_penalty=2.0, logprobs=3)
-    chooser = Chooser(sampling, [3])
+    chooser = Sampler(sampling, [3])
     for _ in range(5):
-        choice = chooser.choose(logits)
+        choice = chooser.sample(logits)
         assert (choice.id, choice.logprob, choice.top[0]) == (7, 0.0, (7, 0.0))
         assert [value for _, value in choice.top[1:]] == [-math.inf] * 2
 
@@ -366,15 +366,6 @@ def test_settings_of_several_values_are_kept_as_tuples_and_equal_when_they_mean_
     assert Sampling() == Sampling(stop=[], logit_bias={}, stop_tokens=())
 
 
-def test_an_answer_ends_at_the_end_token_and_at_stop_tokens() -> None:
-    assert Sampling().ends_at(2, end_id=2)
-    assert not Sampling().ends_at(3, end_id=2)
-    assert not Sampling().ends_at(3, end_id=None)
-    assert not Sampling(ignore_end=True).ends_at(2, end_id=2)
-    assert Sampling(stop_tokens=[9]).ends_at(9, end_id=2)
-    assert Sampling(stop_tokens=[2], ignore_end=True).ends_at(2, end_id=2)
-
-
 @pytest.mark.parametrize("options", [{"logit_bias": {4: 1.0, 5: 1.0}}, {"stop_tokens": [4, 5]}])
 def test_tokens_the_model_does_not_have_are_named(options: dict[str, Any]) -> None:
     sampling = Sampling(**options)
@@ -383,7 +374,7 @@ def test_tokens_the_model_does_not_have_are_named(options: dict[str, Any]) -> No
         sampling.check_tokens(5)
     if "logit_bias" in options:
         with pytest.raises(ConfigError, match="names token 5"):
-            Chooser(sampling).choose(torch.zeros(5))
+            Sampler(sampling).sample(torch.zeros(5))
 
 
 def test_choosing_is_fast_for_a_large_vocabulary() -> None:
@@ -391,10 +382,10 @@ def test_choosing_is_fast_for_a_large_vocabulary() -> None:
     logits = logits_of(9, words=150_000)
     bounds: list[tuple[dict[str, Any], float]] = [({}, 5e-4), ({"temperature": 1.0, "top_p": 0.95}, 0.1)]
     for options, bound in bounds:
-        chooser = Chooser(Sampling(**options))
+        chooser = Sampler(Sampling(**options))
         times = []
         for _ in range(9):
             start = time.perf_counter()
-            chooser.choose(logits)
+            chooser.sample(logits)
             times.append(time.perf_counter() - start)
         assert sorted(times)[4] < bound

@@ -1,0 +1,360 @@
+"""The KV pool: keys and values of rows that are being read or written, each behind a prefix of its own.
+
+It knows slots and tokens; it does not know what a row is for or how its next token is chosen. A row's
+prefix and text lie at positions 0, 1, 2, ... of its slot, whatever the lengths of the others. Slots of one
+size stand together in a bucket, one tensor a layer, written in place; a row that outgrows its slot moves to a
+bucket of twice the size. A pass reads any number of tokens of any number of rows, without padding.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from softprompt.base.attention import PoolSpan
+from softprompt.base.cache import DecodeCache, PoolCache
+from softprompt.base.layout import Windows
+from softprompt.base.model import Base
+from softprompt.prefix import Prefix
+
+__all__ = ["SHORTEST", "Chunk", "KVMemory", "KVPool", "KVSlot", "position_bytes"]
+
+SHORTEST = 64
+"""Positions of the smallest slots; larger ones double."""
+
+FIRST_ROWS = 4
+"""Slots a bucket begins with; it doubles when they are taken."""
+
+FULL = 16
+"""Beyond twice as many, the tokens of a pass are filled up to a multiple: matrix libraries keep code and
+memory for every number of rows they ever met."""
+
+Around = Callable[[Sequence[int]], AbstractContextManager[None]]
+"""Entered around every pass, with the number of the chunk that each of its tokens belongs to."""
+
+
+def position_bytes(like: Prefix) -> int:
+    """Bytes of one position in all layers of the model that made this prefix."""
+    return sum(t.shape[0] * t.shape[2] * t.element_size() for t in (*like.keys, *like.values))
+
+
+class KVMemory:
+    """Bytes that pools share, and the most they may take together; None for no bound."""
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit = limit
+        self.taken = 0
+
+    def take(self, nbytes: int, spare: int = 0) -> bool:
+        """Take so many bytes if they are there, and ``spare`` ones beside them."""
+        if self.limit is not None and self.taken + nbytes + spare > self.limit:
+            return False
+        self.taken += nbytes
+        return True
+
+
+@dataclass(eq=False)
+class KVSlot:
+    """A row's place: which bucket, which slot of it, how many positions are filled and how many ever were."""
+
+    bucket: Bucket
+    index: int
+    length: int = 0
+    reached: int = 0
+
+    @property
+    def capacity(self) -> int:
+        """C, the most positions it holds."""
+        return self.bucket.capacity
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Slots of one bucket in a row are neighbours."""
+        return self.bucket.capacity, self.index
+
+    def rewind(self, length: int) -> None:
+        """Forget what lies behind the first ``length`` positions, to read something else there."""
+        assert length <= self.length
+        self.length = length
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The next tokens of a row."""
+
+    slot: KVSlot
+    ids: Sequence[int]
+
+
+class Bucket:
+    """Slots of C positions: per layer keys and values ``[R, K, C, D]``, of which the first ones are taken."""
+
+    def __init__(self, like: Prefix, capacity: int) -> None:
+        self.capacity = capacity
+        self.slots: list[KVSlot] = []
+        self.keys = [k.new_zeros(0, k.shape[0], capacity, k.shape[2]) for k in like.keys]
+        self.values = [v.new_zeros(0, v.shape[0], capacity, v.shape[2]) for v in like.values]
+
+    @property
+    def rows(self) -> int:
+        """R, taken or not."""
+        return self.keys[0].shape[0]
+
+    def resize(self, rows: int) -> None:
+        """Make it ``rows`` slots, the taken ones kept; layer by layer, so that no two copies of all exist."""
+        kept = len(self.slots)
+        for side in (self.keys, self.values):
+            for layer, old in enumerate(side):
+                side[layer] = old.new_zeros(rows, *old.shape[1:])
+                side[layer][:kept] = old[:kept]
+
+    def take(self) -> KVSlot:
+        """A free slot, nothing in it."""
+        self.slots.append(KVSlot(self, len(self.slots)))
+        return self.slots[-1]
+
+    def give_back(self, slot: KVSlot) -> None:
+        """Free a slot. Its positions are cleared: a NaN left in a masked one would reach the next row."""
+        self.swap(slot.index, len(self.slots) - 1)
+        self.slots.pop()
+        for side in (*self.keys, *self.values):
+            side[slot.index, :, : slot.reached] = 0
+
+    def swap(self, one: int, other: int) -> None:
+        """Let two rows change places."""
+        if one == other:
+            return
+        a, b = self.slots[one], self.slots[other]
+        used = max(a.reached, b.reached)
+        for side in (*self.keys, *self.values):
+            held = side[one, :, :used].clone()
+            side[one, :, :used] = side[other, :, :used]
+            side[other, :, :used] = held
+        self.slots[one], self.slots[other] = b, a
+        a.index, b.index = other, one
+
+    def bring_together(self, slots: Sequence[KVSlot]) -> None:
+        """Let these rows stand side by side, at the front unless they do, so that one view holds them."""
+        taken = {slot.index for slot in slots}
+        if max(taken) - min(taken) + 1 == len(taken):
+            return
+        places = [place for place in range(len(slots)) if place not in taken]
+        for slot in slots:
+            if slot.index >= len(slots):
+                self.swap(slot.index, places.pop())
+
+
+class KVPool:
+    """Slots for rows of one model, made as they are needed.
+
+    Args:
+        base: the model.
+        memory: what bounds it, alone or together with other pools; nothing by default.
+        like: any prefix of the model, which shows the shapes; without one the model is asked.
+    """
+
+    def __init__(self, base: Base, memory: KVMemory | None = None, like: Prefix | None = None) -> None:
+        self._base = base
+        self._windows = Windows.of(base.config)
+        self._like = like or base.prefill(base.embed(()))
+        self._buckets: dict[int, Bucket] = {}
+        self._memory = memory or KVMemory()
+        self.position_bytes = position_bytes(self._like)
+        """Bytes of one position in all layers."""
+
+    @property
+    def used(self) -> int:
+        """Positions that are filled."""
+        buckets = list(self._buckets.values())  # another thread may ask while a bucket is added
+        return sum(slot.length for bucket in buckets for slot in bucket.slots)
+
+    @property
+    def made(self) -> int:
+        """Positions there are, taken or not."""
+        return sum(bucket.rows * bucket.capacity for bucket in self._buckets.values())
+
+    def open(self, prefix: Prefix, need: int, spare: int = 0) -> KVSlot | None:
+        """A slot for a row that holds ``need`` positions for now, its prefix laid in it; None without room.
+
+        ``spare`` bytes of the memory must be left over.
+        """
+        self._base.accept(prefix)
+        slot = self._take(max(need, prefix.length), spare)
+        if slot is None:
+            return None
+        slot.length = slot.reached = prefix.length
+        for side, front in ((slot.bucket.keys, prefix.keys), (slot.bucket.values, prefix.values)):
+            for layer, new in zip(side, front, strict=True):
+                layer[slot.index, :, : prefix.length] = new
+        return slot
+
+    def reserve(self, slot: KVSlot, need: int, spare: int = 0) -> bool:
+        """See to it that a slot holds ``need`` positions; where it must move and cannot, nothing changes."""
+        if need <= slot.capacity:
+            return True
+        larger = self._take(need, spare)
+        if larger is None:
+            return False
+        old, filled = slot.bucket, slot.length
+        pairs = ((old.keys, larger.bucket.keys), (old.values, larger.bucket.values))
+        for before, after in pairs:
+            for layer, new in zip(before, after, strict=True):
+                new[larger.index, :, :filled] = layer[slot.index, :, :filled]
+        old.give_back(slot)
+        larger.bucket.slots[larger.index] = slot
+        slot.bucket, slot.index, slot.reached = larger.bucket, larger.index, filled
+        return True
+
+    def close(self, slot: KVSlot) -> None:
+        """Give a row's slot back."""
+        slot.bucket.give_back(slot)
+
+    def shrink(self, most: float = 1.0) -> None:
+        """Give back slots that nobody holds, in buckets of more than ``most`` times as many as are held."""
+        for capacity, bucket in list(self._buckets.items()):
+            if bucket.rows > most * len(bucket.slots):
+                self._memory.taken -= (bucket.rows - len(bucket.slots)) * capacity * self.position_bytes
+                if bucket.slots:
+                    bucket.resize(len(bucket.slots))
+                else:
+                    del self._buckets[capacity]
+
+    def _take(self, need: int, spare: int) -> KVSlot | None:
+        capacity = SHORTEST
+        while capacity < need:
+            capacity *= 2
+        bucket = self._buckets.get(capacity) or Bucket(self._like, capacity)
+        if len(bucket.slots) == bucket.rows and not self._grow(bucket, spare):
+            return None
+        self._buckets[capacity] = bucket
+        return bucket.take()
+
+    def _grow(self, bucket: Bucket, spare: int) -> bool:
+        """More slots for a bucket that has none free; where memory is short one, for which unused ones go."""
+        bytes_each = bucket.capacity * self.position_bytes
+        for rows in (max(FIRST_ROWS, 2 * bucket.rows), bucket.rows + 1):
+            if self._memory.take((rows - bucket.rows) * bytes_each, spare):
+                bucket.resize(rows)
+                return True
+        self.shrink()
+        if not self._memory.take(bytes_each, spare):
+            return False
+        bucket.resize(bucket.rows + 1)
+        return True
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def read(self, chunks: Sequence[Chunk], around: Around = lambda owners: nullcontext()) -> list[Tensor]:
+        """Read the next tokens of every row given; their hidden states, ``[T, E]`` a chunk.
+
+        A row may be given once. What a row sees is its own slot alone.
+        """
+        for chunk in chunks:  # before the pass, which may fail half-way: what it wrote is cleared, too
+            stop = chunk.slot.length + len(chunk.ids)
+            assert stop <= chunk.slot.capacity
+            chunk.slot.reached = max(chunk.slot.reached, stop)
+        order = self._arrange(chunks)
+        read = self._flat if self._base.layout.flat else self._apart
+        found = dict(zip(order, read([chunks[n] for n in order], order, around), strict=True))
+        for chunk in chunks:
+            chunk.slot.length += len(chunk.ids)
+        return [found[n] for n in range(len(chunks))]
+
+    def _arrange(self, chunks: Sequence[Chunk]) -> list[int]:
+        """The order to read in: rows of one token first, by bucket and place, then the longer ones."""
+        single: dict[int, list[int]] = defaultdict(list)
+        for number, chunk in enumerate(chunks):
+            if len(chunk.ids) == 1:
+                single[chunk.slot.capacity].append(number)
+        order = []
+        for capacity, numbers in single.items():
+            self._buckets[capacity].bring_together([chunks[n].slot for n in numbers])
+            order += sorted(numbers, key=lambda n: chunks[n].slot.index)
+        return order + [n for n, chunk in enumerate(chunks) if len(chunk.ids) != 1]
+
+    def _flat(self, chunks: Sequence[Chunk], order: Sequence[int], around: Around) -> list[Tensor]:
+        """All tokens in one row without padding; attention goes span by span (``attention.PoolSpan``)."""
+        device, sizes = self._base.device, [len(chunk.ids) for chunk in chunks]
+        starts = torch.tensor([chunk.slot.length for chunk in chunks], device=device)
+        ids = [token for chunk in chunks for token in chunk.ids]
+        filling = -len(ids) % FULL if len(ids) > 2 * FULL else 0  # tokens of no row, which no span reads
+        owners = torch.arange(len(chunks), device=device).repeat_interleave(
+            torch.tensor(sizes, device=device)
+        )
+        firsts = torch.tensor([0, *sizes], device=device).cumsum(0)[:-1]
+        at = starts[owners] + torch.arange(len(owners), device=device) - firsts[owners]  # [N] positions
+        spans = self._spans(chunks, at)
+        visible = max(span.visible for span in spans)
+        where = self._base.layout.pooled(
+            functional.pad(at, (0, filling)), visible, self._windows, self._base.dtype
+        )
+        tokens = torch.tensor([ids + [0] * filling], device=device)
+        with around([order[n] for n in owners.tolist()] + [order[-1]] * filling):
+            hidden = self._base.run(input_ids=tokens, cache=PoolCache(spans), pool=spans, **where)
+        return list(hidden[0, : len(ids)].split(sizes))
+
+    def _spans(self, chunks: Sequence[Chunk], at: Tensor) -> list[PoolSpan]:
+        """Rows of one token, a span for each bucket; then a span for every longer row."""
+        spans, first = list[PoolSpan](), 0
+        while first < len(chunks):
+            last, start = _alike(chunks, first), spans[-1].stop if spans else 0
+            slot, count = chunks[first].slot, last - first
+            stop = start + sum(len(chunk.ids) for chunk in chunks[first:last])
+            visible = max(chunk.slot.length + len(chunk.ids) for chunk in chunks[first:last])
+            sides = slot.bucket.keys, slot.bucket.values
+            spans.append(
+                PoolSpan(start, stop, *sides, slot.index, slot.index + count, visible, at[start:stop])
+            )
+            first = last
+        return spans
+
+    def _apart(self, chunks: Sequence[Chunk], order: Sequence[int], around: Around) -> list[Tensor]:
+        """For a model that needs its own masks: a pass for a bucket's single tokens, one for a longer row."""
+        found, first = list[Tensor](), 0
+        while first < len(chunks):
+            last = _alike(chunks, first)
+            if len(chunks[first].ids) == 1:
+                with around(order[first:last]):
+                    found += self._step(chunks[first:last])
+            else:
+                with around([order[first]] * len(chunks[first].ids)):
+                    found.append(self._continue(chunks[first]))
+            first = last
+        return found
+
+    def _step(self, chunks: Sequence[Chunk]) -> list[Tensor]:
+        """One token of each of some neighbours in a bucket; hidden states [1, E] a row."""
+        device, bucket = self._base.device, chunks[0].slot.bucket
+        rows = slice(chunks[0].slot.index, chunks[-1].slot.index + 1)
+        at = torch.tensor([chunk.slot.length for chunk in chunks], device=device)
+        tokens = torch.tensor([[chunk.ids[0]] for chunk in chunks], device=device)
+        cache = DecodeCache([k[rows] for k in bucket.keys], [v[rows] for v in bucket.values])
+        visible = max(chunk.slot.length for chunk in chunks) + 1
+        cache.step(at, visible)
+        where = self._base.layout.decoding(at, visible, self._windows, self._base.dtype)
+        return list(self._base.run(input_ids=tokens, cache=cache, **where))
+
+    def _continue(self, chunk: Chunk) -> Tensor:
+        """Several tokens of one row, [T, E], behind what its slot holds, by the model's own causal mask."""
+        slot, stop = chunk.slot, chunk.slot.length + len(chunk.ids)
+        at = torch.arange(slot.length, stop, device=self._base.device)
+        sides = slot.bucket.keys, slot.bucket.values
+        span = PoolSpan(0, len(chunk.ids), *sides, slot.index, slot.index + 1, stop, at)
+        tokens = torch.tensor([list(chunk.ids)], device=self._base.device)
+        cache = PoolCache([span], seen=slot.length, hand_out=True)
+        return self._base.run(input_ids=tokens, cache=cache, attention_mask=None)[0]
+
+
+def _alike(chunks: Sequence[Chunk], first: int) -> int:
+    """Where the chunks end that are read with the one at ``first``: single tokens of its bucket."""
+    last, bucket = first + 1, chunks[first].slot.bucket
+    if len(chunks[first].ids) == 1:
+        while last < len(chunks) and len(chunks[last].ids) == 1 and chunks[last].slot.bucket is bucket:
+            last += 1
+    return last

@@ -1,0 +1,68 @@
+"""Which of its candidates a row gets: from log-likelihoods to probabilities, as its job asks.
+
+It knows encoded rows and likelihoods; it does not know how the likelihoods were read, offline or served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from softprompt.data.rows import Encoded
+
+__all__ = ["ChoiceScores", "calibrated", "padded", "probabilities", "texts_to_score"]
+
+
+@dataclass(frozen=True)
+class ChoiceScores:
+    """What a front thinks of every candidate of B rows; C is the most candidates a row has.
+
+    Attributes:
+        likelihoods: ``[B, C]`` log-likelihood in nats, ``-inf`` where a row has fewer candidates.
+        weights: ``[B, C]`` the same after length and calibration; the greatest is what is predicted,
+            and their softmax is how sure of it the front is.
+    """
+
+    likelihoods: Tensor
+    weights: Tensor
+
+    @property
+    def probabilities(self) -> Tensor:
+        """``[B, C]``, each row adding up to 1."""
+        return self.weights.softmax(1)
+
+
+def calibrated(encoded: Encoded, found: Tensor, neutral: Tensor) -> ChoiceScores:
+    """What follows from log-likelihoods ``[B, C]`` of candidates, and from those behind the neutral input."""
+    weights = found - neutral
+    if encoded.by_length:
+        weights = weights / padded([[float(len(c)) for c in encoded.candidates(e)] for e in encoded.examples])
+    return ChoiceScores(found, weights.where(found != -torch.inf, -torch.inf))
+
+
+def padded(rows: Sequence[Sequence[float]], filler: float = 1.0) -> Tensor:
+    """Rows of different length as one tensor ``[B, C]``."""
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows])
+
+
+def texts_to_score(encoded: Encoded) -> list[tuple[int, ...]]:
+    """The inputs behind which a row's candidates decide: its own and, to calibrate, the neutral one."""
+    (example,) = encoded.examples
+    return [example.input_ids, *([example.neutral_ids] if example.neutral_ids is not None else [])]
+
+
+def probabilities(
+    encoded: Encoded, answers: Sequence[str], likelihoods: Sequence[Sequence[float]]
+) -> dict[str, float]:
+    """The probability of every answer of one row, the likeliest first.
+
+    ``likelihoods``: of the candidates behind each of ``texts_to_score``.
+    """
+    found, *neutral = (torch.tensor([values]) for values in likelihoods)
+    scores = calibrated(encoded, found, neutral[0] if neutral else torch.zeros_like(found))
+    pairs = zip(answers, scores.probabilities[0].tolist(), strict=True)
+    return dict(sorted(pairs, key=lambda pair: -pair[1]))

@@ -1,0 +1,281 @@
+"""The rows under way: who has a place and memory, who makes room for whom, and one pass over what they read.
+
+It knows rows, slots and passes; it does not know who waits, who is told, or threads.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from softprompt.base.heap import release_heap
+from softprompt.base.kv_pool import SHORTEST, Chunk, KVMemory, KVPool, KVSlot
+from softprompt.base.lowrank import Riders
+from softprompt.base.model import Base
+from softprompt.errors import ConfigError
+from softprompt.generation.request import Event, ModelRequest, ScoreRequest
+from softprompt.generation.sequence import BEFORE, Reading, SequenceState
+
+__all__ = ["KV_MEMORY", "Batch", "Callback", "RequestHandle", "Row"]
+
+KV_MEMORY = 2 * 2**30
+"""Bytes of keys and values that rows may take, unless another bound is set."""
+
+_SHORT = 256
+"""Positions there are for every row even so."""
+
+_HEADROOM = 128
+"""Positions a row that writes gets beyond its text from the start, so that short answers never move."""
+
+_SPARE = 8
+"""One part in so many of the memory is kept from rows that grow, for what is scored."""
+
+_SHORTEST_TURN, _LONGEST_TURN = 256, 1024
+"""Steps after which a row may have to let one that waits go on in its place: as many as it has tokens, which
+would then have to be read again, but within these bounds."""
+
+Callback = Callable[[Event], None]
+
+
+class RequestHandle:
+    """A request that was handed in."""
+
+    def __init__(self) -> None:
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more: it leaves before the next step. Safe from any thread, at any time."""
+        self.cancelled = True
+
+
+@dataclass(eq=False)
+class Row:
+    """A request, waiting or under way.
+
+    Attributes:
+        turn: rows join in this order; the greatest makes room first where memory is short.
+        slot: its keys and values; None while it waits.
+        reading: what it reads in the pass at hand.
+        begun: whether it has joined before.
+        steps: passes it has taken part in since it joined.
+        last: the number of the last of them.
+    """
+
+    request: ModelRequest
+    callback: Callback
+    handle: RequestHandle
+    sequence: SequenceState
+    turn: int
+    slot: KVSlot | None = None
+    reading: Reading = field(default_factory=lambda: Reading((), ()))
+    begun: bool = False
+    steps: int = 0
+    last: int = -1
+
+    @property
+    def scores(self) -> bool:
+        return isinstance(self.request, ScoreRequest)
+
+    @property
+    def turn_over(self) -> bool:
+        """Whether it may be set aside for one that waits."""
+        return self.steps >= min(max(self.sequence.need, _SHORTEST_TURN), _LONGEST_TURN)
+
+
+class Batch:
+    """Rows that share one KV memory, and mostly one pass.
+
+    Args:
+        base: the model most rows are read with; its positions are what ``room`` counts.
+        rows: most rows that write at once, and most that score.
+        room: most positions over all rows.
+        kv_memory: the same in bytes; without either there are ``KV_MEMORY``.
+        turns: numbers for rows that are set aside.
+        displaced: called with a row that must wait again.
+
+    Raises:
+        ConfigError: memory in which not even a short row would ever find a place.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        rows: int,
+        room: int | None,
+        kv_memory: int | None,
+        turns: itertools.count[int],
+        displaced: Callable[[Row], None],
+    ) -> None:
+        self._base, self._most, self._turns, self._displaced = base, rows, turns, displaced
+        self.rows: list[Row] = []
+        self._memory = KVMemory()
+        own = KVPool(base, self._memory)
+        self._pools = {base.fingerprint: own}
+        self.room = _room(own.position_bytes, rows, room, kv_memory)
+        """The most positions there may be."""
+        self._memory.limit = self.room * own.position_bytes
+        self._riders = Riders()
+        self._looked = time.monotonic()
+
+    @property
+    def used(self) -> int:
+        """Positions that are filled; any thread may ask."""
+        return sum(pool.used for pool in list(self._pools.values()))
+
+    @property
+    def memory_taken(self) -> int:
+        """Bytes of all slots, filled or not."""
+        return self._memory.taken
+
+    # -- places and memory ---------------------------------------------------------------------
+
+    def join(self, row: Row) -> bool:
+        """Find a place and memory for a row that waits; False where there is none yet."""
+        alike = [other for other in self.rows if other.scores is row.scores]
+        if len(alike) >= self._most and not self._set_one_aside(row):
+            return False
+        request = row.request
+        need = min(row.sequence.need + _HEADROOM, request.positions)
+        pool = self._pools.get(request.model.fingerprint)
+        if pool is None:  # a changed copy of the model, whose first row this is
+            pool = KVPool(request.model, self._memory, like=request.prefix)
+            self._pools[request.model.fingerprint] = pool
+        while True:
+            row.slot = pool.open(request.prefix, need, self._spare if self.rows and not row.scores else 0)
+            if row.slot is not None:
+                row.begun, row.steps = True, 0
+                self.rows.append(row)
+                return True
+            if not self._make_room(row):
+                return False
+
+    def leave(self, row: Row) -> None:
+        """A row is over."""
+        self._close(row)
+        model = row.request.model
+        if model is not self._base and not any(other.request.model is model for other in self.rows):
+            self._pools.pop(model.fingerprint).shrink()
+
+    def read_next(self, row: Row, count: int, step: int) -> bool:
+        """Let a row read about ``count`` tokens next; False where it had to make room instead."""
+        if row.slot is None:
+            return False
+        need = row.slot.length + min(count, row.sequence.unread)
+        if not row.scores and need > row.slot.capacity:  # what scores has all it needs from the start
+            oldest = all(row.turn <= other.turn for other in self.rows if not other.scores)
+            pool = self._pools[row.request.model.fingerprint]
+            while not pool.reserve(row.slot, need, 0 if oldest else self._spare):
+                if not self._make_room(row):
+                    self._preempt(row)
+                    return False
+        row.reading = row.sequence.next(count)
+        row.steps, row.last = row.steps + 1, step
+        return True
+
+    def give_back(self, most: float = 1.0, every: float = 0.0) -> None:
+        """Let go of memory where there are more than ``most`` times as many slots as rows hold.
+
+        Does so only if the last time is ``every`` seconds ago.
+        """
+        now = time.monotonic()
+        if now - self._looked < every:
+            return
+        before, self._looked = self._memory.taken, now
+        self._shrink(most)
+        if self._memory.taken < before:
+            release_heap()
+
+    def _shrink(self, most: float = 1.0) -> None:
+        for pool in self._pools.values():
+            pool.shrink(most)
+
+    def _make_room(self, row: Row) -> bool:
+        """Free some memory for a row; False where nobody has to make room for it."""
+        before = self._memory.taken
+        self._shrink()
+        if self._memory.taken < before:
+            return True
+        later = [other for other in self.rows if not other.scores and (row.scores or other.turn > row.turn)]
+        if later:
+            self._preempt(max(later, key=lambda other: other.turn))
+            return True
+        return row.slot is None and self._set_one_aside(row)
+
+    def _set_one_aside(self, row: Row) -> bool:
+        """For a row that writes: let the one that has longest had its turn wait behind all, if it is over."""
+        over = [other for other in self.rows if not other.scores and other.turn_over]
+        if not over or row.scores:
+            return False
+        longest = max(over, key=lambda other: other.steps)
+        longest.turn = next(self._turns)
+        self._preempt(longest)
+        return True
+
+    def _preempt(self, row: Row) -> None:
+        """Take a row's memory; it goes on later, read again from its first token."""
+        row.sequence.restart()
+        self._displaced(row)  # first of all, so that it is always in one of both lists
+        self._close(row)
+
+    def _close(self, row: Row) -> None:
+        assert row.slot is not None
+        self._pools[row.request.model.fingerprint].close(row.slot)
+        row.slot = None
+        self.rows.remove(row)
+
+    @property
+    def _spare(self) -> int:
+        return (self._memory.limit or 0) // _SPARE
+
+    # -- one pass ------------------------------------------------------------------------------
+
+    def read(self, model: Base, rows: Sequence[Row]) -> list[Tensor]:
+        """One pass over what rows of one model read next; the logits each of them wants, [T, V]."""
+        chunks, reading = list[Chunk](), list[Row]()
+        for row in rows:
+            assert row.slot is not None
+            if row.reading.behind is not None:
+                row.slot.rewind(row.request.prefix.length + row.reading.behind)
+            if row.reading.ids:
+                chunks.append(Chunk(row.slot, row.reading.ids))
+                reading.append(row)
+        hidden: dict[int, Tensor] = {}
+        if reading:
+            found = self._pools[model.fingerprint].read(chunks, self._carrying(reading))
+            hidden = {id(row): states for row, states in zip(reading, found, strict=True)}
+        wanted = [_wanted(row, hidden.get(id(row))) for row in rows]
+        some = [states for states in wanted if len(states)]
+        if not some:
+            return wanted
+        logits = model.head.logits(torch.cat(some))
+        return list(logits.split([len(states) for states in wanted]))
+
+    def _carrying(self, rows: Sequence[Row]) -> Callable[[Sequence[int]], AbstractContextManager[None]]:
+        adapters = [row.request.adapter for row in rows]
+        return lambda owners: self._riders.seated([adapters[owner] for owner in owners])
+
+
+def _room(position_bytes: int, rows: int, room: int | None, kv_memory: int | None) -> int:
+    """The most positions there may be."""
+    if room is None and kv_memory is None:
+        return max(rows * _SHORT, KV_MEMORY // position_bytes)
+    most = kv_memory // position_bytes if room is None and kv_memory is not None else room or 0
+    if most < SHORTEST:
+        what = f"room is {room} positions" if room is not None else f"kv_memory holds {most} positions"
+        raise ConfigError(f"{what}, but one row takes {SHORTEST} at least; give more.")
+    return most
+
+
+def _wanted(row: Row, hidden: Tensor | None) -> Tensor:
+    """The hidden states [T, E] after the tokens whose successors a row asks for; hidden: [W, E]."""
+    before = row.request.prefix.hidden
+    states = [before if place == BEFORE else hidden[place] for place in row.reading.wanted]  # type: ignore[index]
+    if not states:
+        return torch.empty(0, row.request.model.width)
+    return torch.stack(states)  # type: ignore[arg-type]
