@@ -36,7 +36,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Demo, Path]:
         rows = [{"text": f"{WORDS[i % 4]} {i}", "label": list(labels)[i % len(labels)]} for i in range(10)]
         file = folder / f"{recipe}.jsonl"
         file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
-        data = config.data.model_copy(update=dict.fromkeys(("train", "validation", "test"), str(file)))
+        data = config.data.model_copy(
+            update=dict.fromkeys(("train", "validation", "test"), str(file)) | {"validation_rows": None}
+        )
         train = config.train.model_copy(update={"epochs": 1})
         return config.model_copy(update={"data": data, "train": train})
 
