@@ -87,7 +87,10 @@ def test_what_is_printed_fits_and_marks_answers_that_were_cut(
     verb._tell(replace(demo, roles=job), "prompts")
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 100
-    before, after = (next(i for i, line in enumerate(lines) if word in line) for word in ("before", "after"))
+    before, after = (
+        next(i for i, line in enumerate(lines) if line.startswith(f"    {word} "))
+        for word in ("before", "after")
+    )
     assert "".join(lines[before:after]).endswith("c ...")
     assert lines[after + 1].strip().endswith("c")
 
