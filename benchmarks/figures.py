@@ -31,9 +31,26 @@ def main() -> None:
 
 def rendered(readme: str) -> str:
     """The README with its marked parts made anew."""
-    shown = (RESULTS / "demo.txt").read_text(encoding="utf-8").strip("\n")
+    shown = _excerpt((RESULTS / "demo.txt").read_text(encoding="utf-8").strip("\n"))
     readme = _put(readme, "demo", f"```\n{shown}\n```")
     return _put(readme, "comparison", _overview())
+
+
+def _excerpt(shown: str) -> str:
+    """Of the demo's output the first opening of each prompt, which is the tutorials' own, and the scores.
+
+    Not a word is changed, and what is shown depends on no answer.
+    """
+    kept, openings = list[str](), 0
+    for part in shown.split("\n\n"):
+        lines = part.splitlines()
+        if lines[0].startswith("One batch") or " trained parameters " in lines[0]:
+            break
+        answered = len(lines) > 1 and lines[1].lstrip().startswith("before")
+        openings = openings + 1 if answered else 0
+        if openings <= 1 or not answered:
+            kept.append(part)
+    return "\n\n".join(kept)
 
 
 def results_page(page: str) -> str:

@@ -39,7 +39,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Demo, Path]:
         file = folder / f"{recipe}.jsonl"
         file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
         data = config.data.model_copy(
-            update=dict.fromkeys(("train", "validation", "test"), str(file))
+            update=dict.fromkeys(("train", "validation", "test"), str(file)) | {"validation_rows": None}
         )
         train = config.train.model_copy(update={"epochs": 1})
         return config.model_copy(update={"data": data, "train": train})
@@ -89,7 +89,10 @@ def test_what_is_printed_fits_and_marks_answers_that_were_cut(
     verb._tell(replace(demo, roles=job), "prompts")
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 100
-    before, after = (next(i for i, line in enumerate(lines) if word in line) for word in ("before", "after"))
+    before, after = (
+        next(i for i, line in enumerate(lines) if line.startswith(f"    {word} "))
+        for word in ("before", "after")
+    )
     assert "".join(lines[before:after]).endswith("c ...")
     assert lines[after + 1].strip().endswith("c")
 
