@@ -22,7 +22,7 @@ from softprompt.errors import ConfigError
 from softprompt.generation.request import Event, ModelRequest, ScoreRequest
 from softprompt.generation.sequence import BEFORE, Reading, SequenceState
 
-__all__ = ["KV_MEMORY", "Batch", "Callback", "RequestHandle", "Row"]
+__all__ = ["KV_MEMORY", "Callback", "RequestHandle", "Row", "RunningBatch"]
 
 KV_MEMORY = 2 * 2**30
 """Bytes of keys and values that rows may take, unless another bound is set."""
@@ -85,7 +85,7 @@ class Row:
         return isinstance(self.request, ScoreRequest)
 
 
-class Batch:
+class RunningBatch:
     """Rows that share one KV memory, and mostly one pass.
 
     Args:

@@ -22,7 +22,7 @@ from torch import Tensor
 from softprompt.base.model import Base
 from softprompt.base.workers import let_workers_go
 from softprompt.errors import BaseModelError, CancelledJobError, QueueFullError, SoftpromptError
-from softprompt.generation.batch import KV_MEMORY, Batch, Callback, RequestHandle, Row
+from softprompt.generation.batch import KV_MEMORY, Callback, RequestHandle, Row, RunningBatch
 from softprompt.generation.request import Event, Finished, ModelRequest, RequestFailed
 from softprompt.generation.sequence import sequence_for
 
@@ -102,7 +102,7 @@ class Scheduler:
         self._most_rows, self._chunk, self._queue = rows, chunk, queue
         self._turns = itertools.count()
         self._waiting: list[Row] = []
-        self._batch = Batch(base, rows, room, kv_memory, self._turns, self._wait_again)
+        self._batch = RunningBatch(base, rows, room, kv_memory, self._turns, self._wait_again)
         self._beside = _Beside(rows, rows + _UNDISTURBED * chunk)
         self._changed = threading.Condition()
         self._closing = False
