@@ -5,7 +5,8 @@
 All ask one engine on SmolLM2-135M in this process: a classify request is a text of 20 to 50 tokens behind one
 of 32 soft prompts of 20 virtual tokens, sent when the client's last has come back. First they are alone, then
 32 chats of the bare base write to the end of its context, the end token ignored; in the end everybody leaves,
-and a minute later the memory of the process is looked at again. A line goes to results/beside_chats.jsonl.
+and a minute later the memory of the process is looked at again. Adds a line to
+``results/beside_chats.jsonl``.
 """
 
 from __future__ import annotations

@@ -154,10 +154,9 @@ class Shelves:
     def _is_greedy(self, prompt: Prompt | None, answer: Answer) -> bool:
         """Whether each letter is the likeliest behind all that stands before it, by one plain pass."""
         base = prompt.base if prompt else self.base
-        request = prompt.request(answer.text) if prompt else None
-        ids = request.ids if request else tuple(base.encode(answer.text))
-        prefix = request.prefix if request else base.prefill_text("")
-        tokens = min(request.longest, answer.tokens) if request else answer.tokens
+        ids, limit = prompt.tokens(answer.text) if prompt else (tuple(base.encode(answer.text)), None)
+        prefix = prompt.prefix if prompt else base.prefill_text("")
+        tokens = limit or answer.tokens
         said = tuple(base.encode(answer.said))
         row = TokenRow((*ids, *said[:-1]))
         places = [(0, place) for place in range(len(ids) - 1, len(row.ids))]

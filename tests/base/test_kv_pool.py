@@ -78,6 +78,22 @@ def test_what_a_pass_is_filled_up_with_reaches_no_row(architecture: str, tokens:
     assert pool.used == sum(len(row.ids) for row in rows)
 
 
+@pytest.mark.parametrize(("tokens", "width"), [(31, 31), (32, 32), (33, 48), (47, 48), (48, 48), (49, 64)])
+def test_a_pass_of_more_than_32_tokens_is_filled_up_to_a_multiple_of_16(tokens: int, width: int) -> None:
+    """Matrix libraries keep code and memory for every number of rows they ever met."""
+    base, widths = tiny.base(), list[int]()
+    row = Row(base, 1, 3, tokens)
+    pool = KVPool(base)
+    place = opened(pool, row)
+    layer = base.model.model.layers[0]
+    handle = layer.register_forward_pre_hook(lambda _, args: widths.append(args[0].shape[1]))
+    try:
+        read(pool, [row], [place], [tokens])
+    finally:
+        handle.remove()
+    assert widths == [width]
+
+
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
 def test_texts_in_pieces_are_read_as_the_plain_model_reads_them(architecture: str) -> None:
     base, draw = tiny.base(architecture), random.Random(1)
@@ -195,6 +211,56 @@ def test_what_does_not_fit_changes_nothing() -> None:
 def test_a_prefix_of_another_base_is_refused() -> None:
     with pytest.raises(WrongBaseError):
         KVPool(tiny.base()).open(tiny.base(seed=1).prefill_text("a"), 10)
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_a_row_moves_to_a_larger_slot_and_sees_what_it_saw(architecture: str) -> None:
+    base = tiny.base(architecture)
+    rows = [Row(base, 1, 3, 150), Row(base, 2, 5, 60)]
+    pool = KVPool(base)
+    places = [opened(pool, rows[0], 10), opened(pool, rows[1], 10)]
+    for _ in range(15):
+        for row, place in zip(rows, places, strict=True):
+            assert pool.reserve(place, place.length + min(10, row.left))
+        some = [n for n, row in enumerate(rows) if row.left]
+        counts = [min(10, rows[n].left) for n in some]
+        read(pool, [rows[n] for n in some], [places[n] for n in some], counts)
+    assert [place.capacity for place in places] == [256, 128]
+    for place in places:
+        pool.close(place)
+    assert all(not bool(t.any()) for b in pool._buckets.values() for t in (*b.keys, *b.values))
+
+
+def test_a_slot_that_cannot_grow_stays_as_it_is() -> None:
+    base = tiny.base()
+    row, memory = Row(base, 1, 3, 80), KVMemory(150 * 384)
+    pool = KVPool(base, memory)
+    place = opened(pool, row, 10)
+    read(pool, [row], [place], [20])
+    assert not pool.reserve(place, 65)
+    read(pool, [row], [place], [20])
+    assert (pool.made, memory.taken) == (64, 64 * 384)
+
+
+def test_pools_share_one_memory_and_give_back_what_nobody_holds() -> None:
+    base, memory = tiny.base(), KVMemory(560 * 384)
+    front = base.prefill_text("abc")
+    pools = [KVPool(base, memory), KVPool(base, memory)]
+    small = [pool.open(front, 60) for pool in pools]
+    assert memory.taken == 2 * 4 * 64 * 384
+    assert pools[0].open(front, 200) is None, "the other's unused slots are not its own to give"
+    for pool in pools:
+        pool.shrink()
+    assert memory.taken == 2 * 64 * 384
+    large = pools[0].open(front, 200)
+    assert pools[1].open(front, 60, spare=113 * 384) is None
+    assert pools[1].open(front, 60, spare=112 * 384) is not None
+    assert memory.taken == (256 + 3 * 64) * 384
+    for slot in (small[0], large):
+        assert slot is not None
+        pools[0].close(slot)
+    pools[0].shrink()
+    assert memory.taken == 2 * 64 * 384
 
 
 # -- clean places ----------------------------------------------------------------------------------

@@ -114,6 +114,8 @@ def test_other_hosts_need_keys(taught: Shell) -> None:
     [
         (("--keys", "none.toml"), "none.toml"),
         (("--budget", "much"), "much"),
+        (("--kv-memory", "some"), "some"),
+        (("--kv-memory", "1KB"), "kv_memory holds"),
         (("--pin", "unheard"), "unheard"),
         (("--base", "nowhere"), "nowhere"),
         (("--port", "99999"), "--port"),

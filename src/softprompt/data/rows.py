@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 from softprompt.data.fit import Encode, Ids, fit_input
 from softprompt.data.table import Row, Table
@@ -24,6 +24,7 @@ __all__ = [
     "Encoded",
     "Example",
     "Ids",
+    "InputTokens",
     "Normalise",
     "candidate_ids",
     "collect_faults",
@@ -40,6 +41,13 @@ Before = Callable[[int, int], Ids]
 
 NEUTRAL = "N/A"
 """What every field of a content-free input says (Zhao et al. 2021)."""
+
+
+class InputTokens(NamedTuple):
+    """A text as a prompt reads it: its tokens, and the longest answer its job has; None for any."""
+
+    ids: tuple[int, ...]
+    limit: int | None = None
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,12 @@ from functools import cached_property
 
 from softprompt.errors import DataError
 
-__all__ = ["Row", "Table", "as_text", "missing_column"]
+__all__ = ["Row", "Table", "Text", "as_text", "missing_column"]
 
 Row = Mapping[str, object]
+
+Text = str | Row
+"""What a prompt is asked: plain text where its template has one field, else a row with its columns."""
 
 
 @dataclass(frozen=True)

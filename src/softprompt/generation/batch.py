@@ -22,7 +22,7 @@ from softprompt.errors import ConfigError
 from softprompt.generation.request import Event, ModelRequest, ScoreRequest
 from softprompt.generation.sequence import BEFORE, Reading, SequenceState
 
-__all__ = ["KV_MEMORY", "Batch", "Callback", "RequestHandle", "Row"]
+__all__ = ["KV_MEMORY", "Callback", "RequestHandle", "Row", "RunningBatch"]
 
 KV_MEMORY = 2 * 2**30
 """Bytes of keys and values that rows may take, unless another bound is set."""
@@ -37,8 +37,8 @@ _SPARE = 8
 """One part in so many of the memory is kept from rows that grow, for what is scored."""
 
 _SHORTEST_TURN, _LONGEST_TURN = 256, 1024
-"""Steps after which a row may have to let one that waits go on in its place: as many as it has tokens, which
-would then have to be read again, but within these bounds."""
+"""Steps after which a row may have to let one that waits go on in its place: as many as it had tokens when it
+joined, so that it is not read again more often than it is worth, but within these bounds."""
 
 Callback = Callable[[Event], None]
 
@@ -64,6 +64,7 @@ class Row:
         reading: what it reads in the pass at hand.
         begun: whether it has joined before.
         steps: passes it has taken part in since it joined.
+        turn_length: steps after which it may be set aside for one that waits.
         last: the number of the last of them.
     """
 
@@ -76,19 +77,15 @@ class Row:
     reading: Reading = field(default_factory=lambda: Reading((), ()))
     begun: bool = False
     steps: int = 0
+    turn_length: int = 0
     last: int = -1
 
     @property
     def scores(self) -> bool:
         return isinstance(self.request, ScoreRequest)
 
-    @property
-    def turn_over(self) -> bool:
-        """Whether it may be set aside for one that waits."""
-        return self.steps >= min(max(self.sequence.need, _SHORTEST_TURN), _LONGEST_TURN)
 
-
-class Batch:
+class RunningBatch:
     """Rows that share one KV memory, and mostly one pass.
 
     Args:
@@ -150,6 +147,7 @@ class Batch:
             row.slot = pool.open(request.prefix, need, self._spare if self.rows and not row.scores else 0)
             if row.slot is not None:
                 row.begun, row.steps = True, 0
+                row.turn_length = min(max(row.sequence.need, _SHORTEST_TURN), _LONGEST_TURN)
                 self.rows.append(row)
                 return True
             if not self._make_room(row):
@@ -209,7 +207,7 @@ class Batch:
 
     def _set_one_aside(self, row: Row) -> bool:
         """For a row that writes: let the one that has longest had its turn wait behind all, if it is over."""
-        over = [other for other in self.rows if not other.scores and other.turn_over]
+        over = [other for other in self.rows if not other.scores and other.steps >= other.turn_length]
         if not over or row.scores:
             return False
         longest = max(over, key=lambda other: other.steps)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from softprompt.base.lowrank import LowRank
 from softprompt.base.model import Base
-from softprompt.errors import BaseModelError, SoftpromptError
+from softprompt.errors import BaseModelError, ConfigError, SoftpromptError
 from softprompt.generation.sampler import Sampling
 from softprompt.prefix import Prefix
 
@@ -23,6 +24,7 @@ __all__ = [
     "ScoreRequest",
     "TextDelta",
     "TokenScore",
+    "sampling_of",
 ]
 
 FinishReason = Literal["stop", "length"]
@@ -113,6 +115,19 @@ class ScoreRequest(_Request):
 
 
 ModelRequest = GenerateRequest | ScoreRequest
+
+
+def sampling_of(options: Mapping[str, Any]) -> Sampling:
+    """The sampling that keywords ask for.
+
+    Raises:
+        ConfigError: one of them is no field of ``Sampling``, or has a value of no use.
+    """
+    known = Sampling.__dataclass_fields__
+    for name in options:
+        if name not in known:
+            raise ConfigError(f"{name!r} is no sampling option; there are {', '.join(known)}.")
+    return replace(Sampling(), **options)
 
 
 # -- events ----------------------------------------------------------------------------------------------

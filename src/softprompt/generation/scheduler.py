@@ -22,7 +22,7 @@ from torch import Tensor
 from softprompt.base.model import Base
 from softprompt.base.workers import let_workers_go
 from softprompt.errors import BaseModelError, CancelledJobError, QueueFullError, SoftpromptError
-from softprompt.generation.batch import KV_MEMORY, Batch, Callback, RequestHandle, Row
+from softprompt.generation.batch import KV_MEMORY, Callback, RequestHandle, Row, RunningBatch
 from softprompt.generation.request import Event, Finished, ModelRequest, RequestFailed
 from softprompt.generation.sequence import sequence_for
 
@@ -33,6 +33,9 @@ _UNDISTURBED = 2
 
 _LEAST = 8
 """Beside rows that score, one part in so many of the others steps at least."""
+
+_SHARE = 0.7
+"""Of the time of a step that only scores, what one for the others may take while scores are asked for."""
 
 _LEAST_TEXT = 16
 """Text tokens read even so."""
@@ -99,7 +102,7 @@ class Scheduler:
         self._most_rows, self._chunk, self._queue = rows, chunk, queue
         self._turns = itertools.count()
         self._waiting: list[Row] = []
-        self._batch = Batch(base, rows, room, kv_memory, self._turns, self._wait_again)
+        self._batch = RunningBatch(base, rows, room, kv_memory, self._turns, self._wait_again)
         self._beside = _Beside(rows, rows + _UNDISTURBED * chunk)
         self._changed = threading.Condition()
         self._closing = False
@@ -321,8 +324,8 @@ class Scheduler:
 class _Beside:
     """How many tokens rows that write read in a step while others score.
 
-    Who wants a score arrives amid a step and waits for its end. So that this takes no longer than the score
-    itself, such steps are given fewer tokens while they last longer than steps that only score.
+    Who wants a score arrives amid a step and waits for its end. So that this takes less time than the score
+    itself, such steps are given fewer tokens while they last longer than ``_SHARE`` of one that only scores.
     """
 
     def __init__(self, rows: int, most: int) -> None:
@@ -343,7 +346,7 @@ class _Beside:
         if scored and scored == len(plan):
             self._alone = seconds if self._alone is None else 0.8 * self._alone + 0.2 * seconds
         elif plan and self._alone is not None and time.monotonic() - self._asked < _RECENTLY:
-            allowed = self._alone * (2 if scored else 1)
+            allowed = self._alone * (1 + _SHARE if scored else _SHARE)
             wanted = self._tokens + 1 if seconds <= allowed else int(0.8 * self._tokens)
             self._tokens = min(max(wanted, self._least), self._most)
 

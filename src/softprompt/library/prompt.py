@@ -9,36 +9,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 import torch
 
 from softprompt.base.copies import Change
 from softprompt.base.model import Base
-from softprompt.data.rows import Encoded, candidate_ids, encode, encode_input, encode_request
-from softprompt.data.table import Row, Table
+from softprompt.data.rows import Encoded, InputTokens, candidate_ids, encode, encode_input, encode_request
+from softprompt.data.table import Table, Text
 from softprompt.data.template import Template
 from softprompt.errors import ArtifactError, ConfigError
 from softprompt.evaluation.score import Scores, judge, score
 from softprompt.evaluation.writing import Written, references, write
 from softprompt.generation.offline import generate
-from softprompt.generation.request import GenerateRequest
+from softprompt.generation.request import GenerateRequest, sampling_of
 from softprompt.generation.sampler import Sampling
 from softprompt.library.card import Card
 from softprompt.library.folder import Library, check_base
 from softprompt.library.formats import payload
 from softprompt.prefix import Front, Prefix
 
-__all__ = ["InputTokens", "Prompt", "Text", "answer_together", "load_prompt", "sampling_of"]
-
-Text = str | Row
-
-
-class InputTokens(NamedTuple):
-    """A text as a prompt reads it: its tokens, and the longest answer its job has; None for any."""
-
-    ids: tuple[int, ...]
-    limit: int | None = None
+__all__ = ["Prompt", "Text", "answer_together", "load_prompt"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,16 +230,3 @@ def _answering(
 def _offers(text: Text, columns: Sequence[str]) -> bool:
     """Whether a request says what may be answered."""
     return not isinstance(text, str) and all(column in text for column in columns)
-
-
-def sampling_of(options: Mapping[str, Any]) -> Sampling:
-    """The sampling that keywords ask for.
-
-    Raises:
-        ConfigError: one of them is no field of ``Sampling``, or has a value of no use.
-    """
-    known = Sampling.__dataclass_fields__
-    for name in options:
-        if name not in known:
-            raise ConfigError(f"{name!r} is no sampling option; there are {', '.join(known)}.")
-    return replace(Sampling(), **options)

@@ -12,13 +12,14 @@ import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from types import TracebackType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from softprompt.base.lowrank import ridden
 from softprompt.base.model import Base
 from softprompt.base.workers import let_workers_go
 from softprompt.checkpoints.prepacked import prepacked
 from softprompt.data.rows import Encoded
+from softprompt.data.table import Text
 from softprompt.errors import ConfigError
 from softprompt.evaluation.choices import probabilities
 from softprompt.generation.request import (
@@ -28,13 +29,15 @@ from softprompt.generation.request import (
     ModelRequest,
     RequestFailed,
     TextDelta,
+    sampling_of,
 )
 from softprompt.generation.sampler import Sampling
 from softprompt.generation.scheduler import Callback, EngineState, RequestHandle, Scheduler
-from softprompt.library.folder import Library
-from softprompt.library.prompt import Text, sampling_of
 from softprompt.serving.registry import Lease, Registry
-from softprompt.serving.version import Builder, Version, bare
+from softprompt.serving.version import Version, bare
+
+if TYPE_CHECKING:
+    from softprompt.library.folder import Library
 
 __all__ = ["Ask", "Engine"]
 
@@ -82,6 +85,10 @@ class Engine:
         pinned: Collection[str] = (),
         pack: bool = True,
     ) -> None:
+        # Only who opens a library needs to know what artifacts are made of, which is most of the house.
+        from softprompt.library.folder import Library
+        from softprompt.serving.builder import Builder
+
         self.frozen = base
         self.base = prepacked(ridden(base)) if pack else ridden(base)
         self.library = library if isinstance(library, Library) else Library(library)

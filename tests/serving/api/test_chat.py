@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
+import torch
+from tokenizers import processors
 
+import tiny
 from serving.api import house
+from softprompt.checkpoints.freeze import freeze
 from softprompt.generation.offline import generate
 from softprompt.generation.request import GenerateRequest
 from softprompt.generation.sampler import Sampling
 from softprompt.library.prompt import Prompt
+from softprompt.serving.engine import Engine
 
 USER = [{"role": "user", "content": "rates cut"}]
 
@@ -169,3 +176,26 @@ def test_async_clients_are_answered_together(http: httpx.Client) -> None:
         for text in ("one", "two")
     ]
     assert asyncio.run(ask_all()) == wanted
+
+
+def test_a_chat_whose_template_writes_the_start_token_is_given_no_second_one(tmp_path: Path) -> None:
+    """The bare base stands behind what its tokenizer sets first, and most chat templates write that, too."""
+    marked = copy.deepcopy(house.tokenizer())
+    marked.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    marked.chat_template = "{{ bos_token }}" + house.CHAT
+    base = freeze(tiny.model("llama"), marked, "tiny-starts")
+    assert base.start_ids == (1,)
+    ids = base.encode(base.render_chat(USER))
+    assert ids.count(1) == 1
+    with torch.no_grad():
+        wanted = tiny.model("llama").generate(
+            torch.tensor([ids]), max_new_tokens=8, do_sample=False, pad_token_id=0
+        )
+    with Engine(base, tmp_path, pack=False) as engine, house.client(engine) as client:
+        body = {"model": base.name, "messages": USER, "max_tokens": 8, "temperature": 0}
+        got = client.post("/v1/chat/completions", json=body).json()
+    assert text_of(got) == base.decode(wanted[0, len(ids) :])
+    assert got["usage"]["prompt_tokens"] == len(ids) - 1
+    assert got["usage"]["prompt_tokens_details"]["virtual_tokens"] == 1

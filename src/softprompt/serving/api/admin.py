@@ -25,8 +25,8 @@ from softprompt.serving.api.errors import ERRORS, ApiError, bad_request, no_such
 from softprompt.serving.api.replies import Loaded
 from softprompt.serving.api.strict import StrictRoute
 from softprompt.serving.api.visit import Serving, serving_of
+from softprompt.serving.builder import Builder
 from softprompt.serving.engine import Engine
-from softprompt.serving.version import Builder
 
 __all__ = ["FILES", "router"]
 

@@ -9,11 +9,11 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from softprompt.data.rows import InputTokens
 from softprompt.errors import ConfigError
 from softprompt.generation.detokenizer import Detokenizer
 from softprompt.generation.request import Finished, GenerateRequest, PromptLogprobs, TextDelta, TokenScore
 from softprompt.generation.sampler import Sampling
-from softprompt.library.prompt import InputTokens
 from softprompt.serving.api.errors import bad_request
 from softprompt.serving.api.schemas import SamplingRequest
 from softprompt.serving.api.stream import DONE, Crowd, sse

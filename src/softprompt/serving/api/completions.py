@@ -8,8 +8,8 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from softprompt.data.rows import InputTokens
 from softprompt.generation.request import Finished, GenerateRequest, PromptLogprobs, TextDelta, TokenScore
-from softprompt.library.prompt import InputTokens
 from softprompt.serving.api.answers import (
     Finish,
     Heading,

@@ -15,10 +15,10 @@ from dataclasses import replace
 from typing import Any
 
 from softprompt.base.model import Base
-from softprompt.data.rows import Encoded
+from softprompt.data.rows import Encoded, InputTokens
 from softprompt.data.table import Row
 from softprompt.errors import DataError
-from softprompt.library.prompt import InputTokens, Prompt
+from softprompt.library.prompt import Prompt
 from softprompt.prefix import Prefix
 
 __all__ = ["Guard"]
