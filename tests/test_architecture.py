@@ -16,7 +16,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = [
     {"errors"},
-    {"config_io", "atomic", "prefix", "report"},
+    {"config_io", "atomic", "numbers", "prefix", "report"},
     {"config", "wheels"},
     {"base"},
     {"data", "methods"},

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from comparison import fake_results
-from softprompt.comparison import numbers, words
+from softprompt import numbers
+from softprompt.comparison import words
 from softprompt.comparison.results import Costs, MethodResult, Metric, Pair, Results, Run, Seeds, TestRow
 from softprompt.comparison.table import SummaryRow, columns, comparison, mark, ranked, scores, summary_rows
 
@@ -325,7 +326,7 @@ def test_votes_of_trained_methods_are_no_prompt_engineering() -> None:
 def test_a_benchmarks_own_metrics_read_as_metrics() -> None:
     assert numbers.metric_name("official f1a") == "official F1a"
     assert numbers.metric_text("official em", 0.5) == "50.0%"
-    assert numbers.is_lower_better(trio(), "official nll")
+    assert numbers.lower_is_better("official nll")
 
 
 def test_facts_say_what_was_compared() -> None:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from softprompt.comparison import tallies
 from softprompt.comparison.axes import share_of
-from softprompt.comparison.numbers import metric_text
 from softprompt.comparison.plots import WIDTH, Plot
 from softprompt.comparison.results import MethodResult, Results
 from softprompt.comparison.table import ranked, scores
+from softprompt.numbers import metric_text
 from softprompt.report.board import (
     HEAT,
     INK,

@@ -9,7 +9,10 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from softprompt.comparison.axes import Scale, apart, cost_scale
-from softprompt.comparison.numbers import (
+from softprompt.comparison.plots import WIDTH, Plot, point, score_ticks
+from softprompt.comparison.results import MethodResult, Results
+from softprompt.comparison.table import learnt, ranked, scores
+from softprompt.numbers import (
     bytes_text,
     count_text,
     metric_name,
@@ -17,9 +20,6 @@ from softprompt.comparison.numbers import (
     round_text,
     seconds_text,
 )
-from softprompt.comparison.plots import WIDTH, Plot, point, score_ticks
-from softprompt.comparison.results import MethodResult, Results
-from softprompt.comparison.table import learnt, ranked, scores
 from softprompt.report.board import SOFT, canvas, finish, heading, hue, panel
 
 if TYPE_CHECKING:

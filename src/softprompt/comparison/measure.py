@@ -17,14 +17,8 @@ from softprompt.comparison.results import Metric
 from softprompt.data.rows import Encoded
 from softprompt.data.table import Table
 from softprompt.data.task import Task
-from softprompt.evaluation.metrics import (
-    Sampled,
-    average,
-    calibration_error,
-    macro_f1,
-    resampled,
-    sampled_mean,
-)
+from softprompt.evaluation.intervals import Sampled, average, sampled_mean, sampled_ratio
+from softprompt.evaluation.metrics import calibration_error, macro_f1
 from softprompt.evaluation.score import Scores, score
 from softprompt.evaluation.superglue import official
 from softprompt.evaluation.writing import perplexity, references, score_texts, write_texts
@@ -156,7 +150,7 @@ class Measurement:
             found["ece"] = calibration_error(seen.confidences, seen.hits)
         if seen.texts:
             found |= score_texts(seen.texts, truth.texts).sampled
-        found["nll"] = _ratio(seen.losses, seen.tokens)
+        found["nll"] = sampled_ratio(seen.losses, seen.tokens)
         if not seen.predictions:
             found["perplexity"] = Sampled(perplexity(found["nll"].value), found["nll"].draws.exp())
         if self.official is not None and seen.predictions:
@@ -173,8 +167,3 @@ class Measurement:
         if not self.writes:
             return []
         return score_texts(seen.texts, truth.texts).per_row.get(self.metric, [])
-
-
-def _ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Sampled:
-    pairs = torch.tensor([numerators, denominators], dtype=torch.float64).T  # [B, 2]
-    return resampled(pairs, lambda sums: sums[:, 0] / sums[:, 1])

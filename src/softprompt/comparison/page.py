@@ -19,10 +19,10 @@ from softprompt.atomic import write_bytes
 from softprompt.comparison import answer_plots, cost_plots, run_plots, tallies, words
 from softprompt.comparison.axes import share_of
 from softprompt.comparison.examples import examples, script_json
-from softprompt.comparison.numbers import difference_text, interval_text, metric_name, p_text
 from softprompt.comparison.plots import Plot
 from softprompt.comparison.results import Results
 from softprompt.comparison.table import columns, comparison, learnt, mark, ranked, summary_rows
+from softprompt.numbers import difference_text, interval_text, metric_name
 from softprompt.report.page import Trusted, fill, part
 
 __all__ = ["render", "write_report"]
@@ -30,12 +30,6 @@ __all__ = ["render", "write_report"]
 _HERE = "softprompt.comparison"
 _CONFUSED = 8
 """Pairs of labels that are listed of each method where there are too many for a matrix."""
-
-
-_TESTS = {
-    "mcnemar": "exact McNemar test",
-    "bootstrap": "paired bootstrap over rows",
-}
 
 
 def write_report(results: Results, path: Path) -> None:
@@ -71,8 +65,8 @@ def _content(results: Results) -> dict[str, Any]:
         "sections": [section for section in _plot_sections(results) if section.plots],
         "confused": _confused(results),
         "pairs": _matrix(results),
-        "pair_count": len(results.pairs),
-        "pair_tests": " or the ".join(_TESTS[test] for test in sorted({pair.test for pair in results.pairs})),
+        "covered": words.covered(results),
+        "tested": words.tested(results),
         "examples": found,
         "mark": mark,
         "payload": Trusted(script_json(found.payload)) if found else "",
@@ -118,7 +112,7 @@ def _plot_sections(results: Results) -> list[_Section]:
     return [
         _Section(
             f"What {metric} costs",
-            "Test scores with 95% intervals over rows. Discs learnt something, squares did not; letters are "
+            "Test scores with 95% intervals. Discs learnt something, squares did not; letters are "
             "those of the table. Costs grow in powers of ten, with a place for nothing. Methods that would "
             "cover each other stand side by side.",
             drawn(cost_plots.cost_plots(results)),
@@ -215,7 +209,7 @@ def _difference(results: Results, first: str, second: str) -> _Difference | None
     return _Difference(
         text=difference_text(metric, pair.difference),
         interval=interval_text(metric, pair.low, pair.high).replace("–", " to "),
-        p=p_text(pair.p),
-        significant=pair.p < words.SIGNIFICANT,
+        p=words.p_of(pair),
+        significant=pair.corrected < words.SIGNIFICANT,
         better=(pair.difference > 0) == results.higher_is_better,
     )

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from softprompt.comparison.numbers import tick_text
 from softprompt.comparison.table import mark
+from softprompt.numbers import tick_text
 from softprompt.report.board import PAPER, hue, ticks
 
 if TYPE_CHECKING:

@@ -89,7 +89,7 @@ class Seeds(_Value):
     """Standard deviation over seeds (n - 1); 0 for one seed."""
     low: float
     high: float
-    """95% bootstrap interval of the mean, over test rows."""
+    """95% interval of the mean, over test rows and seeds; over rows alone where there is one seed."""
 
 
 class MethodResult(_Value):
@@ -116,11 +116,18 @@ class Pair(_Value):
     """Headline metric of the first minus the second, mean over seeds."""
     low: float
     high: float
-    """95% paired bootstrap interval over rows."""
+    """95% interval of it, over rows (paired) and seeds."""
     p: float
-    """Two-sided p: exact McNemar where both have one run and are told apart by accuracy, else the paired
-    bootstrap's over rows, of the mean over seeds."""
+    """Two-sided p of this difference: exact McNemar where both have one run and are told apart by accuracy,
+    else the bootstrap's, over rows and seeds."""
+    p_holm: float | None = None
+    """The same, corrected for all pairs of the comparison (Holm 1979)."""
     test: Literal["mcnemar", "bootstrap"]
+
+    @property
+    def corrected(self) -> float:
+        """The p that tells whether the difference is significant."""
+        return self.p if self.p_holm is None else self.p_holm
 
 
 class TestRow(_Value):

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from softprompt.comparison import tallies
-from softprompt.comparison.numbers import metric_name, metric_text
 from softprompt.comparison.plots import WIDTH, Plot, score_ticks
 from softprompt.comparison.results import MethodResult, Results, Trial
 from softprompt.comparison.table import ranked
+from softprompt.numbers import metric_name, metric_text
 from softprompt.report.board import PAPER, RULE, SOFT, canvas, finish, heading, hue, panel, write
 from softprompt.report.visible import clipped
 

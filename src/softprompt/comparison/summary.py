@@ -29,9 +29,11 @@ from softprompt.comparison.results import (
 from softprompt.comparison.settings import Comparison, Contender
 from softprompt.config.data import SOURCES
 from softprompt.data.task import Task
-from softprompt.evaluation.paired import mcnemar, over_seeds, paired_difference
+from softprompt.evaluation.intervals import Sampled
+from softprompt.evaluation.paired import holm, mcnemar, over_seeds, paired_difference
+from softprompt.numbers import is_share
 
-__all__ = ["Findings", "Setting", "summarise"]
+__all__ = ["Findings", "Setting", "over_all_seeds", "pairs", "summarise"]
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,11 @@ def summarise(
     truth = Truth.of(task, "test")
     seen = {c.name: _observations(findings, c.name) for c in contenders if c.name in findings}
     seeds = comparison.compare.seeds
+    sampled = {name: [measurement.sampled(one, truth) for one in found] for name, found in seen.items()}
     methods = [
-        _method(contender, findings, seen[contender.name], measurement, truth, seeds)
+        _method(contender, findings, seen[contender.name], measurement, truth, seeds).model_copy(
+            update={"summary": over_all_seeds(sampled[contender.name])}
+        )
         for contender in contenders
         if contender.name in findings
     ]
@@ -90,7 +95,11 @@ def summarise(
             for name, table in task.tables.items()
         },
         methods=methods,
-        pairs=_pairs({name: found for name, found in seen.items() if found}, measurement, truth),
+        pairs=pairs(
+            measurement.metric,
+            {name: [one[measurement.metric] for one in found] for name, found in sampled.items() if found},
+            {name: found[0].hits for name, found in seen.items() if found},
+        ),
         notes=list(task.notes),
         settings=_settings(comparison),
         versions=versions(),
@@ -167,11 +176,6 @@ def _method(
     ]
     if found.votes_of is not None and seen:
         runs = [_voting_run(findings[found.votes_of], seen[0], seeds[0], measurement, truth)]
-    sampled = [measurement.sampled(observation, truth) for observation in seen]
-    summary = {
-        name: Seeds(**over_seeds([one[name] for one in sampled])._asdict())
-        for name in (sampled[0] if sampled else {})
-    }
     return MethodResult(
         name=contender.name,
         kind=contender.kind,
@@ -187,7 +191,6 @@ def _method(
             for number, (settings, cell) in enumerate(zip(contender.trials, found.trials, strict=False))
         ],
         runs=runs,
-        summary=summary,
         trouble=found.trouble,
     )
 
@@ -247,29 +250,36 @@ def _voting_run(
     )
 
 
-# Two methods -------------------------------------------------------------------------------------
+# Over seeds, and between methods -----------------------------------------------------------------
 
 
-def _pairs(seen: Mapping[str, Sequence[Observation]], measurement: Measurement, truth: Truth) -> list[Pair]:
-    """Every two methods: difference over seeds with its interval, and a p of that very difference."""
-    sampled = {
-        name: [measurement.sampled(one, truth)[measurement.metric] for one in found]
-        for name, found in seen.items()
-    }
-    pairs = []
-    for first, second in combinations(seen, 2):
-        found = paired_difference(sampled[first], sampled[second])
-        exact = measurement.metric == "accuracy" and len(seen[first]) == len(seen[second]) == 1
-        p = mcnemar(seen[first][0].hits, seen[second][0].hits) if exact else found.p
-        pairs.append(
-            Pair(
-                first=first,
-                second=second,
-                difference=found.difference,
-                low=found.low,
-                high=found.high,
-                p=p,
-                test="mcnemar" if exact else "bootstrap",
-            )
-        )
-    return pairs
+def over_all_seeds(runs: Sequence[Mapping[str, Sampled]]) -> dict[str, Seeds]:
+    """Every metric over the runs of one method; a share's interval ends where shares do."""
+    found = {}
+    for metric in runs[0] if runs else ():
+        mean, spread, low, high = over_seeds([run[metric] for run in runs])
+        if is_share(metric):
+            low, high = max(0.0, low), min(1.0, high)
+        found[metric] = Seeds(mean=mean, spread=spread, low=low, high=high)
+    return found
+
+
+def pairs(
+    metric: str, runs: Mapping[str, Sequence[Sampled]], hits: Mapping[str, Sequence[bool]]
+) -> list[Pair]:
+    """Every two methods: difference over seeds with its interval, and the p of that very difference.
+
+    Args:
+        metric: the headline metric.
+        runs: that metric of each method's runs.
+        hits: whether each method's first run is right, row by row, where that can be said.
+    """
+    found = []
+    for first, second in combinations(runs, 2):
+        gap = paired_difference(runs[first], runs[second])
+        exact = metric == "accuracy" and len(runs[first]) == len(runs[second]) == 1
+        p = mcnemar(hits[first], hits[second]) if exact else gap.p
+        values = {"first": first, "second": second, **gap._asdict(), "p": p}
+        found.append(Pair(**values, test="mcnemar" if exact else "bootstrap"))
+    corrected = holm([pair.p for pair in found])
+    return [pair.model_copy(update={"p_holm": p}) for pair, p in zip(found, corrected, strict=True)]

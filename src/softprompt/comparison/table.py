@@ -11,17 +11,17 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, median, stdev
 from typing import Literal
 
-from softprompt.comparison.numbers import (
+from softprompt.comparison.results import MethodResult, Pair, Results, Run, Seeds
+from softprompt.numbers import (
     NOTHING,
     bytes_text,
     count_text,
     interval_text,
-    is_lower_better,
+    lower_is_better,
     metric_name,
     metric_text,
     seconds_text,
 )
-from softprompt.comparison.results import MethodResult, Pair, Results, Run, Seeds
 
 __all__ = [
     "Cell",
@@ -257,12 +257,16 @@ def _metrics(results: Results) -> list[str]:
 
 
 def _metric_column(results: Results, metric: str) -> Column:
-    about = "On test rows: mean over seeds, 95% interval over rows, ± standard deviation over seeds."
+    about = (
+        "On test rows: mean over seeds, 95% interval over rows and seeds, ± standard deviation over seeds."
+    )
     return Column(f"test.{metric}", metric_name(metric), about, _better(results, metric))
 
 
 def _better(results: Results, metric: str) -> Literal["higher", "lower"]:
-    return "lower" if is_lower_better(results, metric) else "higher"
+    """Which end of a metric is the best; the headline metric says so itself."""
+    lower = not results.higher_is_better if metric == results.metric else lower_is_better(metric)
+    return "lower" if lower else "higher"
 
 
 def _cell(results: Results, method: MethodResult, key: str) -> Cell:

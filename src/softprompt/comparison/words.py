@@ -5,10 +5,13 @@ It makes plain text of results; it does not know where the text is shown.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from softprompt.comparison.numbers import (
+from softprompt.comparison.results import MethodResult, Pair, Results
+from softprompt.comparison.table import comparison, learnt, ranked, scores
+from softprompt.evaluation.paired import FLOOR
+from softprompt.numbers import (
     bytes_text,
     count_text,
     difference_text,
@@ -18,14 +21,12 @@ from softprompt.comparison.numbers import (
     p_text,
     seconds_text,
 )
-from softprompt.comparison.results import MethodResult, Pair, Results
-from softprompt.comparison.table import comparison, learnt, ranked, scores
 from softprompt.report.visible import clipped
 
-__all__ = ["SIGNIFICANT", "facts", "missing", "verdict"]
+__all__ = ["SIGNIFICANT", "covered", "facts", "missing", "p_of", "tested", "verdict"]
 
 SIGNIFICANT = 0.05
-"""Below this p a difference is called significant."""
+"""Below this p, corrected for many pairs, a difference is called significant."""
 
 
 def verdict(results: Results) -> str:
@@ -80,8 +81,42 @@ def _direction(results: Results) -> str:
 def _significance(pair: Pair | None) -> str:
     if pair is None:
         return "which was not tested for significance"
-    clear = "" if pair.p < SIGNIFICANT else "not "
-    return f"which is {clear}significant ({p_text(pair.p)})"
+    clear = "" if pair.corrected < SIGNIFICANT else "not "
+    return f"which is {clear}significant ({p_of(pair)})"
+
+
+# What intervals and p cover ----------------------------------------------------------------------
+
+
+def p_of(pair: Pair) -> str:
+    """The corrected p of a pair, such as ``p = 0.031``; ``p < ...`` where no draw said otherwise."""
+    return p_text(pair.corrected, at_most=pair.test == "bootstrap" and pair.p <= FLOOR)
+
+
+def covered(results: Results) -> str:
+    """What the intervals of the scores cover, in a sentence or two."""
+    single = [method for method in results.methods if len(method.runs) == 1]
+    if len(single) == len([method for method in results.methods if method.runs]):
+        return "Intervals cover other test rows, not other seeds: there is one run of each method."
+    said = "Intervals cover other test rows and other seeds"
+    return f"{said}; of {_listed(single)}, with one run, rows alone." if single else f"{said}."
+
+
+def tested(results: Results) -> str:
+    """How p values came about, in a sentence or two."""
+    kinds = [_TESTS[test] for test in sorted({pair.test for pair in results.pairs})]
+    said = f"p by the {' or the '.join(kinds)}"
+    if len(results.pairs) > 1:
+        said += f", corrected for all {len(results.pairs)} pairs together (Holm)"
+    return f"{said}; below {SIGNIFICANT} a difference is called significant."
+
+
+_TESTS = {"mcnemar": "exact McNemar test", "bootstrap": "paired bootstrap over rows and seeds"}
+
+
+def _listed(methods: Sequence[MethodResult]) -> str:
+    *names, last = map(_short, methods)
+    return f"{', '.join(names)} and {last}" if names else last
 
 
 # What is missing ---------------------------------------------------------------------------------

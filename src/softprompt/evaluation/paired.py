@@ -10,8 +10,8 @@ lie too close. So the mean over n seeds moves in every draw by a normal of varia
 variance over seeds (n - 1), and the whole draw is stretched as Student's t is: by the root of f / chi2(f),
 with f Satterthwaite's (1946) degrees of freedom of the sum of both variances. Without a variance over seeds f
 is infinite and what is left is the plain bootstrap over rows: for seeds that agree because nothing is random,
-and for a single seed, whose variance nobody knows. ``benchmarks/coverage_of_intervals.py`` counts how often it
-holds the truth.
+and for a single seed, whose variance nobody knows. How often it holds the truth is
+counted by ``benchmarks/coverage_of_intervals.py``.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from softprompt.data.table import Table
 from softprompt.errors import ConfigError
-from softprompt.evaluation.metrics import Value, average
+from softprompt.evaluation.intervals import Value, average
 
 __all__ = ["KINDS", "Robustness", "perturbed", "robustness"]
 

@@ -11,14 +11,8 @@ from softprompt.config.presets import ANSWERS
 from softprompt.data.superglue import NAMES
 from softprompt.data.table import Row, Table
 from softprompt.errors import DataError
-from softprompt.evaluation.metrics import (
-    Sampled,
-    exact_match,
-    macro_f1,
-    resampled,
-    sampled_mean,
-    token_f1,
-)
+from softprompt.evaluation.intervals import Sampled, resampled, sampled_mean
+from softprompt.evaluation.metrics import exact_match, macro_f1, token_f1
 
 __all__ = ["HEADLINE", "official"]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from softprompt.errors import DataError, ResourceError
-from softprompt.evaluation.metrics import Sampled, resampled
+from softprompt.evaluation.intervals import Sampled, resampled
 
 __all__ = ["ROUGE", "Corpus", "References", "bleu", "check_references", "chrf", "require", "rouge"]
 

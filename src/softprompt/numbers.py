@@ -1,4 +1,4 @@
-"""How a comparison's numbers are written for people: scores, differences, p values, sizes, times.
+"""How numbers are written for people: scores, differences, p values, sizes, times.
 
 It knows metrics by name; it does not know where a number comes from or is shown.
 """
@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import math
 
-from softprompt.comparison.results import Results
-
 __all__ = [
     "NOTHING",
     "bytes_text",
     "count_text",
     "difference_text",
     "interval_text",
-    "is_lower_better",
+    "is_share",
+    "lower_is_better",
     "metric_name",
     "metric_text",
     "p_text",
@@ -66,20 +65,21 @@ def _split(metric: str) -> tuple[str, str]:
     return metric[: len(metric) - len(plain)], plain
 
 
-def _is_share(metric: str) -> bool:
+def is_share(metric: str) -> bool:
+    """Whether it goes from 0 to 1 and is written in percent."""
     return _split(metric)[1] in _SHARES
 
 
-def is_lower_better(results: Results, metric: str) -> bool:
-    """Whether less of a metric is better; the headline metric says so itself."""
-    return not results.higher_is_better if metric == results.metric else _split(metric)[1] in _LOWER
+def lower_is_better(metric: str) -> bool:
+    """Whether less of a metric is better."""
+    return _split(metric)[1] in _LOWER
 
 
 def metric_text(metric: str, value: float | None, *, unit: bool = True) -> str:
     """A score: shares in percent, all else in three decimals, large numbers in one."""
     if value is None or not math.isfinite(value):
         return NOTHING
-    if _is_share(metric):
+    if is_share(metric):
         return _minus(f"{100 * value:.1f}{'%' if unit else ''}")
     return _minus(f"{value:.3f}" if abs(value) < 100 else f"{value:,.1f}")
 
@@ -95,17 +95,19 @@ def difference_text(metric: str, value: float, *, unit: bool = False) -> str:
     """A difference with its sign; of shares in percentage points."""
     if not math.isfinite(value):
         return NOTHING
-    text = f"{100 * value:+.1f}" if _is_share(metric) else f"{value:+.3f}"
+    text = f"{100 * value:+.1f}" if is_share(metric) else f"{value:+.3f}"
     if float(text) == 0:
         text = text[1:]
-    return _minus(text) + (" points" if unit and _is_share(metric) else "")
+    return _minus(text) + (" points" if unit and is_share(metric) else "")
 
 
-def p_text(p: float) -> str:
-    """A p value, such as ``p = 0.031`` or ``p < 0.001``."""
+def p_text(p: float, *, at_most: bool = False) -> str:
+    """A p value, such as ``p = 0.031`` or ``p < 0.001``; ``at_most``: it may be smaller still."""
     if not math.isfinite(p):
         return "p unknown"
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.0995 else f"p = {p:.2f}"
+    if p < 0.001 or at_most:
+        return f"p < {math.ceil(1000 * p) / 1000:.3g}" if p else "p < 0.001"
+    return f"p = {p:.3f}" if p < 0.0995 else f"p = {p:.2f}"
 
 
 def count_text(value: float) -> str:
@@ -145,7 +147,7 @@ def _minus(text: str) -> str:
 
 def tick_text(metric: str, value: float) -> str:
     """A score beside an axis, as short as it can be told."""
-    return f"{_minus(f'{100 * value:.4g}')}%" if _is_share(metric) else _minus(f"{value:.4g}")
+    return f"{_minus(f'{100 * value:.4g}')}%" if is_share(metric) else _minus(f"{value:.4g}")
 
 
 def round_text(value: float, unit: str) -> str:
