@@ -36,10 +36,10 @@ def rendered(name: str) -> str:
     """A document, by its path from the project's root, with its marked parts made anew."""
     text = (ROOT / name).read_text(encoding="utf-8")
     for mark, content in DOCUMENTS[name].items():
-        pattern = re.compile(rf"<!-- {mark} -->.*?<!-- /{mark} -->", re.DOTALL)
-        assert pattern.search(text), f"{name} has no place for {mark}"
+        found = re.search(rf"<!-- {mark} -->.*?<!-- /{mark} -->", text, re.DOTALL)
+        assert found, f"{name} has no place for {mark}"
         block = f"<!-- {mark} -->\n{content()}\n<!-- /{mark} -->"
-        text = pattern.sub(lambda _, block=block: block, text)
+        text = text[: found.start()] + block + text[found.end() :]
     return text
 
 
