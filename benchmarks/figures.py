@@ -1,4 +1,7 @@
-"""Writes figures of README and docs from the committed results: ``python benchmarks/figures.py``.
+"""Writes the tables of README, docs/results.md and docs/reading.md from the committed results.
+
+    python benchmarks/figures.py
+
 
 ``results/demo.txt`` is what ``softprompt demo`` printed; the others are what the benchmarks wrote.
 """
@@ -7,33 +10,42 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from serve_results import Cell, latest, read
 from softprompt.cli.compare_table import markdown_table
-from softprompt.comparison.results import Results, Seeds
-from softprompt.comparison.words import verdict
-from softprompt.numbers import count_text
+from softprompt.comparison.results import MethodResult, Results
+from softprompt.comparison.table import Cell as TableCell
+from softprompt.comparison.table import comparison, summary_rows
+from softprompt.comparison.words import covered, p_of, verdict
+from softprompt.numbers import count_text, difference_text, p_text
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
-JOBS = {"sst2": "SST-2", "ag_news": "AG News", "cb": "CB", "rte": "RTE", "boolq": "BoolQ"}
-"""Comparisons that the README shows side by side."""
 
 
 def main() -> None:
-    """Rewrite the marked parts of every page that has some."""
-    for name, made_anew in PAGES.items():
-        path = ROOT / name
-        path.write_text(made_anew(path.read_text(encoding="utf-8")), encoding="utf-8")
+    """Make the marked parts of every document anew."""
+    for name in DOCUMENTS:
+        (ROOT / name).write_text(rendered(name), encoding="utf-8")
 
 
-def rendered(readme: str) -> str:
-    """The README with its marked parts made anew."""
-    shown = _excerpt((RESULTS / "demo.txt").read_text(encoding="utf-8").strip("\n"))
-    readme = _put(readme, "demo", f"```\n{shown}\n```")
-    return _put(readme, "comparison", _overview())
+def rendered(name: str) -> str:
+    """A document, by its path from the project's root, with its marked parts made anew."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    for mark, content in DOCUMENTS[name].items():
+        found = re.search(rf"<!-- {mark} -->.*?<!-- /{mark} -->", text, re.DOTALL)
+        assert found, f"{name} has no place for {mark}"
+        block = f"<!-- {mark} -->\n{content()}\n<!-- /{mark} -->"
+        text = text[: found.start()] + block + text[found.end() :]
+    return text
+
+
+def _demo() -> str:
+    """What the demo printed, in short."""
+    return f"```\n{_excerpt((RESULTS / 'demo.txt').read_text(encoding='utf-8').strip())}\n```"
 
 
 def _excerpt(shown: str) -> str:
@@ -53,79 +65,154 @@ def _excerpt(shown: str) -> str:
     return "\n\n".join(kept)
 
 
-def results_page(page: str) -> str:
-    """The page of all results with its marked parts made anew."""
-    page = _put(page, "comparisons", "\n\n".join(_comparisons()))
-    parts = [_steps(), _method_steps(), _many(), _serving(), _thousand(), _soak(), _cookbook(), _sst2()]
-    return _put(page, "figures", "\n\n".join(part for part in parts if part))
+# What was found inside prompts -------------------------------------------------------------------
 
 
-def _overview() -> str:
-    """One table: accuracy by method and job."""
-    kept = {name: Results.load(RESULTS / "compare" / f"{name}.json") for name in JOBS}
-    methods = [m.name for m in kept["sst2"].methods if all(_of(found, m.name) for found in kept.values())]
-    heads = ("accuracy, %", *JOBS.values(), "trained numbers")
-    rows = []
-    for name in methods:
-        summaries = [_of(found, name) for found in kept.values()]
-        shown = [f"{100 * s.mean:.1f} ({100 * s.low:.0f}–{100 * s.high:.0f})" for s in summaries if s]
-        trained = next(m for m in kept["sst2"].methods if m.name == name).runs[0].costs.trained_parameters
-        rows.append((name, *shown, count_text(trained)))
-    sizes = ", ".join(f"{found.data['train']['rows']}" for found in kept.values())
-    caption = (
-        f"SmolLM2-135M, {sizes} training rows, 3 seeds. In brackets 95% intervals, over other test rows and "
-        "other seeds (of the vote, rows alone)."
-    )
-    table = [heads, ("---", *("---:" for _ in heads[1:])), *rows]
-    return "\n".join([*(f"| {' | '.join(row)} |" for row in table), "", caption])
-
-
-def _of(results: Results, name: str) -> Seeds | None:
-    """A method's headline score over seeds."""
-    return next((m.summary[results.metric] for m in results.methods if m.name == name and m.summary), None)
-
-
-def read_again(page: str) -> str:
-    """The page on reading prompts with its marked part made anew."""
-    found = {
+def _inspected() -> dict[str, Any]:
+    return {
         path.stem: json.loads(path.read_text(encoding="utf-8"))
         for path in sorted((RESULTS / "inspect").glob("*.json"))
     }
-    page = _put(page, "claims", "\n".join(_verdicts(found)))
-    return _put(page, "found", "\n".join(_findings(found)))
 
 
-def _verdicts(found: dict[str, Any]) -> list[str]:
+def _claims() -> str:
     """A table of claims, and how many prompts of each job they hold for."""
+    found = _inspected()
     judged = {claim["claim"]: claim for one in found.values() for claim in one["claims"]}
-    rows = [("claim", "holds when", *found), ("---",) * (2 + len(found))]
+    rows = []
     for name, about in judged.items():
         held = [_held(next((c for c in one["claims"] if c["claim"] == name), None)) for one in found.values()]
         rows.append((f"{name} ({about['source']})", about["rule"], *held))
-    return [f"| {' | '.join(row)} |" for row in rows]
+    return _table(("claim", "holds when", *found), rows)
 
 
 def _held(claim: dict[str, Any] | None) -> str:
     return f"{claim['holds']} of {len(claim['each'])}" if claim else "–"
 
 
-def _findings(found: dict[str, Any]) -> list[str]:
+def _found() -> str:
     """What was found in each prompt, by job and claim."""
     lines = []
-    for job, one in found.items():
+    for job, one in _inspected().items():
         prompts = one["inspection"]["prompts"]
         lines += [f"**{job}**, {len(prompts)} prompts, {prompts[0]['rows']['count']} rows each:", ""]
         for claim in one["claims"]:
             lines.append(f"- {claim['claim']}:")
             lines += [f"  - {prompt['figures']}" for prompt in claim["each"].values()]
         lines.append("")
-    return lines[:-1]
+    return "\n".join(lines[:-1])
 
 
-def _put(text: str, mark: str, content: str) -> str:
-    pattern = re.compile(rf"<!-- {mark} -->.*?<!-- /{mark} -->", re.DOTALL)
-    assert pattern.search(text)
-    return pattern.sub(lambda found: f"<!-- {mark} -->\n{content}\n<!-- /{mark} -->", text)
+# Comparisons -------------------------------------------------------------------------------------
+
+_SETS = {"sst2": "SST-2", "ag_news": "AG News", "cb": "CB", "rte": "RTE", "boolq": "BoolQ"}
+"""The sets with labels, in the order of the compact table."""
+
+
+def _compared_sets() -> dict[str, Results]:
+    return {path.stem: Results.load(path) for path in sorted((RESULTS / "compare").glob("*.json"))}
+
+
+def _compact() -> str:
+    """Every method on every set with labels, in one table; the best of a set is bold."""
+    found = _compared_sets()
+    sets = [found[name] for name in _SETS]
+    rows = {
+        results.name: {row.name: row.cells["test.accuracy"] for row in summary_rows(results)}
+        for results in sets
+    }
+    learnt = {method.name: count_text(_parameters(method)) for one in sets for method in one.methods}
+    absent = TableCell()
+    cells = {name: [rows[key].get(name, absent) for key in _SETS] for name in learnt}
+    names = sorted(cells, key=lambda name: -sum(cell.value or 0 for cell in cells[name]))
+    heads = ("method", *_SETS.values(), "trained parameters")
+    lines = [[name, *map(_accuracy, cells[name]), learnt[name]] for name in names]
+    counts = {
+        split: ", ".join(str(results.data[split]["rows"]) for results in sets) for split in ("train", "test")
+    }
+    base, seeds = sets[0].base["name"], len(sets[0].settings["compare"]["seeds"])
+    said = (
+        f"Accuracy on test rows in percent, with 95% intervals; {base}, {_count(seeds, 'seed')}, "
+        f"{counts['train']} training rows and {counts['test']} test rows. {covered(sets[0])} Costs, p values "
+        "and more: [docs/results.md](docs/results.md)."
+    )
+    return "\n".join([_table(heads, lines, right=True), "", said])
+
+
+def _parameters(method: MethodResult) -> int:
+    return max(run.costs.trained_parameters for run in method.runs)
+
+
+def _accuracy(cell: TableCell) -> str:
+    text = cell.text.rstrip("%")
+    shown = f"**{text}**" if cell.best else text
+    return f"{shown} ({cell.interval})" if cell.interval else shown
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, right: bool = False) -> str:
+    rule = ("---", *(("---:" if right else "---",) * (len(heads) - 1)))
+    return "\n".join(f"| {' | '.join(row)} |" for row in (heads, rule, *rows))
+
+
+def _comparisons() -> str:
+    """A sentence or three and a table for each comparison that is kept."""
+    parts = [part for one in _compared_sets().values() for part in (_compared(one), markdown_table(one))]
+    return "\n\n".join(parts)
+
+
+def _compared(results: Results) -> str:
+    rows = {split: found["rows"] for split, found in results.data.items()}
+    seeds, about = len(results.settings["compare"]["seeds"]), results.hardware
+    split = f"{rows['train']} training rows, {rows['validation']} for choices, {rows['test']} test rows"
+    machine = f"{results.base['name']} in {about['dtype']}, {_count(about['threads'], 'thread')} of a CPU"
+    return f"**{results.name}** ({split}, {_count(seeds, 'seed')}, {machine}). {verdict(results)}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"one {what}" if number == 1 else f"{number} {what}s"
+
+
+def _pairs() -> str:
+    """The pairs that the prose speaks of: prefix tuning against LoRA, on every set."""
+    found = _compared_sets()
+    rows = []
+    for key, name in _SETS.items():
+        pair = comparison(found[key], "prefix tuning", "LoRA")
+        assert pair is not None
+        interval = " to ".join(difference_text("accuracy", bound) for bound in (pair.low, pair.high))
+        gap = difference_text("accuracy", pair.difference)
+        rows.append(
+            (name, gap, interval, p_text(pair.p).removeprefix("p = "), p_of(pair).removeprefix("p = "))
+        )
+    return _table(("set", "points", "95% interval", "p by itself", "p among all pairs"), rows, right=True)
+
+
+def _coverage() -> str:
+    """How often intervals held the truth of a made-up world."""
+    heads = ("test rows", "seeds", "± over seeds", "way", "held the truth", "width", "false alarms")
+    ways = {
+        "rows": "rows alone",
+        "drawn": "seeds drawn, too",
+        "drawn, widened": "drawn, times √(n/(n−1))",
+        "ours": "**here**",
+    }
+    rows = [
+        (
+            str(r["rows"]),
+            str(r["seeds"]),
+            f"{100 * r['spread']:.1f}",
+            said,
+            f"{r[f'held, {way}']:.1%}",
+            f"{100 * r[f'width, {way}']:.1f}",
+            f"{r[f'alarms, {way}']:.1%}",
+        )
+        for r in _lines("coverage.jsonl")
+        for way, said in ways.items()
+    ]
+    return _table(heads, rows)
+
+
+# Figures of speed and size -----------------------------------------------------------------------
 
 
 def _lines(name: str) -> list[dict[str, Any]]:
@@ -162,25 +249,7 @@ def _steps() -> str:
         "two CPU cores. Memory is what a step needs beyond the base, softprompt's share of PEFT's; the GEMM "
         "rate is what the machine's bare matrix products reach."
     )
-    return "\n".join([said, "", *(f"| {' | '.join(row)} |" for row in (heads, ("---",) * 8, *rows))])
-
-
-def _comparisons() -> list[str]:
-    """A sentence and a table for each comparison that is kept."""
-    found = [Results.load(path) for path in sorted((RESULTS / "compare").glob("*.json"))]
-    return [part for results in found for part in (_compared(results), markdown_table(results))]
-
-
-def _compared(results: Results) -> str:
-    rows = {split: found["rows"] for split, found in results.data.items()}
-    seeds, about = len(results.settings["compare"]["seeds"]), results.hardware
-    split = f"{rows['train']} training rows, {rows['validation']} for choices, {rows['test']} test rows"
-    machine = f"{results.base['name']} in {about['dtype']}, {_count(about['threads'], 'thread')} of a CPU"
-    return f"**{results.name}** ({split}, {_count(seeds, 'seed')}, {machine}). {verdict(results)}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"one {what}" if number == 1 else f"{number} {what}s"
+    return f"{said}\n\n{_table(heads, rows)}"
 
 
 def _method_steps() -> str:
@@ -201,7 +270,7 @@ def _method_steps() -> str:
         for r in _lines("method_step.jsonl")
     ]
     said = "The same for a KV prefix of 20 positions and LoRA of rank 8 on all linear layers:"
-    return "\n".join([said, "", *(f"| {' | '.join(row)} |" for row in (heads, ("---",) * 7, *rows))])
+    return f"{said}\n\n{_table(heads, rows)}"
 
 
 def _many() -> str:
@@ -248,7 +317,7 @@ def _serving() -> str:
         f"sides' checked answers in fp32 {exact:.0%} are those of a plain pass of transformers; in bf16 no "
         f"token's logit lies more than {gap:.2f} below the likeliest one's in fp32."
     )
-    return "\n".join([said, "", *(f"| {' | '.join(row)} |" for row in (heads, ("---",) * len(heads), *rows))])
+    return f"{said}\n\n{_table(heads, rows)}"
 
 
 def _rate(cell: Cell) -> float:
@@ -309,8 +378,22 @@ def _sst2() -> str:
     )
 
 
-PAGES = {"README.md": rendered, "docs/results.md": results_page, "docs/reading.md": read_again}
-"""By page, what makes its marked parts anew."""
+def _figures() -> str:
+    parts = [_steps(), _method_steps(), _many(), _serving(), _thousand(), _soak(), _cookbook(), _sst2()]
+    return "\n\n".join(part for part in parts if part)
+
+
+DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"demo": _demo, "comparison": _compact},
+    "docs/results.md": {
+        "comparisons": _comparisons,
+        "pairs": _pairs,
+        "coverage": _coverage,
+        "figures": _figures,
+    },
+    "docs/reading.md": {"claims": _claims, "found": _found},
+}
+"""What is made where: document, mark, maker."""
 
 
 if __name__ == "__main__":

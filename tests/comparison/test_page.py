@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from softprompt.comparison.examples import SHOWN, Examples, examples, script_jso
 from softprompt.comparison.page import render, write_report
 from softprompt.comparison.results import Results
 from softprompt.errors import ResourceError
+from softprompt.report.board import hue
+from softprompt.report.page import part
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 INVISIBLE = re.compile(
@@ -356,3 +360,46 @@ def test_a_reader_sorts_the_table_and_picks_two_methods(tmp_path: Path) -> None:
     assert f"From right to wrong {lost} row" in page.text
     assert sum(a.get("class") == "text" for a in page.all("p")) == min(SHOWN, gained) + min(SHOWN, lost)
     assert {tag for tag, _ in page.elements} == {tag for tag, _ in PAGES["hostile"].elements} | {"button"}
+
+
+# Colours and widths ------------------------------------------------------------------------------
+
+
+def linear(channel: int) -> float:
+    share = channel / 255
+    return share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4
+
+
+def luminance(colour: str) -> float:
+    red, green, blue = (linear(int(colour[at : at + 2], 16)) for at in (1, 3, 5))
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def lab(colour: str) -> tuple[float, float, float]:
+    """CIELAB, in which a distance of 2 can just be seen."""
+    red, green, blue = (linear(int(colour[at : at + 2], 16)) for at in (1, 3, 5))
+    x = (0.4124 * red + 0.3576 * green + 0.1805 * blue) / 0.95047
+    z = (0.0193 * red + 0.1192 * green + 0.9505 * blue) / 1.08883
+    a, b, c = (t ** (1 / 3) if t > 0.008856 else 7.787 * t + 16 / 116 for t in (x, luminance(colour), z))
+    return 116 * b - 16, 500 * (a - b), 200 * (b - c)
+
+
+def test_nine_methods_have_nine_colours_that_can_be_told_apart_and_read() -> None:
+    style = part("softprompt.comparison", "report.css")
+    light, dark = style.split("prefers-color-scheme: dark")[:2]
+    for theme in (light, dark.split("box-sizing")[0]):
+        colours = re.findall(r"--m\d: (#[0-9a-f]{6})", theme)
+        (paper,) = re.findall(r"--paper: (#[0-9a-f]{6})", theme)
+        assert len(colours) == 9
+        assert min(math.dist(lab(a), lab(b)) for a, b in combinations(colours, 2)) > 20
+        for colour in colours:  # the least that WCAG asks of text
+            least, most = sorted([luminance(colour), luminance(paper)])
+            assert (most + 0.05) / (least + 0.05) >= 4.5, colour
+    assert [hue(number) == hue(0) for number in range(10)] == [True] + [False] * 8 + [True]
+    page = render(fake_results.topics(40, (0,), [*fake_results.KINDS, *two_more()]))
+    assert {f'"badge m{number}' in page or f"badge m{number} " in page for number in range(9)} == {True}
+    assert all(f".m{number} " in style for number in range(9))
+
+
+def two_more() -> list[fake_results.Kind]:
+    return [fake_results.Kind(f"more {number}", "text", 1.0) for number in range(2)]

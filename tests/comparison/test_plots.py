@@ -17,10 +17,8 @@ from comparison import fake_results
 from softprompt.comparison import tallies
 from softprompt.comparison.answer_plots import confusion_plots, reliability_plots
 from softprompt.comparison.axes import apart, cost_scale
-from softprompt.comparison.cost_plots import cost_plots
-from softprompt.comparison.plots import Plot
+from softprompt.comparison.plots import Plot, cost_plots, learning_plots, trial_plots
 from softprompt.comparison.results import MethodResult, Results, TestRow
-from softprompt.comparison.run_plots import learning_plots, trial_plots
 from softprompt.comparison.table import ranked
 
 TOPICS = fake_results.topics(120)

@@ -13,6 +13,7 @@ from softprompt import numbers
 from softprompt.comparison import words
 from softprompt.comparison.results import Costs, MethodResult, Metric, Pair, Results, Run, Seeds, TestRow
 from softprompt.comparison.table import SummaryRow, columns, comparison, mark, ranked, scores, summary_rows
+from softprompt.evaluation.paired import FLOOR
 
 
 def run(seed: int, accuracy: float, **changes: Any) -> Run:
@@ -293,6 +294,44 @@ def test_an_untrained_leader_is_held_against_the_best_trained() -> None:
     said = words.verdict(results(text, method("bare", run(0, 0.88, **FREE), trained=False), soft))
     assert "2.0 points ahead of bare, which" in said
     assert "5.0 points ahead of soft, the best trained method, which" in said
+
+
+def test_significance_is_that_of_the_corrected_p_and_the_floor_is_no_equality() -> None:
+    weak = pair("soft", "lora", 0.02, 0.04).model_copy(update={"p_holm": 0.12})
+    sure = Pair(
+        first="soft",
+        second="demos",
+        difference=0.25,
+        low=0.2,
+        high=0.3,
+        p=FLOOR,
+        p_holm=28 * FLOOR,
+        test="bootstrap",
+    )
+    found = trio().model_copy(update={"pairs": [weak, sure]})
+    said = words.verdict(found)
+    assert "2.0 points ahead of lora, which is not significant (p = 0.12)" in said
+    assert said.endswith("which is significant (p < 0.006).")  # 0.0056 at most
+    assert words.p_of(weak.model_copy(update={"p_holm": None})) == "p = 0.040"
+    assert words.tested(found) == (
+        "p by the paired bootstrap over rows and seeds or the exact McNemar test, corrected for all 2 pairs "
+        "together (Holm); below 0.05 a difference is called significant."
+    )
+
+
+def test_it_is_said_which_intervals_leave_seeds_out() -> None:
+    three = method("soft", run(0, 0.8), run(1, 0.8), run(2, 0.8))
+    votes, demos = method("votes", run(0, 0.9)), method("demos", run(0, 0.6, **FREE), trained=False)
+    both = "Intervals cover other test rows and other seeds"
+    assert words.covered(results(three)) == f"{both}."
+    assert words.covered(results(three, votes)) == f"{both}; of votes, with one run, rows alone."
+    assert (
+        words.covered(results(three, votes, demos))
+        == f"{both}; of votes and demos, with one run, rows alone."
+    )
+    assert words.covered(results(votes, demos)) == (
+        "Intervals cover other test rows, not other seeds: there is one run of each method."
+    )
 
 
 def test_what_is_missing_is_named() -> None:

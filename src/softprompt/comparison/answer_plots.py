@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from softprompt.comparison import tallies
-from softprompt.comparison.axes import share_of
 from softprompt.comparison.plots import WIDTH, Plot
 from softprompt.comparison.results import MethodResult, Results
 from softprompt.comparison.table import ranked, scores
@@ -65,9 +64,8 @@ def _confusion_plot(results: Results, number: int, method: MethodResult) -> str:
         write(axes, true + 0.62, n + 5 / side, labels[true], **style)
         total = sum(counts[true, predicted] for predicted in range(n))
         for predicted in range(n):
-            _cell(
-                axes, true, predicted, counts[true, predicted], share_of(counts[true, predicted], total), side
-            )
+            count = counts[true, predicted]
+            _cell(axes, true, predicted, count, tallies.share_of(count, total), side)
     wrong = [(count, pair) for pair, count in counts.items() if pair[0] != pair[1]]
     told = "; ".join(f"{labels[t]} as {labels[p]} {c}" for c, (t, p) in sorted(wrong, reverse=True)[:5])
     return finish(

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Scale", "apart", "cost_scale", "share_of"]
+__all__ = ["Scale", "apart", "cost_scale"]
 
 _MARGIN = 16.0
 _ZERO = 34.0
@@ -86,8 +86,3 @@ def apart(points: Sequence[tuple[float, float]], least: float, width: float) -> 
         if not moved:
             break
     return places
-
-
-def share_of(count: float, total: float) -> float:
-    """A part of a whole; none of nothing."""
-    return count / total if total else 0.0

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from softprompt.atomic import write_bytes
-from softprompt.comparison import answer_plots, cost_plots, run_plots, tallies, words
-from softprompt.comparison.axes import share_of
+from softprompt.comparison import answer_plots, plots, tallies, words
 from softprompt.comparison.examples import examples, script_json
 from softprompt.comparison.plots import Plot
 from softprompt.comparison.results import Results
@@ -106,8 +105,8 @@ def _plot_sections(results: Results) -> list[_Section]:
     metric = metric_name(results.metric)
     trained = {method.name for method in results.methods if learnt(method)}
 
-    def drawn(plots: Sequence[Plot]) -> list[_Drawn]:
-        return [_Drawn(Trusted(p.svg), p.title, p.number, p.title in trained, p.note) for p in plots]
+    def drawn(found: Sequence[Plot]) -> list[_Drawn]:
+        return [_Drawn(Trusted(p.svg), p.title, p.number, p.title in trained, p.note) for p in found]
 
     return [
         _Section(
@@ -115,18 +114,18 @@ def _plot_sections(results: Results) -> list[_Section]:
             "Test scores with 95% intervals. Discs learnt something, squares did not; letters are "
             "those of the table. Costs grow in powers of ten, with a place for nothing. Methods that would "
             "cover each other stand side by side.",
-            drawn(cost_plots.cost_plots(results)),
+            drawn(plots.cost_plots(results)),
         ),
         _Section(
             "How they learnt",
             "Thin lines are seeds, a thick line their mean; a diamond is the step a seed kept. All methods "
             "share the scales.",
-            drawn(run_plots.learning_plots(results)),
+            drawn(plots.learning_plots(results)),
         ),
         _Section(
             "What was tried",
             f"Validation {metric} of every setting, on the first seed. The filled diamond was chosen.",
-            drawn(run_plots.trial_plots(results)),
+            drawn(plots.trial_plots(results)),
         ),
         _Section(
             "What is taken for what",
@@ -163,9 +162,9 @@ def _confused(results: Results) -> list[tuple[int, str, bool, list[_Confusion]]]
         counts = tallies.confusions(results, method)
         totals = tallies.totals(counts)
         wrong = [(n, pair) for pair, n in counts.items() if pair[0] != pair[1]]
-        wrong.sort(key=lambda one: (-one[0], -share_of(one[0], totals[one[1][0]]), one[1]))
+        wrong.sort(key=lambda one: (-one[0], -tallies.share_of(one[0], totals[one[1][0]]), one[1]))
         lines = [
-            _Confusion(labels[true], _label(labels, predicted), n, f"{share_of(n, totals[true]):.0%}")
+            _Confusion(labels[true], _label(labels, predicted), n, f"{tallies.share_of(n, totals[true]):.0%}")
             for n, (true, predicted) in wrong[:_CONFUSED]
         ]
         if lines:

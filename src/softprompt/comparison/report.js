@@ -40,7 +40,7 @@
     element.append(...inner);
     return element;
   };
-  const badge = (method) => make("span", `badge m${method.rank % 8}${method.trained ? " disc" : ""}`, method.mark);
+  const badge = (method) => make("span", `badge m${method.rank % 9}${method.trained ? " disc" : ""}`, method.mark);
   const said = (term, text, style) => {
     const content = make("dd", style, text);
     content.dir = "auto";

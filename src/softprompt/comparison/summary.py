@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -254,13 +255,12 @@ def _voting_run(
 
 
 def over_all_seeds(runs: Sequence[Mapping[str, Sampled]]) -> dict[str, Seeds]:
-    """Every metric over the runs of one method; a share's interval ends where shares do."""
+    """Every metric over the runs of one method; none is below 0, and no share above 1."""
     found = {}
     for metric in runs[0] if runs else ():
         mean, spread, low, high = over_seeds([run[metric] for run in runs])
-        if is_share(metric):
-            low, high = max(0.0, low), min(1.0, high)
-        found[metric] = Seeds(mean=mean, spread=spread, low=low, high=high)
+        most = 1.0 if is_share(metric) else math.inf
+        found[metric] = Seeds(mean=mean, spread=spread, low=max(0.0, low), high=min(most, high))
     return found
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "has_answers",
     "marks",
     "reliability",
+    "share_of",
     "smoothed",
     "totals",
 ]
@@ -94,6 +95,11 @@ def totals(counts: Counter[tuple[int, int]]) -> Counter[int]:
     for (true, _), count in counts.items():
         found[true] += count
     return found
+
+
+def share_of(count: float, total: float) -> float:
+    """A part of a whole; none of nothing."""
+    return count / total if total else 0.0
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ __all__ = [
 
 INK, SOFT, RULE, PAPER, HEAT, MARK = (f"#0101{number:02x}" for number in range(6))
 """Text and lines, text in the background, faint lines, the page, what grows darker, what is shown."""
-_HUES = [f"#0201{number:02x}" for number in range(8)]
+_HUES = [f"#0201{number:02x}" for number in range(9)]
 _VARIABLES = {INK: "ink", SOFT: "soft", RULE: "rule", PAPER: "paper", HEAT: "heat", MARK: "mark"}
 _NAMES = {colour: f"var(--{name})" for colour, name in _VARIABLES.items()}
 _NAMES |= {hue: f"var(--m{number})" for number, hue in enumerate(_HUES)}
@@ -52,7 +52,7 @@ _DOTS = 72
 
 
 def hue(number: int) -> str:
-    """One of eight colours that can be told apart."""
+    """One of nine colours that can be told apart."""
     return _HUES[number % len(_HUES)]
 
 
