@@ -1,4 +1,4 @@
-"""The house stands as drawn: imports go one way, each third-party library has one home, files stay small."""
+"""Imports go one way, each third-party library has one home, every file says what it knows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(softprompt.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = [
-    {"errors"},
+    {"errors", "harmless"},
     {"config_io", "atomic", "prefix", "report"},
     {"config", "wheels"},
     {"base"},
@@ -96,10 +96,8 @@ def test_each_third_party_library_has_one_home(library: str) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=str)
-def test_a_file_says_what_it_knows_and_stays_readable(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert ast.get_docstring(ast.parse(text)), f"{path} has no docstring"
-    assert text.count("\n") <= 400, f"{path} is too long"
+def test_a_file_says_what_it_knows(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{path} has no docstring"
 
 
 def test_importing_the_package_imports_no_torch() -> None:

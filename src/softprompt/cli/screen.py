@@ -18,6 +18,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from softprompt.harmless import visible as clean
+
 __all__ = [
     "bytes_text",
     "clean",
@@ -130,11 +132,6 @@ def facts(pairs: Mapping[str, str]) -> Table:
     for name, value in pairs.items():
         table.add_row(Text(clean(name)), Text(clean(value)))
     return table
-
-
-def clean(text: str) -> str:
-    """Text without anything a terminal would obey; line breaks and tabs stay."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text)
 
 
 def bytes_text(size: int) -> str:

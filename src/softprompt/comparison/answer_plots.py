@@ -12,6 +12,7 @@ from softprompt.comparison.numbers import metric_text
 from softprompt.comparison.plots import WIDTH, Plot
 from softprompt.comparison.results import MethodResult, Results
 from softprompt.comparison.table import ranked, scores
+from softprompt.harmless import clipped
 from softprompt.report.board import (
     HEAT,
     INK,
@@ -27,7 +28,6 @@ from softprompt.report.board import (
     panel,
     write,
 )
-from softprompt.report.visible import clipped
 
 if TYPE_CHECKING:
     from softprompt.report.board import Axes

@@ -11,8 +11,8 @@ from softprompt.comparison.numbers import metric_name, metric_text
 from softprompt.comparison.plots import WIDTH, Plot, score_ticks
 from softprompt.comparison.results import MethodResult, Results, Trial
 from softprompt.comparison.table import ranked
+from softprompt.harmless import clipped
 from softprompt.report.board import PAPER, RULE, SOFT, canvas, finish, heading, hue, panel, write
-from softprompt.report.visible import clipped
 
 if TYPE_CHECKING:
     from softprompt.report.board import Axes

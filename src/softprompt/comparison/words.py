@@ -20,7 +20,7 @@ from softprompt.comparison.numbers import (
 )
 from softprompt.comparison.results import MethodResult, Pair, Results
 from softprompt.comparison.table import comparison, learnt, ranked, scores
-from softprompt.report.visible import clipped
+from softprompt.harmless import clipped
 
 __all__ = ["SIGNIFICANT", "facts", "missing", "verdict"]
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from softprompt.errors import ResourceError
+from softprompt.harmless import visible
 from softprompt.report.svg import inline
-from softprompt.report.visible import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes as Axes

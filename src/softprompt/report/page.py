@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import Any
 
 from softprompt.errors import ResourceError
-from softprompt.report.visible import visible
+from softprompt.harmless import visible
 
 __all__ = ["Trusted", "fill", "part"]
 

@@ -1,6 +1,6 @@
 """Names to versions: who asks for a name leases what it means now. One lock guards all of it.
 
-Knows names, leases, loads on their way, bytes, users and pins; does not know how a version is made from files.
+Knows names, leases, loads on their way, bytes and pins; does not know how a version is made from files.
 """
 
 from __future__ import annotations
