@@ -15,7 +15,7 @@ ROOT = Path(softprompt.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = [
-    {"errors"},
+    {"errors", "harmless"},
     {"packages"},
     {"config_io", "atomic", "numbers", "prefix", "report"},
     {"config", "wheels"},

@@ -153,8 +153,8 @@ def test_pips_complaints_become_one_sentence(
     [
         (errno.ENOSPC, "no space left"),
         (errno.EDQUOT, "no space left"),
-        (errno.EACCES, "may not be written"),
-        (errno.EROFS, "may not be written"),
+        (errno.EACCES, "may not write"),
+        (errno.EROFS, "may not write"),
     ],
 )
 def test_disk_errors_say_what_to_do(tmp_path: Path, number: int, words: str) -> None:

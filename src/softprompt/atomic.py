@@ -14,7 +14,21 @@ from pathlib import Path
 
 from softprompt.errors import ResourceError
 
-__all__ = ["new_folder", "plain_disk_errors", "write_bytes"]
+__all__ = ["disk_fault", "new_folder", "plain_disk_errors", "write_bytes"]
+
+
+def disk_fault(error: BaseException, elsewhere: str = "choose another folder") -> str | None:
+    """Why something cannot be written and what to do about it; None for what is no fault of a disk."""
+    why = {
+        errno.ENOSPC: "there is no space left on the disk; free some or {}",
+        errno.EDQUOT: "there is no space left in the disk quota; free some or {}",
+        errno.EROFS: "the file system is read-only, so you may not write there; {}",
+        errno.EACCES: "you may not write there; {}",
+        errno.EPERM: "you may not write there; {}",
+        errno.ENOTDIR: "a file is in its way; move that file or {}",
+        errno.EEXIST: "a file is in its way; move that file or {}",
+    }.get((error.errno or 0) if isinstance(error, OSError) else 0)
+    return why.format(elsewhere) if why else None
 
 
 @contextlib.contextmanager
@@ -23,21 +37,12 @@ def plain_disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reasons = {
-            errno.ENOSPC: "there is no space left on the disk; free some and try again",
-            errno.EDQUOT: "the disk quota is used up; free some space and try again",
-            errno.EROFS: "the file system is read-only; choose another folder",
-            errno.EACCES: "you may not write there; choose another folder",
-            errno.EPERM: "you may not write there; choose another folder",
-            errno.ENOTDIR: "a part of that path is a file, not a folder; choose another folder",
-            errno.EEXIST: "a file of that name is in the way; choose another name",
-        }
-        reason = reasons.get(error.errno or 0, f"{error.strerror or error}; choose another folder")
+        reason = disk_fault(error) or f"{error.strerror or error}; choose another folder"
         raise ResourceError(f"Cannot write {path}: {reason}.") from error
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Replace a file's content in one step that a crash cannot split."""
+def write_bytes(path: Path, content: bytes, *, private: bool = False) -> None:
+    """Replace a file's content in one step that a crash cannot split; if private, for its owner only."""
     with plain_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -46,7 +51,8 @@ def write_bytes(path: Path, content: bytes) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(name).chmod(0o666 & ~_umask())  # mkstemp makes it private; a library may be shared
+            if not private:  # as mkstemp made it; a library may be shared
+                Path(name).chmod(0o666 & ~_umask())
             os.replace(name, path)
         except BaseException:
             Path(name).unlink(missing_ok=True)

@@ -9,6 +9,7 @@ import re
 import tomllib
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -27,6 +28,7 @@ __all__ = [
     "read_toml",
     "shown",
     "to_toml",
+    "toml_value",
 ]
 
 NONE = "none"
@@ -155,51 +157,43 @@ def _takes_text(schema: Schema, keys: Sequence[str]) -> bool:
 
 def to_toml(model: BaseModel) -> str:
     """Write every setting as TOML; a setting that is off and off by default is left out."""
-    return "\n".join(_table(_items(model), [])) + "\n"
+    return "\n".join(_table(model, [])) + "\n"
 
 
-def _items(model: BaseModel) -> Tree:
-    items: Tree = {}
-    for name, field in type(model).model_fields.items():
-        value = getattr(model, name)
-        if value is not None:
-            items[name] = value
-        elif field.default is not None:
-            items[name] = NONE
-    return items
-
-
-def _table(items: Mapping[str, Any], heading: list[str]) -> list[str]:
+def _table(section: BaseModel | Mapping[str, Any], heading: list[str]) -> list[str]:
+    """The lines of a table: its heading, its values, then the tables inside it."""
+    items = section
+    if isinstance(section, BaseModel):
+        off = {name for name, field in type(section).model_fields.items() if field.default is None}
+        given = {name: getattr(section, name) for name in type(section).model_fields}
+        items = {k: NONE if v is None else v for k, v in given.items() if v is not None or k not in off}
     lines = [f"[{'.'.join(heading)}]"] if heading else []
     tables: list[str] = []
-    for name, value in items.items():
+    for name, value in dict(items).items():
+        key = name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else toml_value(name)
         if isinstance(value, BaseModel | Mapping):
-            inner = _items(value) if isinstance(value, BaseModel) else value
-            tables += ["", *_table(inner, [*heading, _key(name)])]
-        else:
-            lines.append(f"{_key(name)} = {_literal(value)}")
+            tables += ["", *_table(value, [*heading, key])]
+            continue
+        text = toml_value(value)
+        if isinstance(value, list | tuple) and len(text) > _LINE_WIDTH:
+            text = "[\n" + "".join(f"    {toml_value(item)},\n" for item in value) + "]"
+        lines.append(f"{key} = {text}")
     return lines + tables
 
 
-def _key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _text(name)
-
-
-def _literal(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """A value as TOML, on one line: what it says is read back as the same."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
         return repr(value)
-    if isinstance(value, str):
-        return _text(value)
-    items = [_literal(item) for item in value]
-    line = f"[{', '.join(items)}]"
-    return line if len(line) <= _LINE_WIDTH else "[\n" + "".join(f"    {item},\n" for item in items) + "]"
-
-
-def _text(value: str) -> str:
-    """Quote text: JSON's escapes are TOML's, except that TOML also escapes DEL."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, str):  # JSON's escapes are TOML's, except that TOML also escapes DEL
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{toml_value(key)} = {toml_value(word)}" for key, word in value.items()) + "}"
+    return f"[{', '.join(map(toml_value, value))}]"
 
 
 # Faults in words ---------------------------------------------------------------------------------

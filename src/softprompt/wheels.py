@@ -6,7 +6,6 @@ own index, proxy and certificates) and is checked before it appears under its fi
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import shutil
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from softprompt.atomic import disk_fault
 from softprompt.errors import ResourceError
 
 __all__ = [
@@ -149,22 +149,10 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ResourceError(
-                f"There is no space left on the disk of {folder}: free some, or set SOFTPROMPT_CACHE to a "
-                "folder on another disk."
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise ResourceError(
-                f"The folder {folder} may not be written: change its permissions, or set SOFTPROMPT_CACHE to "
-                "a folder of your own."
-            ) from error
-        if error.errno in (errno.ENOTDIR, errno.EEXIST):
-            raise ResourceError(
-                f"{folder} cannot be a folder, since a file is in its way: move that file, or set "
-                "SOFTPROMPT_CACHE to another folder."
-            ) from error
-        raise
+        reason = disk_fault(error, "set SOFTPROMPT_CACHE to another folder")
+        if reason is None:
+            raise
+        raise ResourceError(f"Cannot write {folder}: {reason}.") from error
 
 
 def _download(wheel: Wheel, path: Path, notify: Notify) -> None:

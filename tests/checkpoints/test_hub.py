@@ -184,7 +184,7 @@ def test_no_network_is_said_soon(monkeypatch: pytest.MonkeyPatch, offline: bool)
 
 
 @pytest.mark.parametrize(
-    ("number", "words"), [(errno.ENOSPC, "no space left"), (errno.EACCES, "may not be written")]
+    ("number", "words"), [(errno.ENOSPC, "no space left"), (errno.EACCES, "may not write")]
 )
 def test_disk_trouble_is_found_behind_other_errors(
     monkeypatch: pytest.MonkeyPatch, number: int, words: str

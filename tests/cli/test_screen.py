@@ -54,7 +54,7 @@ def test_a_narrow_terminal_gets_paragraphs(
 
 
 def test_control_letters_do_not_reach_a_terminal() -> None:
-    assert screen.clean("a\x1b[31mb\x07\u202ec\n\td") == "a�[31mb��c\n\td"
+    assert screen.clean("a\x1b[31mb\x07\u202ec\n\td") == "a‹U+001B›[31mb‹U+0007›‹U+202E›c\n\td"
 
 
 @pytest.mark.parametrize(

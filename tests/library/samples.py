@@ -20,6 +20,12 @@ from softprompt.methods.full import Full
 from softprompt.methods.lora import Lora
 from softprompt.prefix import Prefix
 
+NASTY = (
+    "``` `x` --- \n---\nlicense: evil\n# T\n| a | b |\n</code><script>alert(1)</script> [a](javascript:b) "
+    '\' " \\ \\" \'\'\' """ {x}\u2028\u202e\x1b[31m😀 ${y} #'
+)
+"""Text that tries to break out of wherever it is quoted."""
+
 P = 4
 ROWS = [TokenRow(ids) for ids in ((5, 9, 33), (7, 7, 80, 21, 4, 60, 11), (90,))]
 

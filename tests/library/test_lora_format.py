@@ -17,8 +17,9 @@ from library import samples
 from softprompt.errors import ArtifactError
 from softprompt.library import formats, lora_format
 from softprompt.library.changed import FRONT_FILE
-from softprompt.library.lora_format import Adapter
-from softprompt.library.peft_format import CONFIG_FILE, WEIGHTS_FILE
+from softprompt.library.files import json_object
+from softprompt.library.lora_format import Adapter, LoraConfigFile
+from softprompt.library.peft_format import CONFIG_FILE, CONFIG_LIMIT, WEIGHTS_FILE, config_bytes, parse_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")
 
@@ -139,7 +140,7 @@ def test_names_of_layers_that_are_not_there_do_no_harm(tmp_path: Path) -> None:
     wrapped = theirs(tmp_path, target_modules=["q_proj", "query_key_value"])
     adapter, about = lora_format.read(tmp_path)
     assert adapter.change.settings["targets"] == ["q_proj"]
-    assert "query_key_value" in about["target_modules"]
+    assert "query_key_value" in about.target_modules
     same(ours(tmp_path), samples.peft_logits(wrapped))
 
 
@@ -302,3 +303,126 @@ def test_a_front_that_is_none_is_refused(tensors: Any, said: str, tmp_path: Path
     written(tmp_path, samples.lora(tiny.base(), positions=2))
     save_file(tensors, tmp_path / FRONT_FILE)
     assert said in refused(tmp_path)
+
+
+# Configurations ------------------------------------------------------------------------------------
+
+SETTINGS = {"rank": 4, "alpha": 8.0, "targets": ["v_proj", "q_proj"], "rslora": True, "dora": False}
+
+
+def read_config(path: Path) -> LoraConfigFile:
+    return parse_config(LoraConfigFile, json_object(path, CONFIG_LIMIT), path)
+
+
+def changed(folder: Path, **changes: Any) -> Path:
+    """A configuration as PEFT writes it, with some fields replaced, or taken out by ``...``."""
+    path = folder / "adapter_config.json"
+    base = {"base_model_name_or_path": "some/base", "revision": "abc", "peft_type": "LORA"}
+    config = LoraConfigFile(
+        **base, r=4, lora_alpha=8, target_modules=["v_proj", "q_proj"], use_rslora=True, use_dora=False
+    )
+    values = json.loads(config_bytes(config)) | changes
+    path.write_text(json.dumps({k: v for k, v in values.items() if v is not ...}))
+    return path
+
+
+def test_the_settings_of_a_configuration_come_back(tmp_path: Path) -> None:
+    config = read_config(changed(tmp_path))
+    assert config.settings == SETTINGS | {"targets": ["q_proj", "v_proj"]}
+    assert config.base_model_name_or_path == "some/base"
+    assert config.revision == "abc"
+
+
+def test_pefts_own_defaults_can_be_read(tmp_path: Path) -> None:
+    peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]).save_pretrained(str(tmp_path))
+    settings = read_config(tmp_path / "adapter_config.json").settings
+    assert settings == {"rank": 8, "alpha": 8.0, "targets": ["q_proj"], "rslora": False, "dora": False}
+
+
+def test_peft_reads_what_is_written(tmp_path: Path) -> None:
+    changed(tmp_path)
+    found: Any = peft.LoraConfig.from_pretrained(str(tmp_path))
+    assert (found.r, found.lora_alpha, found.use_rslora, found.use_dora) == (4, 8, True, False)
+    assert set(found.target_modules) == {"q_proj", "v_proj"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"task_type": None},
+        {"lora_dropout": 0.1},
+        {"fan_in_fan_out": True},
+        {"init_lora_weights": False},
+        {"init_lora_weights": "gaussian"},
+        {"init_lora_weights": "orthogonal"},
+        {"inference_mode": False},
+        {"lora_alpha": 2.5},
+        {"modules_to_save": []},
+        {"peft_version": "9.9"},
+        {"a_field_of_tomorrow": None},
+        {"a_field_of_tomorrow": False},
+        {"bias": None, "init_lora_weights": None, "megatron_core": None, "qalora_group_size": None},
+        {"use_dora": ..., "use_rslora": ..., "lora_bias": ..., "peft_version": ...},
+    ],
+)
+def test_what_changes_nothing_is_accepted(changes: dict[str, Any], tmp_path: Path) -> None:
+    read_config(changed(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"bias": "all"}, "bias is 'all', so biases of the model were trained too"),
+        ({"lora_bias": True}, "so its adapters have biases"),
+        ({"modules_to_save": ["lm_head"]}, "so a part of the model was trained too"),
+        ({"rank_pattern": {"q_proj": 2}}, "so its layers have different ranks"),
+        ({"alpha_pattern": {"q_proj": 2}}, "so its layers are scaled differently"),
+        ({"layers_to_transform": [0]}, "so only some layers are adapted"),
+        ({"layers_to_transform": 0}, "so only some layers are adapted"),
+        ({"layers_pattern": "layers"}, "so only some layers are adapted"),
+        ({"exclude_modules": ["q_proj"]}, "left out by a rule"),
+        ({"init_lora_weights": "pissa"}, "a base whose weights were changed when it began"),
+        ({"init_lora_weights": "pissa_niter_4"}, "a base whose weights were changed when it began"),
+        ({"init_lora_weights": "olora"}, "a base whose weights were changed when it began"),
+        ({"init_lora_weights": "loftq"}, "a base whose weights were changed when it began"),
+        ({"init_lora_weights": 1}, "a base whose weights were changed when it began"),
+        ({"loftq_config": {"loftq_bits": 4}}, "a base whose weights were changed when it began"),
+        ({"trainable_token_indices": [1]}, "so embeddings of the model were trained too"),
+        ({"target_parameters": ["experts"]}, "outside of linear layers"),
+        ({"layer_replication": [[0, 2], [1, 3]]}, "so it repeats layers of the model"),
+        ({"alora_invocation_tokens": [5]}, "so it acts only behind certain tokens"),
+        ({"use_qalora": True}, "which is more than is done here"),
+        ({"velora_config": {"rank": 1}}, "which is more than is done here"),
+        ({"rank_patern": {"a": 1}}, "field 'rank_patern' with the value {'a': 1}; did you mean rank_pattern"),
+        ({"wholly_new": 3}, "unknown field 'wholly_new' with the value 3; a newer PEFT may have written it"),
+        ({"wholly_new": True}, "a newer PEFT may have written it"),
+        ({"task_type": "SEQ_CLS"}, "task_type is 'SEQ_CLS', but only CAUSAL_LM can be read"),
+        ({"base_model_name_or_path": 3}, "base_model_name_or_path is 3, not text"),
+        ({"r": 0}, "r is 0, not a whole number from 1 to 65,536"),
+        ({"r": 10**9}, "not a whole number from 1"),
+        ({"r": True}, "r is true, not a whole number"),
+        ({"r": "8"}, "r is '8', not a whole number"),
+        ({"lora_alpha": "x"}, "lora_alpha is 'x', not a number"),
+        ({"lora_alpha": 1e300}, "not a number from 0 to 1,048,576"),
+        ({"use_dora": 1}, "use_dora is 1, not true or false"),
+        ({"target_modules": r".*q_proj|(a+)+$"}, "a stranger's pattern is not run"),
+        ({"target_modules": None}, "not a list of names"),
+        ({"target_modules": []}, "not a list of names"),
+        ({"target_modules": [3]}, "not a list of names"),
+        ({"target_modules": ["x" * 301]}, "not a list of names"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_exactly_is_refused(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    path = changed(tmp_path, **changes)
+    with pytest.raises(ArtifactError) as caught:
+        read_config(path)
+    assert said in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"[" * 100_000, b'{"r": NaN}', b" " * (2**20 + 1)])
+def test_what_is_no_json_object_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_bytes(content)
+    with pytest.raises(ArtifactError):
+        read_config(tmp_path / "adapter_config.json")

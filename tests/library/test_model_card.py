@@ -14,21 +14,16 @@ import yaml  # type: ignore[import-untyped]
 
 import tiny
 from library import samples
+from library.samples import NASTY
 from softprompt.checkpoints.freeze import freeze
 from softprompt.generation.offline import generate
 from softprompt.generation.request import GenerateRequest
 from softprompt.generation.sampler import Sampling
 from softprompt.library.card import Card
 from softprompt.library.folder import Library
-from softprompt.library.markup import code_span, quoted
 from softprompt.library.model_card import model_card
 from softprompt.library.peft_format import from_front
 from softprompt.library.prompt import Prompt
-
-NASTY = (
-    "``` `x` --- \n---\nlicense: evil\n# T\n| a | b |\n</code><script>alert(1)</script> [a](javascript:b) "
-    '\' " \\ \\" \'\'\' """ {x}\u2028\u202e\x1b[31m😀 ${y} #'
-)
 
 
 def front_matter(text: str) -> Any:
@@ -241,22 +236,6 @@ def outside_code(text: str) -> list[str]:
     without = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
     body = without.split("\n---\n", 1)[1]
     return [re.sub(r"`[^`]*`", "", line) for line in body.split("\n")]
-
-
-@pytest.mark.parametrize("text", [NASTY, "", "\x85\u2029\ufeff\U0001f600", "plain"])
-def test_quoting_is_undone_by_reading(text: str) -> None:
-    assert yaml.safe_load(f"a: {quoted(text)}") == {"a": text}
-    assert eval(quoted(text)) == text
-    assert quoted(text).isascii()
-    assert quoted(text).isprintable()
-    assert "`" not in quoted(text)
-
-
-@pytest.mark.parametrize("text", [NASTY, "`", "a``b", "\n", "  "])
-def test_a_code_span_is_one_span(text: str) -> None:
-    span = code_span(text)
-    assert span == "(empty)" or (span[0] == span[-1] == "`" and "`" not in span[1:-1])
-    assert re.search(r"(?<!\\)\|", span) is None
 
 
 @pytest.mark.parametrize("kind", [NASTY, "lora", "full"])

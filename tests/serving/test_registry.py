@@ -207,10 +207,8 @@ def test_who_stops_waiting_keeps_nothing_in_use(shop: Shop, pool: ThreadPoolExec
 
 
 @pytest.mark.usefixtures("_interruptible")
-def test_who_leaves_just_when_the_version_is_there_gives_it_back(
-    shop: Shop, pool: ThreadPoolExecutor
-) -> None:
-    """The interruption comes between the end of the load and its waiter, already counted as a user."""
+def test_who_leaves_just_when_a_version_is_there_gives_it_back(shop: Shop, pool: ThreadPoolExecutor) -> None:
+    """The interruption comes when the load has ended and its waiter counts as a user already."""
     registry = shop.registry(budget=SIZE)
     go_on = threading.Event()
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import re
 from pathlib import Path
 
+from softprompt.atomic import disk_fault
 from softprompt.errors import BaseModelError, ResourceError
 
 __all__ = ["CODE", "DESCRIPTION", "WEIGHTS", "bring", "is_hub_id", "must_stay_local"]
@@ -107,15 +107,9 @@ def _trouble(source: str, error: BaseException) -> ResourceError:
     """What to say of ``error``, whose reason may lie behind other errors."""
     link: BaseException | None = error
     while link is not None:
-        number = link.errno if isinstance(link, OSError) else None
-        if number in (errno.ENOSPC, errno.EDQUOT):
-            return ResourceError(
-                f"There is no space left on the disk for {source}: free some, or set HF_HOME to another disk."
-            )
-        if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-            return ResourceError(
-                f"The hub's local cache may not be written for {source}: set HF_HOME to a folder of your own."
-            )
+        reason = disk_fault(link, "set HF_HOME to another folder")
+        if reason is not None:
+            return ResourceError(f"The hub's local cache cannot be written for {source}: {reason}.")
         link = link.__cause__ or link.__context__
     return ResourceError(
         f"The files of {source} could not all be had from the hub or its local cache: connect and try again, "

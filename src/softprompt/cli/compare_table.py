@@ -9,7 +9,7 @@ from softprompt.cli import screen
 from softprompt.comparison.results import Results
 from softprompt.comparison.table import Cell, Column, SummaryRow, columns, summary_rows
 from softprompt.comparison.words import missing, verdict
-from softprompt.library.markup import code_span, table
+from softprompt.harmless import code_span, table
 
 __all__ = ["markdown_table", "print_comparison"]
 

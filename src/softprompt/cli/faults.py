@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import errno
 import os
 import sys
 import traceback
@@ -77,7 +76,10 @@ def _judge(error: BaseException) -> tuple[int, str]:
             "There is not enough memory; lower train.batch_size, give fewer texts or take a smaller base.",
         )
     if isinstance(error, OSError) and error.errno is not None:
-        return 2, _disk(error)
+        from softprompt.atomic import disk_fault
+
+        where = f"{error.filename}: " if error.filename else "The system says: "
+        return 2, f"{where}{disk_fault(error) or f'{error.strerror}; check the path'}."
     said = (str(error) or "no message").splitlines()[0].rstrip(". ")
     return 1, (
         f"{type(error).__name__} ({said}): this is a fault in softprompt; run again with {DEBUG}=1 for the "
@@ -99,17 +101,6 @@ def _usage(error: click.ClickException) -> str:
 
 def _path(error: click.UsageError) -> str:
     return error.ctx.command_path if error.ctx is not None else "softprompt"
-
-
-def _disk(error: OSError) -> str:
-    where = f"{error.filename}: " if error.filename else "The system says: "
-    remedies = {
-        errno.ENOSPC: "there is no space left on the disk; free some and try again.",
-        errno.EROFS: "the file system is read-only; choose another folder.",
-        errno.EACCES: "you have no permission; choose another place or change its permissions.",
-        errno.EPERM: "you have no permission; choose another place or change its permissions.",
-    }
-    return where + remedies.get(error.errno or 0, f"{error.strerror}; check the path.")
 
 
 def _close_quietly() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ import click
 
 from softprompt.cli.options import plain_text
 from softprompt.config import Config, load, parse
+from softprompt.config_io import toml_value
 
 __all__ = ["label_words", "settings"]
 
@@ -67,7 +67,7 @@ def settings(file: str | None, flags: Mapping[str, Any], assignments: tuple[str,
         return parse({}, [*overrides, *assignments], folder=Path.cwd())
     config = load(file, [*overrides, *assignments])
     single = [
-        f"{_TRIED[flag]}=[{_toml(_value(flag, given[flag]))}]"
+        f"{_TRIED[flag]}=[{toml_value(_value(flag, given[flag]))}]"
         for flag in _TRIED.keys() & given.keys()
         if _tries(config, flag) and not _several(given[flag])
     ]
@@ -86,7 +86,7 @@ def label_words(text: str) -> list[str] | dict[str, str]:
 def _override(flag: str, value: Any) -> str:
     """One value is the setting; several are tried."""
     place = _TRIED[flag] if _several(value) and flag in _TRIED else _SETTINGS[flag]
-    return f"{place}={_toml(_value(flag, value))}"
+    return f"{place}={toml_value(_value(flag, value))}"
 
 
 def _several(value: Any) -> bool:
@@ -117,14 +117,3 @@ def _name_from(data: str) -> str:
     elif data.startswith("hub:"):
         name = data.removeprefix("hub:").split("/")[1:2][0] if "/" in data else "prompt"
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")[:100] or "prompt"
-
-
-def _toml(value: Any) -> str:
-    """A value in TOML, so that a text with quotes or brackets in it arrives as it was typed."""
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_toml(key)} = {_toml(word)}" for key, word in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    if isinstance(value, float):
-        return repr(value)
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -21,6 +21,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from softprompt.harmless import visible as clean
+
 __all__ = [
     "bytes_text",
     "clean",
@@ -134,11 +136,6 @@ def facts(pairs: Mapping[str, str]) -> Table:
     for name, value in pairs.items():
         table.add_row(Text(clean(name)), Text(clean(value)))
     return table
-
-
-def clean(text: str) -> str:
-    """Text without anything a terminal would obey; line breaks and tabs stay."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text)
 
 
 def command_line(*words: str) -> str:

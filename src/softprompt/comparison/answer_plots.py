@@ -10,6 +10,7 @@ from softprompt.comparison import tallies
 from softprompt.comparison.plots import WIDTH, Plot
 from softprompt.comparison.results import MethodResult, Results
 from softprompt.comparison.table import ranked, scores
+from softprompt.harmless import clipped
 from softprompt.numbers import metric_text
 from softprompt.report.board import (
     HEAT,
@@ -26,7 +27,6 @@ from softprompt.report.board import (
     panel,
     write,
 )
-from softprompt.report.visible import clipped
 
 if TYPE_CHECKING:
     from softprompt.report.board import Axes

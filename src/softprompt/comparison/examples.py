@@ -14,7 +14,7 @@ from typing import Any
 from softprompt.comparison import tallies
 from softprompt.comparison.results import MethodResult, Results
 from softprompt.comparison.table import learnt, mark, ranked
-from softprompt.report.visible import visible
+from softprompt.harmless import visible
 
 __all__ = ["SHOWN", "Example", "Examples", "examples", "script_json"]
 

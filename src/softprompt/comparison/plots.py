@@ -37,7 +37,7 @@ from softprompt.report.board import (
     ticks,
     write,
 )
-from softprompt.report.visible import clipped
+from softprompt.harmless import clipped
 
 if TYPE_CHECKING:
     from softprompt.report.board import Axes, Axis

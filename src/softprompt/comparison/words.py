@@ -11,6 +11,7 @@ from typing import Any
 from softprompt.comparison.results import MethodResult, Pair, Results
 from softprompt.comparison.table import comparison, learnt, ranked, scores
 from softprompt.evaluation.paired import FLOOR
+from softprompt.harmless import clipped
 from softprompt.numbers import (
     bytes_text,
     count_text,
@@ -21,7 +22,6 @@ from softprompt.numbers import (
     p_text,
     seconds_text,
 )
-from softprompt.report.visible import clipped
 
 __all__ = ["SIGNIFICANT", "covered", "facts", "missing", "p_of", "tested", "verdict"]
 

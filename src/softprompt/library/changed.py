@@ -15,10 +15,8 @@ from torch import Tensor
 
 from softprompt.base.model import Base
 from softprompt.errors import ArtifactError
-from softprompt.library.peft_config import MOST_POSITIONS
-from softprompt.library.peft_format import WEIGHTS_FILE
-from softprompt.library.tensor_file import MOST_BYTES
-from softprompt.library.weights_file import Digest, add_file, shapes_of, stream, write_tensors
+from softprompt.library.peft_format import MOST_POSITIONS, WEIGHTS_FILE
+from softprompt.library.tensor_file import MOST_BYTES, Digest, add_file, shapes_of, stream, write_tensors
 
 __all__ = [
     "FRONT_FILE",
@@ -28,7 +26,6 @@ __all__ = [
     "front_positions",
     "hash_of",
     "read_front",
-    "refuse_changed",
     "write_front",
 ]
 
@@ -123,9 +120,3 @@ def hash_of(folder: Path, weights: str) -> str:
     if (folder / FRONT_FILE).exists():
         add_file(folder / FRONT_FILE, digest)
     return digest.hexdigest()
-
-
-def refuse_changed(path: Path, digest: Digest, sha256: str | None) -> None:
-    """Raise ``ArtifactError`` if the hash of what was read is not the one that is known, if one is."""
-    if sha256 is not None and digest.hexdigest() != sha256:
-        raise ArtifactError(f"{path} was changed or damaged since it was saved; restore it from a good copy.")

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from softprompt.errors import ArtifactError, ResourceError
 
-__all__ = ["json_object", "opened", "parse_json", "refuse_links_out"]
+__all__ = ["json_object", "opened", "refuse_links_out"]
 
 
 @contextlib.contextmanager
@@ -24,7 +24,16 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
     """
     try:
         if not path.is_file():  # also keeps us from waiting at a pipe
-            raise ArtifactError(_not_there(path))
+            if not os.path.lexists(path.parent):
+                raise ArtifactError(f"There is no folder {path.parent}; check the path.")
+            if not path.parent.is_dir():
+                raise ArtifactError(f"{path.parent} is not a folder; name the folder that holds {path.name}.")
+            if os.path.lexists(path):
+                raise ArtifactError(f"{path} is not a file; restore it from a good copy.")
+            raise ArtifactError(
+                f"{path.parent} has no {path.name}, so it is no saved prompt, or a part of one; "
+                "check the path."
+            )
         with path.open("rb") as file:
             yield file
     except OSError as error:
@@ -46,22 +55,17 @@ def json_object(path: Path, limit: int) -> dict[str, Any]:
         raise ArtifactError(
             f"{path} is larger than {limit:,} bytes, which no prompt needs; restore it from a good copy."
         )
-    return parse_json(content, str(path))
 
+    def refuse(constant: str) -> float:
+        raise ValueError(f"it holds the number {constant}")
 
-def parse_json(content: bytes, where: str) -> dict[str, Any]:
-    """The JSON object ``content`` spells; ``where`` names it in messages.
-
-    Raises:
-        ArtifactError: it is not JSON, or not an object.
-    """
     try:
-        value = json.loads(content.decode("utf-8"), parse_constant=_no_constant)
+        value = json.loads(content.decode("utf-8"), parse_constant=refuse)
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise ArtifactError(f"{where} is not valid JSON ({reason}); restore it from a good copy.") from error
+        raise ArtifactError(f"{path} is not valid JSON ({reason}); restore it from a good copy.") from error
     if not isinstance(value, dict):
-        raise ArtifactError(f"{where} is not a JSON object; restore it from a good copy.")
+        raise ArtifactError(f"{path} is not a JSON object; restore it from a good copy.")
     return value
 
 
@@ -83,17 +87,3 @@ def refuse_links_out(folder: Path, files: Iterable[Path]) -> None:
             raise ArtifactError(
                 f"{file} is a link that leads out of its folder; put a copy of the file there if it is yours."
             )
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"it holds the number {name}")
-
-
-def _not_there(path: Path) -> str:
-    if not os.path.lexists(path.parent):
-        return f"There is no folder {path.parent}; check the path."
-    if not path.parent.is_dir():
-        return f"{path.parent} is not a folder; name the folder that holds {path.name}."
-    if os.path.lexists(path):
-        return f"{path} is not a file; restore it from a good copy."
-    return f"{path.parent} has no {path.name}, so it is no saved prompt, or a part of one; check the path."

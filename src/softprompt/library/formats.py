@@ -15,14 +15,13 @@ from softprompt.base.model import Base
 from softprompt.library import full_format, lora_format, peft_format
 from softprompt.library.files import json_object
 from softprompt.library.payload import Payload
-from softprompt.library.peft_config import CONFIG_LIMIT
-from softprompt.library.peft_format import CONFIG_FILE
+from softprompt.library.peft_format import CONFIG_FILE, CONFIG_LIMIT
 from softprompt.prefix import Front
 
-__all__ = ["Held", "check", "kept_as", "payload", "read"]
+__all__ = ["Contents", "check", "kept_as", "payload", "read"]
 
 
-class Held(NamedTuple):
+class Contents(NamedTuple):
     """What a folder holds, and the base it names itself: ``base_name`` is empty where it names none."""
 
     payload: Payload
@@ -31,11 +30,11 @@ class Held(NamedTuple):
 
 
 class _Format(NamedTuple):
-    read: Callable[[Path, str | None], Held]
+    read: Callable[[Path, str | None], Contents]
     check: Callable[[Path], int]
 
 
-def read(folder: Path, sha256: str | None = None) -> Held:
+def read(folder: Path, sha256: str | None = None) -> Contents:
     """What a folder holds, whatever its kind.
 
     Args:
@@ -70,21 +69,21 @@ def kept_as(method: str) -> str:
     return _KEPT_AS.get(method, method)
 
 
-def _read_prompt(folder: Path, sha256: str | None) -> Held:
-    learnt, config = peft_format.read(folder, sha256)
-    return Held(learnt, config.get("base_model_name_or_path") or "", config.get("revision"))
+def _read_prompt(folder: Path, sha256: str | None) -> Contents:
+    prompt, config = peft_format.read(folder, sha256)
+    return Contents(prompt, config.base_model_name_or_path or "", config.revision)
 
 
-def _read_lora(folder: Path, sha256: str | None) -> Held:
+def _read_lora(folder: Path, sha256: str | None) -> Contents:
     adapter, config = lora_format.read(folder, sha256)
-    return Held(adapter, config.get("base_model_name_or_path") or "", config.get("revision"))
+    return Contents(adapter, config.base_model_name_or_path or "", config.revision)
 
 
-def _read_model(folder: Path, sha256: str | None) -> Held:
-    return Held(full_format.read(folder, sha256), "", None)
+def _read_model(folder: Path, sha256: str | None) -> Contents:
+    return Contents(full_format.read(folder, sha256), "", None)
 
 
-_PROMPT = _Format(_read_prompt, lambda folder: int(peft_format.check(folder)["num_virtual_tokens"]))
+_PROMPT = _Format(_read_prompt, peft_format.check)
 _MODEL = _Format(_read_model, full_format.check)
 _BY_TYPE = {"LORA": _Format(_read_lora, lora_format.check)}
 """Readers by ``peft_type``; every other one is a prompt's, which refuses by name what it cannot read."""

@@ -31,12 +31,18 @@ from softprompt.library.changed import (
     front_positions,
     hash_of,
     read_front,
-    refuse_changed,
     write_front,
 )
 from softprompt.library.files import json_object, opened, refuse_links_out
 from softprompt.library.payload import Met
-from softprompt.library.weights_file import check_finite, copy_tensors, shapes_of, stream, write_tensors
+from softprompt.library.tensor_file import (
+    check_finite,
+    copy_tensors,
+    refuse_changed,
+    shapes_of,
+    stream,
+    write_tensors,
+)
 from softprompt.methods.full import replaced
 from softprompt.packages import Need
 from softprompt.prefix import Front

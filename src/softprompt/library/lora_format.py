@@ -8,39 +8,39 @@ PEFT keeps an adapter as ``adapter_config.json`` and ``adapter_model.safetensors
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from softprompt.atomic import write_bytes
 from softprompt.base.copies import Change
 from softprompt.base.model import Base
 from softprompt.errors import ArtifactError, ConfigError
-from softprompt.library.changed import (
-    front_on,
-    front_positions,
-    hash_of,
-    read_front,
-    refuse_changed,
-    write_front,
-)
-from softprompt.library.lora_config import build_lora_config, read_lora_config
+from softprompt.library.changed import front_on, front_positions, hash_of, read_front, write_front
+from softprompt.library.files import json_object
 from softprompt.library.payload import Met, Ride
-from softprompt.library.peft_config import Fields
-from softprompt.library.peft_format import CONFIG_FILE, WEIGHTS_FILE, weights_path
-from softprompt.library.tensor_file import MOST_BYTES
-from softprompt.library.weights_file import shapes_of, stream, write_tensors
+from softprompt.library.peft_format import (
+    CONFIG_FILE,
+    CONFIG_LIMIT,
+    WEIGHTS_FILE,
+    Off,
+    PeftConfig,
+    config_bytes,
+    parse_config,
+    weights_path,
+)
+from softprompt.library.tensor_file import MOST_BYTES, refuse_changed, shapes_of, stream, write_tensors
 from softprompt.methods.lora import adapted, low_rank
 from softprompt.packages import Need
 from softprompt.prefix import Front
 
-__all__ = ["Adapter", "check", "read"]
+__all__ = ["Adapter", "LoraConfigFile", "check", "read"]
 
 _NAME = re.compile(
     r"base_model\.model\.([A-Za-z0-9_.]{1,300})\.(lora_A\.weight|lora_B\.weight|lora_magnitude_vector)"
@@ -54,6 +54,78 @@ _PARTS = {
 _IN_FILE = {inside: outside for outside, inside in _PARTS.items()}
 
 Shapes = Mapping[str, tuple[int, ...]]
+_Name = Annotated[str, Field(min_length=1, max_length=300)]
+_NONE: dict[str, Any] = {}
+
+
+class LoraConfigFile(PeftConfig):
+    """LoRA (Hu et al. 2021), rsLoRA (Kalajdzievski 2023) and DoRA (Liu et al. 2024) in PEFT's words.
+
+    Whatever else PEFT's configuration can ask for changes what the model computes, so it is refused by name.
+    """
+
+    alora_invocation_tokens: Off = None
+    """so it acts only behind certain tokens"""
+    alpha_pattern: Off = _NONE
+    """so its layers are scaled differently"""
+    arrow_config: Off = None
+    bias: Literal["none", False, None] = "none"
+    """so biases of the model were trained too"""
+    corda_config: Off = None
+    ensure_weight_tying: Off = False
+    eva_config: Off = None
+    exclude_modules: Off = None
+    """so some of its layers are left out by a rule"""
+    fan_in_fan_out: Any = False
+    init_lora_weights: bool | Literal["gaussian", "orthogonal"] | None = True
+    """so it belongs to a base whose weights were changed when it began"""
+    kasa_config: Off = None
+    layer_replication: Off = None
+    """so it repeats layers of the model"""
+    layers_pattern: Off = None
+    """so only some layers are adapted"""
+    layers_to_transform: Off = None
+    """so only some layers are adapted"""
+    loftq_config: Off = _NONE
+    """so it belongs to a base whose weights were changed when it began"""
+    lora_alpha: Annotated[int | float, Field(ge=0, le=2**20)] = 8
+    """not a number from 0 to 1,048,576"""
+    lora_bias: Off = False
+    """so its adapters have biases"""
+    lora_dropout: Any = 0.0
+    lora_ga_config: Off = None
+    megatron_config: Off = None
+    megatron_core: Literal["megatron.core", False, None] = "megatron.core"
+    monteclora_config: Off = None
+    qalora_group_size: Literal[16, False, None] = 16
+    r: Annotated[int, Field(ge=1, le=2**16)] = 8
+    """not a whole number from 1 to 65,536"""
+    rank_pattern: Off = _NONE
+    """so its layers have different ranks"""
+    target_modules: Annotated[list[_Name], Field(min_length=1, max_length=2**16)]
+    """not a list of names; a stranger's pattern is not run, so write the layers' names there"""
+    target_parameters: Off = None
+    """so it adapts parameters outside of linear layers"""
+    trainable_token_indices: Off = None
+    """so embeddings of the model were trained too"""
+    use_bdlora: Off = None
+    use_dora: bool = False
+    """not true or false"""
+    use_qalora: Off = False
+    use_rslora: bool = False
+    """not true or false"""
+    velora_config: Off = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What it says as rank, alpha, targets, rslora and dora."""
+        return {
+            "rank": self.r,
+            "alpha": float(self.lora_alpha),
+            "targets": sorted(set(self.target_modules)),
+            "rslora": self.use_rslora,
+            "dora": self.use_dora,
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,11 +174,22 @@ class Adapter:
 
     def write(self, folder: Path, base_name: str, revision: str | None) -> str:
         """Write PEFT's two files and the front's; see ``Payload``."""
-        config = build_lora_config(self.change.settings, base_name, revision, self.transposed)
+        settings, alpha = self.change.settings, float(self.change.settings["alpha"])
+        config = LoraConfigFile(
+            base_model_name_or_path=base_name,
+            fan_in_fan_out=self.transposed,
+            lora_alpha=int(alpha) if alpha.is_integer() else alpha,
+            peft_type="LORA",
+            r=settings["rank"],
+            revision=revision,
+            target_modules=sorted(settings["targets"]),
+            use_dora=settings["dora"],
+            use_rslora=settings["rslora"],
+        )
         tensors = {_in_file(n): t.to("cpu", torch.float32) for n, t in self.change.tensors.items()}
         write_tensors(folder / WEIGHTS_FILE, tensors)
         write_front(folder, self.front)
-        write_bytes(folder / CONFIG_FILE, json.dumps(config, indent=2).encode())
+        write_bytes(folder / CONFIG_FILE, config_bytes(config))
         return hash_of(folder, WEIGHTS_FILE)
 
     def meet(self, base: Base) -> Met:
@@ -141,7 +224,7 @@ class Adapter:
 # Reading -----------------------------------------------------------------------------------------
 
 
-def read(folder: Path, sha256: str | None = None) -> tuple[Adapter, Fields]:
+def read(folder: Path, sha256: str | None = None) -> tuple[Adapter, PeftConfig]:
     """The adapter in a folder, and PEFT's configuration of it.
 
     Args:
@@ -152,14 +235,15 @@ def read(folder: Path, sha256: str | None = None) -> tuple[Adapter, Fields]:
         ArtifactError: a file is missing, damaged, changed, or asks for what cannot be done exactly.
         ResourceError: a file cannot be read.
     """
-    config, settings, path, layers = _checked(folder)
+    config, path, layers = _checked(folder)
+    settings = config.settings
     digest = hashlib.sha256()
     tensors = {_in_model(name): tensor for name, tensor in stream(path, digest, torch.float32)}
     front = read_front(folder, digest)
     refuse_changed(path, digest, sha256)
     used = [target for target in settings["targets"] if any(_ends(layer, target) for layer in layers)]
     change = Change("lora", {**settings, "targets": used}, tensors)
-    return Adapter(change, front, config.get("fan_in_fan_out") is True), config
+    return Adapter(change, front, config.fan_in_fan_out is True), config
 
 
 def check(folder: Path) -> int:
@@ -168,8 +252,11 @@ def check(folder: Path) -> int:
     return front_positions(folder)
 
 
-def _checked(folder: Path) -> tuple[Fields, dict[str, Any], Path, list[str]]:
-    config, settings = read_lora_config(folder / CONFIG_FILE)
+def _checked(folder: Path) -> tuple[LoraConfigFile, Path, list[str]]:
+    """The configuration, the file of its weights and the layers they are for, found to belong together."""
+    about = folder / CONFIG_FILE
+    config = parse_config(LoraConfigFile, json_object(about, CONFIG_LIMIT), about)
+    settings = config.settings
     path = weights_path(folder)
     shapes = shapes_of(path)
     if path.stat().st_size > MOST_BYTES:
@@ -188,7 +275,7 @@ def _checked(folder: Path) -> tuple[Fields, dict[str, Any], Path, list[str]]:
                 f"{path} adapts {layer}, which target_modules does not name; the two files do not belong "
                 "together."
             )
-    return config, settings, path, layers
+    return config, path, layers
 
 
 def _check_parts(path: Path, layers: list[str], shapes: Shapes, settings: Mapping[str, Any]) -> None:

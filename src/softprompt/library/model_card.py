@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from softprompt.checkpoints import catalog
+from softprompt.harmless import code_span, json_block, quoted, table
 from softprompt.library.card import Card
 from softprompt.library.changed import FRONT_FILE
-from softprompt.library.markup import code_span, json_block, quoted, table
 from softprompt.library.wording import noun
 
 __all__ = ["model_card"]

@@ -1,4 +1,4 @@
-"""The one home of PEFT's file format: knows its two files and their fields; needs no PEFT and knows no cards.
+"""PEFT's file format for prompts, and what its formats share: needs no PEFT and knows no cards.
 
 PEFT keeps every prompt as ``adapter_config.json`` and, in ``adapter_model.safetensors``, one fp32 tensor
 ``prompt_embeddings``: ``[P, E]`` for a soft prompt; ``[P, L * 2 * K * D]`` for a KV prefix, each row in the
@@ -9,47 +9,192 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from softprompt.atomic import write_bytes
 from softprompt.base.model import Base
+from softprompt.config_io import nearest, shown
 from softprompt.errors import ArtifactError
+from softprompt.library.files import json_object
 from softprompt.library.payload import Met, Ride
-from softprompt.library.peft_config import (
-    Fields,
-    Geometry,
-    Kind,
-    build_config,
-    kind_of,
-    read_config,
-    shape_of,
+from softprompt.library.tensor_file import (
+    MOST_BYTES,
+    add_file,
+    check_file,
+    read_tensor,
+    refuse_changed,
+    write_tensors,
 )
-from softprompt.library.tensor_file import check_file, read_tensor, tensor_bytes
 from softprompt.packages import Need
 from softprompt.prefix import Front, Prefix
 
 __all__ = [
     "CONFIG_FILE",
+    "CONFIG_LIMIT",
+    "MOST_POSITIONS",
     "WEIGHTS_FILE",
     "Geometry",
     "Learnt",
+    "Off",
+    "PeftConfig",
     "check",
+    "config_bytes",
     "from_front",
+    "parse_config",
     "read",
     "to_front",
     "weights_path",
     "write",
 ]
 
+Kind = Literal["prompt-tuning", "prefix-tuning"]
+
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+CONFIG_LIMIT = 2**20
+MOST_POSITIONS = 2**16
 _PICKLE_FILE = "adapter_model.bin"
 _TENSOR = "prompt_embeddings"
 _TEMPLATES: dict[Kind, str] = {"prompt-tuning": "{{soft:{}}}", "prefix-tuning": ""}
+
+# PEFT's configurations ---------------------------------------------------------------------------
+
+
+def _is_off(value: Any) -> bool:
+    return value is None or value is False or value in ({}, [])
+
+
+def _refuse_on(value: Any) -> Any:
+    if not _is_off(value):
+        raise ValueError("is asked for")
+    return value
+
+
+Off = Annotated[Any, AfterValidator(_refuse_on)]
+"""A field that asks for something that is not done here, unless it is null, false or empty."""
+
+
+class PeftConfig(BaseModel):
+    """``adapter_config.json`` as PEFT writes it; values are the defaults of PEFT 0.21.2.
+
+    The text below a field ends the sentence about a value that cannot be used: "FIELD is VALUE, ...".
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, use_attribute_docstrings=True)
+
+    auto_mapping: Any = None
+    base_model_name_or_path: str | None = None
+    """not text"""
+    inference_mode: Any = True
+    modules_to_save: Off = None
+    """so a part of the model was trained too"""
+    peft_type: str
+    peft_version: Any = "0.21.2"
+    revision: str | None = None
+    """not text"""
+    task_type: Literal["CAUSAL_LM"] | None = "CAUSAL_LM"
+    """but only CAUSAL_LM can be read"""
+
+
+C = TypeVar("C", bound=PeftConfig)
+
+_Size = Annotated[int, Field(ge=1, le=2**20)]
+
+
+class _PromptConfig(PeftConfig):
+    """What PEFT notes of every prompt."""
+
+    num_attention_heads: _Size
+    """not a whole number from 1 to 1,048,576"""
+    num_layers: _Size
+    """not a whole number from 1 to 1,048,576"""
+    num_transformer_submodules: Literal[1]
+    """but only 1 can be read, for a model that is a decoder and nothing else"""
+    num_virtual_tokens: Annotated[int, Field(ge=0, le=2**20)]
+    """not a whole number from 0 to 1,048,576"""
+    task_type: Literal["CAUSAL_LM"]
+    """but only CAUSAL_LM can be read"""
+    token_dim: _Size
+    """not a whole number from 1 to 1,048,576"""
+
+
+class _PromptTuningConfig(_PromptConfig):
+    prompt_tuning_init: Any = "RANDOM"
+    prompt_tuning_init_text: Any = None
+    tokenizer_kwargs: Any = None
+    tokenizer_name_or_path: Any = None
+
+
+class _PTuningConfig(_PromptConfig):
+    """P-tuning: only what its encoder made is saved, which is a soft prompt."""
+
+    encoder_dropout: Any = None
+    encoder_hidden_size: Any = None
+    encoder_num_layers: Any = None
+    encoder_reparameterization_type: Any = None
+
+
+class _PrefixTuningConfig(_PromptConfig):
+    encoder_hidden_size: Any = None
+    init_weights: Any = None
+    prefix_projection: Any = False
+
+
+_BY_TYPE: dict[str, type[_PromptConfig]] = {
+    "PROMPT_TUNING": _PromptTuningConfig,
+    "P_TUNING": _PTuningConfig,
+    "PREFIX_TUNING": _PrefixTuningConfig,
+}
+
+
+def parse_config(schema: type[C], values: dict[str, Any], path: Path) -> C:
+    """The configuration in ``path``, its values checked; fields of a later PEFT may be there if off.
+
+    Raises:
+        ArtifactError: a field is missing, unknown, malformed, or asks for what is not done here.
+    """
+    for field, value in values.items():
+        if field not in schema.model_fields and not _is_off(value):
+            near = nearest(field, schema.model_fields)
+            hint = f"did you mean {near}?" if near else "a newer PEFT may have written it."
+            raise ArtifactError(f"{path}: unknown field {shown(field)} with the value {shown(value)}; {hint}")
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+    field = str(first["loc"][0])
+    if first["type"] == "missing":
+        raise ArtifactError(f"{path}: the field {field} is missing; save it with PEFT again.")
+    why = schema.model_fields[field].description or "which is more than is done here"
+    cure = "restore it from a good copy" if why.startswith("not ") else "use it with PEFT"
+    raise ArtifactError(f"{path}: {field} is {shown(values[field])}, {why}; {cure}.")
+
+
+def config_bytes(config: PeftConfig) -> bytes:
+    """The content of the file, its fields in PEFT's order."""
+    return json.dumps(dict(sorted(config.model_dump().items())), indent=2).encode()
+
+
+# A prompt ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What PEFT notes of a base, under PEFT's names.
+
+    For a KV prefix the heads are the K key/value heads and ``token_dim`` is K * D; for a soft prompt
+    they are the query heads and E.
+    """
+
+    num_layers: int
+    num_attention_heads: int
+    token_dim: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,18 +258,30 @@ def write(folder: Path, learnt: Learnt, base_name: str, revision: str | None = N
     bad = int((~torch.isfinite(learnt.tensor)).sum())
     if bad:
         raise ArtifactError(f"The prompt has {bad} numbers that are not finite; train it again.")
-    config = build_config(learnt.kind, learnt.positions, learnt.geometry, base_name, revision)
-    assert tuple(learnt.tensor.shape) == shape_of(folder / CONFIG_FILE, config)
-    content = tensor_bytes(_TENSOR, learnt.tensor)
-    write_bytes(folder / WEIGHTS_FILE, content)
-    write_bytes(folder / CONFIG_FILE, json.dumps(config, indent=2).encode())
-    return hashlib.sha256(content).hexdigest()
+    own: dict[str, Any] = {"peft_type": "PROMPT_TUNING"}
+    if learnt.kind == "prefix-tuning":
+        own = {"peft_type": "PREFIX_TUNING", "encoder_hidden_size": learnt.geometry.token_dim}
+    config = _BY_TYPE[own["peft_type"]](
+        **own,
+        **asdict(learnt.geometry),
+        base_model_name_or_path=base_name,
+        num_transformer_submodules=1,
+        num_virtual_tokens=learnt.positions,
+        revision=revision,
+        task_type="CAUSAL_LM",
+    )
+    assert tuple(learnt.tensor.shape) == _shape_of(folder / CONFIG_FILE, config)
+    write_bytes(folder / CONFIG_FILE, config_bytes(config))
+    write_tensors(folder / WEIGHTS_FILE, {_TENSOR: learnt.tensor.detach().to("cpu", torch.float32)})
+    digest = hashlib.sha256()
+    add_file(folder / WEIGHTS_FILE, digest)
+    return digest.hexdigest()
 
 
 # Reading -----------------------------------------------------------------------------------------
 
 
-def read(folder: Path, sha256: str | None = None) -> tuple[Learnt, Fields]:
+def read(folder: Path, sha256: str | None = None) -> tuple[Learnt, PeftConfig]:
     """What a PEFT folder holds, and its configuration.
 
     Args:
@@ -135,19 +292,19 @@ def read(folder: Path, sha256: str | None = None) -> tuple[Learnt, Fields]:
         ArtifactError: a file is missing, damaged, changed, or no prompt.
         ResourceError: a file cannot be read.
     """
-    path = folder / CONFIG_FILE
-    config = read_config(path)
-    tensor = read_tensor(weights_path(folder), _TENSOR, shape_of(path, config), sha256)
-    geometry = Geometry(config["num_layers"], config["num_attention_heads"], config["token_dim"])
-    return Learnt(tensor, kind_of(config), geometry), config
+    config, shape = _checked(folder)
+    path, digest = weights_path(folder), hashlib.sha256()
+    tensor = read_tensor(path, _TENSOR, shape, digest)
+    refuse_changed(path, digest, sha256)
+    geometry = Geometry(config.num_layers, config.num_attention_heads, config.token_dim)
+    return Learnt(tensor, _kind_of(config), geometry), config
 
 
-def check(folder: Path) -> Fields:
-    """The configuration, both files checked but for the weights themselves; errors as in ``read``."""
-    path = folder / CONFIG_FILE
-    config = read_config(path)
-    check_file(weights_path(folder), _TENSOR, shape_of(path, config))
-    return config
+def check(folder: Path) -> int:
+    """P of a prompt whose files were checked but for the weights themselves; errors as in ``read``."""
+    config, shape = _checked(folder)
+    check_file(weights_path(folder), _TENSOR, shape)
+    return config.num_virtual_tokens
 
 
 def weights_path(folder: Path) -> Path:
@@ -158,6 +315,45 @@ def weights_path(folder: Path) -> Path:
             "where you trust it and write it anew with save_pretrained(folder, safe_serialization=True)."
         )
     return folder / WEIGHTS_FILE
+
+
+def _checked(folder: Path) -> tuple[_PromptConfig, tuple[int, int]]:
+    """The configuration and the shape of the tensor that it asks for."""
+    path = folder / CONFIG_FILE
+    values = json_object(path, CONFIG_LIMIT)
+    kind = values.get("peft_type")
+    if kind is None:
+        raise ArtifactError(f"{path}: the field peft_type is missing; name the folder of a PEFT prompt.")
+    if not isinstance(kind, str) or kind not in _BY_TYPE:
+        name = "a LoRA" if kind == "LORA" else f"a {shown(kind)}"
+        raise ArtifactError(
+            f"{path} is {name} adapter, not a prompt; prompt tuning, P-tuning, prefix tuning and LoRA can be "
+            "read."
+        )
+    config = parse_config(_BY_TYPE[kind], values, path)
+    return config, _shape_of(path, config)
+
+
+def _kind_of(config: PeftConfig) -> Kind:
+    return "prefix-tuning" if isinstance(config, _PrefixTuningConfig) else "prompt-tuning"
+
+
+def _shape_of(path: Path, config: _PromptConfig) -> tuple[int, int]:
+    """The shape ``[P, E]`` or ``[P, L * 2 * K * D]`` that a configuration implies, within limits."""
+    positions, width = config.num_virtual_tokens, config.token_dim
+    if _kind_of(config) == "prefix-tuning":
+        if width % config.num_attention_heads:
+            raise ArtifactError(
+                f"{path}: token_dim {width} cannot be split over num_attention_heads "
+                f"{config.num_attention_heads}; restore it from a good copy."
+            )
+        width *= 2 * config.num_layers
+    if positions > MOST_POSITIONS or positions * width * 4 > MOST_BYTES:
+        raise ArtifactError(
+            f"{path}: a prompt of {positions} positions and {width} numbers each is beyond all limits "
+            f"({MOST_POSITIONS} positions, {MOST_BYTES // 2**30} GiB); make a shorter one."
+        )
+    return positions, width
 
 
 # Meeting a base ----------------------------------------------------------------------------------

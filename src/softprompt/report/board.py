@@ -11,9 +11,9 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from softprompt.harmless import visible
 from softprompt.packages import require
 from softprompt.report.svg import inline
-from softprompt.report.visible import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes as Axes

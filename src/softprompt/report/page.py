@@ -8,8 +8,8 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import Any
 
+from softprompt.harmless import visible
 from softprompt.packages import require
-from softprompt.report.visible import visible
 
 __all__ = ["Trusted", "fill", "part"]
 

@@ -1,16 +1,27 @@
 """The API keys of a server and the file they lie in; knows nothing of requests and their limits.
 
-A file of keys is TOML, a table a key (``serving/key.py`` shows one), and holds no secret.
+A file of keys is TOML, a table a key. It holds no secret, only what proves one::
+
+    [keys.k3f9a2]
+    name = "the newsroom"
+    sha256 = "9f86d081884c7d65..."
+    prompts = ["bbc-topics", "summaries"]    # "*" for all of them and the bare base
+    admin = false
+    requests_per_minute = 60                 # left out or "none": any number
+    concurrent = 4
+    created = 2026-10-01T12:00:00+00:00
+    expires = 2027-01-01                     # refused from this day on, UTC
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import hmac
 import os
+import re
 import secrets
 import stat
-import tempfile
 import threading
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
@@ -20,14 +31,21 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from pydantic import Field, ValidationError, field_validator
 
-from softprompt.atomic import plain_disk_errors
-from softprompt.config_io import nearest, shown
+from softprompt.atomic import plain_disk_errors, write_bytes
+from softprompt.config.section import Section
+from softprompt.config_io import NONE, BrokenRuleError, faults, nearest, shown, toml_value
 from softprompt.errors import ConfigError, ResourceError
-from softprompt.serving.key import ALL, ID_RULE, Key, hash_of, key_of, one_line, table_of
+from softprompt.harmless import visible
 
 __all__ = ["Key", "KeyFile", "KeyRing", "NoKeysError", "add_key", "revoke_key"]
 
+_ALL = "*"
+"""Among a key's prompts: every prompt there is or will be, and the bare base."""
+_ID = re.compile(r"[A-Za-z0-9_-]{1,40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_MOST_PROMPTS = 1_000
 _PREFIX = "sp-"
 _LONGEST_SECRET = 200
 _LARGEST_FILE = 1_000_000
@@ -35,6 +53,114 @@ _LETTERS = "23456789abcdefghjkmnpqrstuvwxyz"  # none that are mistaken for one a
 _HEADING = (
     "# Made by `softprompt keys`. The secrets themselves are nowhere; a table removed is a key revoked.\n"
 )
+
+
+# One key -----------------------------------------------------------------------------------------
+
+
+class Key(Section):
+    """One key, without its secret."""
+
+    id: str
+    """A short public handle, such as ``k3f9a2``; the name of its table."""
+    name: str
+    """Whose it is, in the operator's words."""
+    sha256: str = Field(repr=False)
+    """SHA-256 of the secret, in hex."""
+    prompts: tuple[str, ...]
+    """Names it may ask for; ``"*"`` for all, the bare base included."""
+    admin: bool = False
+    """Whether it may also see and change what the server holds."""
+    requests_per_minute: int | None = Field(default=None, ge=1, le=1_000_000)
+    """How often it may ask; None for any number."""
+    concurrent: int | None = Field(default=None, ge=1, le=1_000_000)
+    """How many of its requests may be under way at once; None for any number."""
+    created: datetime
+    """When it was made, in UTC."""
+    expires: date | None = None
+    """The first day, in UTC, on which it is refused; None for never."""
+
+    def may(self, name: str) -> bool:
+        """Whether it may ask for the prompt ``name``, or for the base of that name."""
+        return _ALL in self.prompts or name in self.prompts
+
+    def expired(self, today: date | None = None) -> bool:
+        """Whether its time is over on ``today`` (default: today in UTC)."""
+        return self.expires is not None and (today or datetime.now(UTC).date()) >= self.expires
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_label(cls, name: str) -> str:
+        return _label(name)
+
+    @field_validator("sha256")
+    @classmethod
+    def _is_a_digest(cls, digest: str) -> str:
+        if not _SHA256.fullmatch(digest):
+            raise BrokenRuleError(
+                "expected a SHA-256 as 64 hexadecimal digits; make keys with `softprompt keys`"
+            )
+        return digest
+
+    @field_validator("prompts", mode="before")
+    @classmethod
+    def _prompts_are_names(cls, names: Any) -> tuple[str, ...]:
+        if not isinstance(names, list | tuple) or not names:
+            raise BrokenRuleError(
+                f'expected a list of names such as ["moods"], or ["{_ALL}"], got {shown(names)}'
+            )
+        if len(names) > _MOST_PROMPTS:
+            raise BrokenRuleError(
+                f'expected at most {_MOST_PROMPTS:,} names; give ["{_ALL}"] for all prompts'
+            )
+        return tuple(_label(name) for name in names)
+
+    @field_validator("created", mode="before")
+    @classmethod
+    def _created_is_a_moment(cls, moment: Any) -> Any:
+        if not isinstance(moment, datetime) or moment.tzinfo is None:
+            raise BrokenRuleError(f"expected a time such as 2026-10-01T12:00:00Z, got {shown(moment)}")
+        return moment
+
+    @field_validator("expires", mode="before")
+    @classmethod
+    def _expires_on_a_day(cls, day: Any) -> Any:
+        if day is not None and type(day) is not date:  # a datetime is a date too, and means something else
+            raise BrokenRuleError(
+                f'expected a day such as 2027-01-01, without quotes, or "{NONE}", got {shown(day)}'
+            )
+        return day
+
+
+def _label(text: Any) -> str:
+    if not isinstance(text, str) or not text.strip() or len(text) > 200 or not text.isprintable():
+        raise BrokenRuleError(f"expected 1 to 200 printable characters, got {shown(text)}")
+    return text
+
+
+def _key(values: dict[str, Any], where: str) -> Key:
+    """Check the values of a key; ``where`` begins the sentence about what is wrong with one.
+
+    Raises:
+        ConfigError: a value is missing, unknown or breaks its rule.
+    """
+    try:
+        return Key.model_validate(values)
+    except ValidationError as error:
+        fault = visible(faults(error, Key)[0], keep="")
+        raise ConfigError(f"{where}{fault}{'' if fault.endswith('?') else '.'}") from None
+
+
+def _hash(secret: str) -> str:
+    """SHA-256 of a secret, in hex.
+
+    Passwords need salt and a slow hash since people choose few of them. A secret here is 256 random bits:
+    nobody can try even a part of them, so a plain hash hides it for good, and a request costs microseconds.
+    """
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+# All keys ----------------------------------------------------------------------------------------
 
 
 class NoKeysError(ResourceError):
@@ -64,18 +190,23 @@ class KeyRing:
             ConfigError: there are more keys than a file may hold.
             ResourceError: the disk refuses.
         """
-        content = (_HEADING + "".join(map(table_of, self.keys))).encode()
+        text = _HEADING
+        for key in self.keys:
+            values = key.model_dump(exclude={"id"}, exclude_none=True)
+            lines = [f"{name} = {toml_value(value)}\n" for name, value in values.items()]
+            text += "".join([f"\n[keys.{key.id}]\n", *lines])
+        content = text.encode()
         if len(content) > _LARGEST_FILE:
             raise ConfigError(
                 f"{path} would be larger than {_LARGEST_FILE:,} bytes; revoke keys that are not used."
             )
-        _write_private(Path(os.path.realpath(path)), content)  # behind a link, not in its place
+        write_bytes(Path(os.path.realpath(path)), content, private=True)  # behind a link, not in its place
 
     def add(
         self,
         name: str,
         *,
-        prompts: Sequence[str] = (ALL,),
+        prompts: Sequence[str] = (_ALL,),
         admin: bool = False,
         requests_per_minute: int | None = None,
         concurrent: int | None = None,
@@ -86,11 +217,13 @@ class KeyRing:
         Raises:
             ConfigError: a value breaks its rule, or the key would have expired already.
         """
-        secret = _PREFIX + secrets.token_urlsafe(32)
+        secret, taken = _PREFIX + secrets.token_urlsafe(32), {key.id for key in self.keys}
+        while (id := "k" + "".join(secrets.choice(_LETTERS) for _ in range(5))) in taken:
+            pass
         values: dict[str, Any] = {
-            "id": self._new_id(),
+            "id": id,
             "name": name,
-            "sha256": hash_of(secret),
+            "sha256": _hash(secret),
             "prompts": prompts,
             "admin": admin,
             "requests_per_minute": requests_per_minute,
@@ -98,7 +231,7 @@ class KeyRing:
             "created": datetime.now(UTC).replace(microsecond=0),
             "expires": expires,
         }
-        key = key_of(values, "The key's ")
+        key = _key(values, "The key's ")
         if key.expired():
             raise ConfigError(f"A key that expires on {expires} could not be used; give a later day.")
         return KeyRing((*self.keys, key)), secret
@@ -110,9 +243,15 @@ class KeyRing:
             ConfigError: there is none.
         """
         rest = tuple(key for key in self.keys if key.id != id)
-        if len(rest) == len(self.keys):
-            raise ConfigError(_no_such(id, [key.id for key in rest]))
-        return KeyRing(rest)
+        if len(rest) < len(self.keys):
+            return KeyRing(rest)
+        if id.startswith(_PREFIX) or not _ID.fullmatch(id):  # perhaps a secret, which no message may repeat
+            raise ConfigError(
+                "That is no id of a key; ids, such as k3f9a2, are listed by `softprompt keys list`."
+            )
+        near = nearest(id, [key.id for key in rest])
+        hint = f"did you mean {near}?" if near else "see `softprompt keys list`."
+        raise ConfigError(f"There is no key {id}; {hint}")
 
     def find(self, secret: str, today: date | None = None) -> Key | None:
         """The key that ``secret`` belongs to, unless it has expired; None for any other text.
@@ -121,17 +260,11 @@ class KeyRing:
         """
         if len(secret) > _LONGEST_SECRET:
             return None
-        digest, found = hash_of(secret), None
+        digest, found = _hash(secret), None
         for key in self.keys:
             if hmac.compare_digest(key.sha256, digest):
                 found = key  # and on: leaving here would tell where in the file it stands
         return None if found is None or found.expired(today) else found
-
-    def _new_id(self) -> str:
-        taken = {key.id for key in self.keys}
-        while (id := "k" + "".join(secrets.choice(_LETTERS) for _ in range(5))) in taken:
-            pass
-        return id
 
 
 class KeyFile:
@@ -257,16 +390,21 @@ def _stamp(status: os.stat_result) -> _Stamp:
 
 
 def _load(path: Path) -> tuple[KeyRing, _Stamp]:
-    content, stamp = _read(path)
-    return KeyRing(_parse(content, path)), stamp
-
-
-def _read(path: Path) -> tuple[bytes, _Stamp]:
-    """The content and the stamp of the very file it was read from."""
+    """The keys, and the stamp of the very file they were read from."""
     try:
-        with open(path, "rb", opener=_without_waiting) as file:
+        # Where it is a pipe, do not wait for somebody to write to it.
+        no_wait = getattr(os, "O_NONBLOCK", 0)
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | no_wait)) as file:
             status = os.fstat(file.fileno())
-            _check(path, status)
+            if not stat.S_ISREG(status.st_mode):
+                raise ConfigError(
+                    f"{str(path)!r} is not a file of keys but a pipe or a device; check the path."
+                )
+            if os.name == "posix" and status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                raise ConfigError(
+                    f"Others may write to {path} and so give themselves keys; "
+                    f"run `chmod 600 {path}` and look."
+                )
             content = file.read(_LARGEST_FILE + 1)
     except FileNotFoundError as error:
         raise ConfigError(
@@ -282,28 +420,14 @@ def _read(path: Path) -> tuple[bytes, _Stamp]:
         raise ConfigError(
             f"{path} is larger than {_LARGEST_FILE:,} bytes, which is no file of keys; check the path."
         )
-    return content, _stamp(status)
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    """Open a file; where it is a pipe, do not wait for somebody to write to it."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-def _check(path: Path, status: os.stat_result) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise ConfigError(f"{str(path)!r} is not a file of keys but a pipe or a device; check the path.")
-    if os.name == "posix" and status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise ConfigError(
-            f"Others may write to {path} and so give themselves keys; run `chmod 600 {path}` and look."
-        )
+    return KeyRing(_parse(content, path)), _stamp(status)
 
 
 def _parse(content: bytes, path: Path) -> tuple[Key, ...]:
     try:
         tree = tomllib.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:  # of UTF-8, of TOML, of numbers too long to read
-        reason = "nested too deeply" if isinstance(error, RecursionError) else one_line(str(error))
+        reason = "nested too deeply" if isinstance(error, RecursionError) else visible(str(error), keep="")
         raise ConfigError(
             f"{path} is not valid TOML ({reason}); put that right or restore the file."
         ) from error
@@ -311,43 +435,18 @@ def _parse(content: bytes, path: Path) -> tuple[Key, ...]:
     if tree or not isinstance(tables, dict):
         found = shown(next(iter(tree), "keys"))
         raise ConfigError(f"{path} may hold tables such as [keys.k3f9a2] only, but has {found}; remove that.")
-    keys = tuple(_entry(id, table, path) for id, table in tables.items())
+    keys: list[Key] = []
     seen: dict[str, str] = {}
-    for key in keys:
+    for id, table in tables.items():
+        if not _ID.fullmatch(id):
+            raise ConfigError(
+                f"{path}: a key's id is made of letters, digits, _ and -, unlike {shown(id)}; rename it."
+            )
+        if not isinstance(table, dict):
+            raise ConfigError(f"{path}: expected a table with the heading [keys.{id}], got {shown(table)}.")
+        if "id" in table:
+            raise ConfigError(f"{path}: keys.{id} says its id twice; remove the line that begins with id.")
+        keys.append(key := _key({**table, "id": id}, f"{path}: keys.{id}."))
         if (other := seen.setdefault(key.sha256, key.id)) != key.id:
             raise ConfigError(f"{path}: {other} and {key.id} have the same secret; remove one of them.")
-    return keys
-
-
-def _entry(id: str, table: Any, path: Path) -> Key:
-    if not ID_RULE.fullmatch(id):
-        raise ConfigError(
-            f"{path}: a key's id is made of letters, digits, _ and -, unlike {shown(id)}; rename it."
-        )
-    if not isinstance(table, dict):
-        raise ConfigError(f"{path}: expected a table with the heading [keys.{id}], got {shown(table)}.")
-    if "id" in table:
-        raise ConfigError(f"{path}: keys.{id} says its id twice; remove the line that begins with id.")
-    return key_of({**table, "id": id}, f"{path}: keys.{id}.")
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    """Replace a file in one step by one that was never readable for others."""
-    with plain_disk_errors(path):
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # of mode 0600
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-
-
-def _no_such(id: str, ids: Sequence[str]) -> str:
-    if id.startswith(_PREFIX) or not ID_RULE.fullmatch(id):  # perhaps a secret, which no message may repeat
-        return "That is no id of a key; ids, such as k3f9a2, are listed by `softprompt keys list`."
-    near = nearest(id, ids)
-    return f"There is no key {id}; " + (f"did you mean {near}?" if near else "see `softprompt keys list`.")
+    return tuple(keys)

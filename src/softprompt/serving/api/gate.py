@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from softprompt.errors import ResourceError
 from softprompt.serving.api.errors import ApiError, error_of, reply
-from softprompt.serving.key import Key
+from softprompt.serving.keys import Key
 
 __all__ = ["Bounds", "Drain", "Gate", "Keys", "is_loopback"]
 

@@ -18,7 +18,7 @@ from softprompt.serving.api.gate import Bounds, Drain, Keys
 from softprompt.serving.api.guard import Guard
 from softprompt.serving.api.metrics import Finish, Metrics, RequestTimer
 from softprompt.serving.api.stream import Crowd
-from softprompt.serving.key import Key
+from softprompt.serving.keys import Key
 from softprompt.serving.limits import Limiter, TooManyError
 from softprompt.serving.service import Service
 from softprompt.serving.version import Version
