@@ -21,8 +21,9 @@ from typing import Any
 
 from machine import describe
 from softprompt.checkpoints.freeze import load_base
-from softprompt.interpretation.inspect import Findings, Inspection, Wishes, inspect
-from softprompt.interpretation.scored import Against
+from softprompt.interpretation.inspect import Inspection, InspectOptions, PromptInspection, inspect
+from softprompt.interpretation.scored import ScoreDifference
+from softprompt.listener import Listener
 
 RESULTS = Path(__file__).parent.parent / "results" / "inspect"
 SURE = 0.05
@@ -52,10 +53,10 @@ class Claim:
     says: str
     source: str
     rule: str
-    test: Callable[[Findings, Sequence[str]], Found | None]
+    test: Callable[[PromptInspection, Sequence[str]], Found | None]
 
 
-def tight_clusters(one: Findings, class_words: Sequence[str]) -> Found | None:
+def tight_clusters(one: PromptInspection, class_words: Sequence[str]) -> Found | None:
     found = one.clusters
     if found is None or found.chance is None or found.p is None:
         return None
@@ -67,7 +68,7 @@ def tight_clusters(one: Findings, class_words: Sequence[str]) -> Found | None:
     return Found(found.p < SURE, figures)
 
 
-def nearer_than_moved(one: Findings, class_words: Sequence[str]) -> Found | None:
+def nearer_than_moved(one: PromptInspection, class_words: Sequence[str]) -> Found | None:
     if one.near is None or any(p.stepped is None for p in one.near.positions):
         return None
     pairs = [(p.prompt.by_cosine[0].cosine, p.stepped.cosine.high) for p in one.near.positions if p.stepped]
@@ -78,7 +79,7 @@ def nearer_than_moved(one: Findings, class_words: Sequence[str]) -> Found | None
     return Found(count > total / 2, figures)
 
 
-def class_words_near(one: Findings, class_words: Sequence[str]) -> Found | None:
+def class_words_near(one: PromptInspection, class_words: Sequence[str]) -> Found | None:
     if one.near is None or any(p.start is None for p in one.near.positions):
         return None
     now = sum(_has(p.prompt, class_words) for p in one.near.positions)
@@ -86,7 +87,7 @@ def class_words_near(one: Findings, class_words: Sequence[str]) -> Found | None:
     return Found(now > before, f"{now} positions, {before} before training")
 
 
-def wayward(one: Findings, class_words: Sequence[str]) -> Found | None:
+def wayward(one: PromptInspection, class_words: Sequence[str]) -> Found | None:
     if one.wayward is None or one.wayward.against is None:
         return None
     found, text = one.wayward, one.wayward.text_scores.accuracy
@@ -100,7 +101,7 @@ def wayward(one: Findings, class_words: Sequence[str]) -> Found | None:
     return Found(found.matches >= 0.9 and gap.accuracy.high >= 0, figures)
 
 
-def later_matter_less(one: Findings, class_words: Sequence[str]) -> Found | None:
+def later_matter_less(one: PromptInspection, class_words: Sequence[str]) -> Found | None:
     if one.ablation is None:
         return None
     losses = [hidden.loss.difference for hidden in one.ablation.each]
@@ -114,7 +115,7 @@ def later_matter_less(one: Findings, class_words: Sequence[str]) -> Found | None
     return Found(p < SURE, f"rank correlation {rho:+.2f}, p {p:.3f}; most: {top}")
 
 
-def words_fall_short(one: Findings, class_words: Sequence[str]) -> Found | None:
+def words_fall_short(one: PromptInspection, class_words: Sequence[str]) -> Found | None:
     if one.words is None:
         return None
     tried = [("nearest words", one.words.scores.accuracy, one.words.lost)]
@@ -168,7 +169,7 @@ def judge(inspection: Inspection, class_words: Sequence[str]) -> list[dict[str, 
     """Every claim held against every prompt."""
     judged = []
     for claim in CLAIMS:
-        found = {one.subject.name: claim.test(one, class_words) for one in inspection.prompts}
+        found = {one.inspected.name: claim.test(one, class_words) for one in inspection.prompts}
         each = {
             name: {"holds": one.holds, "figures": one.figures}
             for name, one in found.items()
@@ -193,7 +194,7 @@ def _has(nearness: Any, class_words: Sequence[str]) -> bool:
     return any(near.word.text.strip().lower() in class_words for near in nearness.by_cosine)
 
 
-def _gap(against: Against) -> str:
+def _gap(against: ScoreDifference) -> str:
     gap = against.accuracy
     assert gap is not None
     return f"{100 * gap.difference:+.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})"
@@ -211,14 +212,15 @@ def main() -> None:
     parser.add_argument("--search", action="store_true", help="search for words, too")
     parser.add_argument("--out", default="sst2", help="name of the result")
     asked = parser.parse_args()
-    wishes = Wishes(data=asked.data, rows=asked.rows, wayward=asked.wayward, search=asked.search)
+    options = InspectOptions(data=asked.data, rows=asked.rows, wayward=asked.wayward, search=asked.search)
     base = load_base(asked.model)
 
-    def watch(what: str, done: int, total: int) -> None:
+    def progress(what: str, done: int, total: int) -> None:
         if done == 0:
             print(what, flush=True)
 
-    found = inspect(asked.names, base, asked.library, wishes, watch=watch)
+    listener = Listener(progress=progress)
+    found = inspect(asked.names, base, asked.library, options, listener=listener)
     claims = judge(found, asked.class_words.split(","))
     for claim in claims:
         print(f"{claim['claim']}: {claim['holds']} of {len(claim['each'])}")

@@ -38,7 +38,7 @@ HOMES = {
     "bitsandbytes": {"checkpoints"},
     "rouge_score": {"evaluation/text_metrics.py"},
     "sacrebleu": {"evaluation/text_metrics.py"},
-    "scipy": {"evaluation/paired.py"},
+    "scipy": {"evaluation/paired.py", "interpretation/relations.py"},
     "matplotlib": {"report/board.py"},
     "jinja2": {"report/page.py"},
     "umap": {"interpretation/drift.py"},

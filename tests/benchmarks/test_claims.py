@@ -8,18 +8,18 @@ import pytest
 
 import claims
 from softprompt.interpretation.ablation import Ablation, Hidden
-from softprompt.interpretation.inspect import Findings
+from softprompt.interpretation.inspect import PromptInspection
 from softprompt.interpretation.neighbours import Chance, Near, Nearest, Nearness, Neighbours, Position
-from softprompt.interpretation.scored import Against, Gap
+from softprompt.interpretation.scored import PairedDifference, ScoreDifference
 from softprompt.interpretation.vocabulary import Word
 
 
-def findings(**parts: Any) -> Findings:
-    return Findings(cast(Any, None), **parts)
+def findings(**parts: Any) -> PromptInspection:
+    return PromptInspection(cast(Any, None), **parts)
 
 
 def ablation(losses: list[float]) -> Ablation:
-    each = tuple(Hidden((place,), Gap(loss, 0, 0, 1), None) for place, loss in enumerate(losses))
+    each = tuple(Hidden((place,), PairedDifference(loss, 0, 0, 1), None) for place, loss in enumerate(losses))
     return Ablation(10, 1.0, 0.5, each, (), (), False)
 
 
@@ -75,5 +75,5 @@ def test_a_prompt_without_what_a_claim_needs_is_not_judged() -> None:
 
 
 def test_a_gap_is_told_in_points() -> None:
-    gap = Gap(-0.125, -0.2, -0.05, 0.01)
-    assert claims._gap(Against(gap, gap, 40, 0)) == "-12.5 (-20.0 to -5.0)"
+    gap = PairedDifference(-0.125, -0.2, -0.05, 0.01)
+    assert claims._gap(ScoreDifference(gap, gap, 40, 0)) == "-12.5 (-20.0 to -5.0)"

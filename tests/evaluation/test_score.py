@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,9 +64,8 @@ def test_both_ends_of_a_loss_interval_are_those_of_the_bootstrap() -> None:
     found = score(tiny.base(), tiny.base().embed((3, 4)), Encoded(tuple(rows), 0, None, False, ()))
     columns = np.array(found.losses), np.array(found.tokens)
 
-    def per_token(losses: np.ndarray, tokens: np.ndarray, axis: int = -1) -> np.ndarray:
-        share: np.ndarray = np.sum(losses, axis=axis) / np.sum(tokens, axis=axis)
-        return share
+    def per_token(losses: Any, tokens: Any, axis: int = -1) -> Any:
+        return losses.sum(axis) / tokens.sum(axis)
 
     expected = bootstrap(
         columns, per_token, paired=True, vectorized=True, method="percentile", n_resamples=20_000, rng=0

@@ -15,7 +15,7 @@ from interpretation.saved import saved
 from softprompt.errors import ArtifactError, ConfigError, DataError, WrongBaseError
 from softprompt.interpretation.ablation import ablate
 from softprompt.interpretation.grids import ablation_grid, near_grid, readings_grid
-from softprompt.interpretation.inspect import SECTIONS, Findings, Inspection, Wishes, inspect
+from softprompt.interpretation.inspect import SECTIONS, Inspection, InspectOptions, PromptInspection, inspect
 from softprompt.interpretation.summary import (
     change,
     facts,
@@ -43,8 +43,8 @@ def seen(folder: Path) -> Inspection:
     return inspect(["moods", "kv", "other"], tiny.base(), folder / "prompts")
 
 
-def look(folder: Path, *only: str, name: str = "moods", **wishes: object) -> Findings:
-    wanted = replace(Wishes(only=only), **wishes)  # type: ignore[arg-type]
+def look(folder: Path, *only: str, name: str = "moods", **options: object) -> PromptInspection:
+    wanted = replace(InspectOptions(only=only), **options)  # type: ignore[arg-type]
     return inspect([name], tiny.base(), folder / "prompts", wanted).prompts[0]
 
 
@@ -92,9 +92,9 @@ def test_words_in_front_are_no_cluster(seen: Inspection) -> None:
     found = seen.prompts[0]
     assert found.clusters is not None
     assert found.ablation is not None
-    assert found.subject.learnt == (3, 4, 5, 6, 7)
+    assert found.inspected.learnt == (3, 4, 5, 6, 7)
     hidden = [p for one in found.ablation.clusters for p in one.positions]
-    assert hidden == [found.subject.learnt[p] for one in found.clusters.clusters for p in one.positions]
+    assert hidden == [found.inspected.learnt[p] for one in found.clusters.clusters for p in one.positions]
 
 
 @pytest.mark.parametrize("section", [s for s in SECTIONS if s != "relations"])
@@ -127,7 +127,7 @@ def test_prompts_are_related_as_vectors_and_by_what_they_do(seen: Inspection) ->
 
 
 def test_prompts_of_one_shape_have_an_average(folder: Path) -> None:
-    seen = inspect(["moods", "other"], tiny.base(), folder / "prompts", Wishes(only=("relations",)))
+    seen = inspect(["moods", "other"], tiny.base(), folder / "prompts", InspectOptions(only=("relations",)))
     assert seen.average is not None
     assert [one.name for one in seen.average.sums] == ["moods", "other", "average"]
     assert not seen.notes
@@ -163,8 +163,8 @@ def test_the_same_seed_gives_the_same_findings(folder: Path) -> None:
 
 def test_a_model_without_masks_leaves_ablation_out_and_does_the_rest(tmp_path: Path) -> None:
     saved(tmp_path, "moods", base=tiny.base("bloom"))
-    wishes = Wishes(only=("ablation", "attention"))
-    (found,) = inspect(["moods"], tiny.base("bloom"), tmp_path / "prompts", wishes).prompts
+    options = InspectOptions(only=("ablation", "attention"))
+    (found,) = inspect(["moods"], tiny.base("bloom"), tmp_path / "prompts", options).prompts
     assert found.ablation is None
     assert "takes no masks but its own" in found.left_out["ablation"]
     assert found.attention is not None
@@ -181,13 +181,13 @@ def test_no_rows_is_one_sentence_with_both_ways_out(tmp_path: Path) -> None:
 
 def test_bad_wishes_are_refused(folder: Path) -> None:
     with pytest.raises(ConfigError, match="There is no section 'nearness'; choose among near, drift"):
-        Wishes(only=("nearness",))
+        InspectOptions(only=("nearness",))
     with pytest.raises(WrongBaseError, match="moods was learnt on"):
         inspect(["moods"], tiny.base("gpt2"), folder / "prompts")
     with pytest.raises(ArtifactError, match="There is no prompt called mods"):
         inspect(["mods"], tiny.base(), folder / "prompts")
     with pytest.raises(ConfigError, match="named twice"):
-        inspect(["moods", "moods"], tiny.base(), folder / "prompts", Wishes(only=("relations",)))
+        inspect(["moods", "moods"], tiny.base(), folder / "prompts", InspectOptions(only=("relations",)))
 
 
 # What is said ------------------------------------------------------------------------------------
@@ -211,8 +211,8 @@ def test_sentences_say_the_numbers(seen: Inspection) -> None:
 
 def test_a_prompt_that_never_moved_is_called_so(folder: Path) -> None:
     found = look(folder, "drift")
-    assert isinstance(found.subject.start, torch.Tensor)
-    still = replace(found.subject.prompt, front=found.subject.start)
+    assert isinstance(found.inspected.start, torch.Tensor)
+    still = replace(found.inspected.prompt, front=found.inspected.start)
     still = replace(still, card=still.card.model_copy(update={"name": "still"}))
     still.save(folder / "prompts", overwrite=True)
     assert section_lines(look(folder, "drift", name="still"), "drift")[0] == "It never left its start."

@@ -11,7 +11,7 @@ import pytest
 
 import tiny
 from interpretation.saved import saved
-from softprompt.interpretation.inspect import Inspection, Wishes, inspect
+from softprompt.interpretation.inspect import Inspection, InspectOptions, inspect
 from softprompt.interpretation.page import render, write_page
 from softprompt.interpretation.vocabulary import Word
 
@@ -109,16 +109,16 @@ def test_the_same_findings_give_the_same_page(seen: Inspection, page: str) -> No
 
 
 def test_strangers_text_is_shown_as_text(folder: Path) -> None:
-    seen = inspect(["moods"], tiny.base(), folder / "prompts", Wishes(only=("near", "words", "says")))
+    seen = inspect(["moods"], tiny.base(), folder / "prompts", InspectOptions(only=("near", "words", "says")))
     (found,) = seen.prompts
     assert found.near is not None
     assert found.words is not None
     assert found.speech is not None
     assert found.shift is not None
-    card = found.subject.prompt.card
+    card = found.inspected.prompt.card
     template = card.template.model_copy(update={"front": HOSTILE})
     named = card.model_copy(update={"name": HOSTILE, "template": template})
-    found.subject = replace(found.subject, prompt=replace(found.subject.prompt, card=named))
+    found.inspected = replace(found.inspected, prompt=replace(found.inspected.prompt, card=named))
     found.words = replace(found.words, text=HOSTILE)
     found.speech = replace(found.speech, greedy=HOSTILE, samples=(HOSTILE,))
     moved = replace(found.shift.gained[0], word=Word(5, HOSTILE))
@@ -132,7 +132,7 @@ def test_strangers_text_is_shown_as_text(folder: Path) -> None:
 
 
 def test_a_page_of_one_section_has_no_other(folder: Path) -> None:
-    text = render(inspect(["moods"], tiny.base(), folder / "prompts", Wishes(only=("drift",))))
+    text = render(inspect(["moods"], tiny.base(), folder / "prompts", InspectOptions(only=("drift",))))
     assert text.count("<section>") == 1
     assert "How the prompts relate" not in text
 

@@ -61,7 +61,7 @@ def test_kl_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     logs = torch.full((2, 1, 97), -torch.inf, dtype=torch.float64)
     logs[0, 0, :2] = torch.tensor([0.75, 0.25]).double().log()
     logs[1, 0, :2] = math.log(0.5)
-    monkeypatch.setattr(says, "distributions", lambda *_: iter([says.Part([0], logs)]))
+    monkeypatch.setattr(says, "distributions", lambda *_: iter([says.NextWords([0], logs)]))
     found = shift(base.embed([4]), encoded(INPUTS[:1]), Vocabulary.of(base))
     assert found.kl == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5))
     ((up,), (down,)) = found.gained, found.lost

@@ -118,7 +118,7 @@ def test_the_search_is_the_same_every_time_and_leaves_the_other_places_alone(wor
     front = noisy([10, 20, 30], words, 0.1)
     told: list[tuple[int, int]] = []
     one, two = (
-        search(front, train, validation, words, settings, places=[1], watch=lambda *t: told.append(t))
+        search(front, train, validation, words, settings, places=[1], progress=lambda *t: told.append(t))
         for _ in range(2)
     )
     assert one == two

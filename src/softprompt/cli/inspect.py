@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,8 @@ from softprompt.cli.options import BaseChoice, base_options, examples, json_opti
 if TYPE_CHECKING:
     from softprompt.base.model import Base
     from softprompt.interpretation.grids import Grid
-    from softprompt.interpretation.inspect import Findings, Inspection
+    from softprompt.interpretation.inspect import Inspection, PromptInspection
+    from softprompt.listener import Listener
 
 __all__ = ["bars", "base_of", "command"]
 
@@ -68,10 +69,10 @@ def command(
     For soft prompts and KV prefixes. With several names it also tells how they relate.
     """
     from softprompt.cli import screen
-    from softprompt.interpretation.inspect import Wishes, inspect
+    from softprompt.interpretation.inspect import InspectOptions, inspect
     from softprompt.packages import require
 
-    wishes = Wishes(
+    options = InspectOptions(
         only=_chosen(only),
         data=data,
         rows=rows,
@@ -83,10 +84,10 @@ def command(
     target = None if no_page else page or (None if as_json else PAGE)
     if target is not None:
         require("an HTML page", otherwise="leave the page out with --no-page")
-    require(*wishes.needs)
+    require(*options.needs(len(names)), otherwise="ask for other sections with --only")
     loaded = base_of(names, library, BaseChoice(**base))
-    with bars() as watch:
-        seen = inspect(names, loaded, library, wishes, watch=watch)
+    with bars() as listener:
+        seen = inspect(names, loaded, library, options, listener=listener)
     if target is not None:
         from softprompt.interpretation.page import write_page
 
@@ -106,7 +107,7 @@ def _chosen(only: str | None) -> tuple[str, ...]:
 
 def base_of(names: tuple[str, ...], library: str, choice: BaseChoice) -> Base:
     """The base of the first prompt; what cannot be inspected is refused before it is loaded."""
-    from softprompt.interpretation.subject import card_of
+    from softprompt.interpretation.inspected import card_of
     from softprompt.library.folder import Library
 
     cards = [card_of(Library(library).load(name)) for name in names]
@@ -117,20 +118,21 @@ def base_of(names: tuple[str, ...], library: str, choice: BaseChoice) -> Base:
 
 
 @contextmanager
-def bars() -> Iterator[Callable[[str, int, int], None]]:
+def bars() -> Iterator[Listener]:
     """What is going on, as a bar where stderr is a terminal."""
     from rich.progress import Progress
 
     from softprompt.cli import screen
+    from softprompt.listener import Listener
 
     console = screen.err()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("")
 
-        def watch(what: str, done: int, total: int) -> None:
+        def progress(what: str, done: int, total: int) -> None:
             bar.update(task, description=screen.clean(what), completed=done, total=total)
 
-        yield watch
+        yield Listener(progress=progress)
 
 
 # The terminal ------------------------------------------------------------------------------------
@@ -143,7 +145,7 @@ def _tell(seen: Inspection) -> None:
     for number, found in enumerate(seen.prompts):
         if number:
             screen.out().print()
-        _head(found.subject.name)
+        _head(found.inspected.name)
         screen.out().print(screen.facts(summary.facts(found)))
         for section in _SECTIONS[:-1]:
             lines = summary.section_lines(found, section)
@@ -158,7 +160,7 @@ def _tell(seen: Inspection) -> None:
             _print(grids.matrix_grid(matrix))
 
 
-def _grids(found: Findings, section: str) -> list[Grid]:
+def _grids(found: PromptInspection, section: str) -> list[Grid]:
     """The tables of a section that suit a terminal."""
     from softprompt.interpretation import grids
 

@@ -63,8 +63,8 @@ def command(
             click.get_current_context(),
         )
     from softprompt.errors import ConfigError
+    from softprompt.interpretation.inspected import open_prompt, rows_of
     from softprompt.interpretation.prune import prune
-    from softprompt.interpretation.subject import open_subject, rows_of
     from softprompt.library.folder import Library
 
     if not overwrite and new in Library(library).names():
@@ -72,20 +72,20 @@ def command(
             f"There is a prompt {new!r} in {library} already; choose another name or --overwrite."
         )
     loaded = base_of((name,), library, BaseChoice(**base))
-    subject = open_subject(name, loaded, library)
-    chosen = rows_of(subject, data, most=rows, seed=seed)
-    with bars() as watch:
+    inspected = open_prompt(name, loaded, library)
+    chosen = rows_of(inspected, data, most=rows, seed=seed)
+    with bars() as listener:
         found = prune(
-            subject,
+            inspected,
             chosen,
             new,
             keep=keep,
             tolerance=tolerance,
             anew=anew,
-            progress=lambda done, total: watch(f"{name}: pruning", done, total),
+            progress=listener.counting(f"{name}: pruning"),
         )
     path = found.prompt.save(library, overwrite=overwrite)
-    _tell(found, subject.kind, str(path), as_json)
+    _tell(found, inspected.kind, str(path), as_json)
 
 
 def _tell(found: Pruned, kind: str, path: str, as_json: bool) -> None:

@@ -16,6 +16,7 @@ from softprompt.comparison import tallies
 from softprompt.comparison.axes import Scale, apart, cost_scale
 from softprompt.comparison.results import MethodResult, Results, Trial
 from softprompt.comparison.table import learnt, mark, ranked, scores
+from softprompt.harmless import clipped
 from softprompt.numbers import (
     bytes_text,
     count_text,
@@ -37,7 +38,6 @@ from softprompt.report.board import (
     ticks,
     write,
 )
-from softprompt.harmless import clipped
 
 if TYPE_CHECKING:
     from softprompt.report.board import Axes, Axis

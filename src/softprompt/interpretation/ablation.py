@@ -11,7 +11,7 @@ prompt are read anew without it; those of a KV prefix are values that were learn
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, cast
 
@@ -25,7 +25,8 @@ from softprompt.base.packing import Pack
 from softprompt.data.rows import Encoded
 from softprompt.errors import BaseModelError
 from softprompt.evaluation.score import Scores, score
-from softprompt.interpretation.scored import Against, Gap
+from softprompt.interpretation.finding import Finding
+from softprompt.interpretation.scored import PairedDifference, ScoreDifference
 from softprompt.prefix import Front, Prefix
 
 __all__ = ["Ablation", "Hidden", "ablate", "quarters", "score_without"]
@@ -47,8 +48,8 @@ class Hidden:
     """
 
     positions: tuple[int, ...]
-    loss: Gap
-    accuracy: Gap | None
+    loss: PairedDifference
+    accuracy: PairedDifference | None
 
     @property
     def matters(self) -> bool:
@@ -57,7 +58,7 @@ class Hidden:
 
 
 @dataclass(frozen=True)
-class Ablation:
+class Ablation(Finding):
     """What each position and each group of positions does.
 
     Attributes:
@@ -82,10 +83,6 @@ class Ablation:
     def order(self) -> tuple[int, ...]:
         """Positions, the one that matters most first."""
         return tuple(sorted(range(len(self.each)), key=lambda p: -self.each[p].loss.difference))
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
-        return asdict(self)
 
 
 def ablate(
@@ -114,7 +111,7 @@ def ablate(
     given = [tuple(sorted(set(cluster))) for cluster in clusters]
     wanted = [(), *each, *groups, *given]
     whole, *less = score_without(base, front, encoded, wanted, progress)
-    changes = [Against.of(scores, whole, encoded) for scores in less]
+    changes = [ScoreDifference.of(scores, whole, encoded) for scores in less]
     found = [Hidden(where, c.nll, c.accuracy) for where, c in zip(wanted[1:], changes, strict=True)]
     edges = (count, count + len(groups))
     return Ablation(
@@ -154,7 +151,8 @@ def score_without(
         for number, (prefix, places) in enumerate(zip(prefixes, hidden, strict=True)):
             if progress is not None:
                 progress(number, len(hidden))
-            found.append(score(_hiding(base, places), prefix, encoded))
+            layout = cast(Layout, _Hiding(base.layout, tuple(places)))  # all that scoring asks of a layout
+            found.append(score(replace(base, layout=layout), prefix, encoded))
     return found
 
 
@@ -215,9 +213,3 @@ class _Hiding:
             assert mask is not None
             mask[..., list(self.positions)] = torch.finfo(dtype).min  # [N, 1, W, P + W]
         return where
-
-
-def _hiding(base: Base, positions: Sequence[int]) -> Base:
-    """The base, reading rows that do not see some positions of what stands in front of them."""
-    layout = _Hiding(base.layout, tuple(positions))
-    return replace(base, layout=cast(Layout, layout))  # all that scoring asks of a layout

@@ -6,8 +6,7 @@ It knows fronts of one shape and rows; it does not know how a front was learnt.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,7 +15,8 @@ from softprompt.base.model import Base
 from softprompt.data.rows import Encoded
 from softprompt.errors import ConfigError
 from softprompt.evaluation.score import score_many
-from softprompt.interpretation.scored import Against, Scored
+from softprompt.interpretation.finding import Finding
+from softprompt.interpretation.scored import Scored, ScoreDifference
 from softprompt.prefix import Front, Prefix
 
 __all__ = ["Mixture", "Sum", "averages", "blend", "mix", "scale", "scaling", "weigh"]
@@ -36,11 +36,11 @@ class Sum:
     name: str
     weights: dict[str, float]
     scores: Scored
-    against: Against | None
+    against: ScoreDifference | None
 
 
 @dataclass(frozen=True)
-class Mixture:
+class Mixture(Finding):
     """Sums of fronts on the same rows.
 
     Attributes:
@@ -52,10 +52,6 @@ class Mixture:
     sums: tuple[Sum, ...]
     rows: int
     seed: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
-        return asdict(self)
 
 
 def mix(fronts: Sequence[Front], weights: Sequence[float]) -> Front:
@@ -153,7 +149,7 @@ def _scored(
             name,
             dict(weights),
             Scored.of(found),
-            Against.of(found, scores[0], encoded, seed=seed) if number else None,
+            ScoreDifference.of(found, scores[0], encoded, seed=seed) if number else None,
         )
         for number, ((name, weights), found) in enumerate(zip(wanted.items(), scores, strict=True))
     )

@@ -10,7 +10,7 @@ Attention is where a layer looks, not what it takes from there: a position may b
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,9 +20,10 @@ from softprompt.base.cache import BehindFronts, cache_argument
 from softprompt.base.copies import twin
 from softprompt.base.layout import Windows
 from softprompt.base.model import Base
-from softprompt.base.packing import Group, Pack, TokenRow, batches, pack
+from softprompt.base.packing import Group, TokenRow, batches, pack
 from softprompt.data.rows import Encoded
 from softprompt.errors import BaseModelError, DataError
+from softprompt.interpretation.finding import Finding
 from softprompt.prefix import Front, Prefix
 
 __all__ = ["Attention", "attention"]
@@ -35,7 +36,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Attention:
+class Attention(Finding):
     """Shares of attention, mean over heads and rows.
 
     Attributes:
@@ -61,10 +62,6 @@ class Attention:
         """Mean over layers of what each position gets, of the last token by default."""
         return tuple(sum(column) / len(column) for column in zip(*(of or self.last), strict=True))
 
-    def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
-        return asdict(self)
-
 
 def attention(base: Base, front: Front, encoded: Encoded, *, progress: Progress | None = None) -> Attention:
     """Where the inputs of rows look in a front.
@@ -87,15 +84,20 @@ def attention(base: Base, front: Front, encoded: Encoded, *, progress: Progress 
         raise DataError("No row has an input, so there is nothing to look from; leave attention out.")
     with torch.no_grad():
         prefix = base.prefill(front)
-        backbone = _eager(base)
+        model = twin(base)  # a second model over the base's weights, whose attention can be asked for
+        model.set_attn_implementation("eager")
+        backbone = getattr(model, model.base_model_prefix)
         last, mean, even = Tensor(), Tensor(), torch.zeros(2, dtype=torch.float64)
         done = 0
         for numbers in batches(rows, _TOKENS):
             chosen = [rows[number] for number in numbers]
             found = _weights(base, backbone, prefix, chosen)  # per row [L, T, P]
-            ends, means = (torch.stack(part).sum(0) for part in zip(*map(_of_row, found), strict=True))
+            ends = torch.stack([weights[:, -1] for weights in found]).sum(0)  # [L, P], as below
+            means = torch.stack([weights.mean(1) for weights in found]).sum(0)
             last, mean = (ends, means) if not done else (last + ends, mean + means)
-            even += torch.tensor([_even(prefix.length, len(row.ids)) for row in chosen]).double().sum(0)
+            for row in chosen:  # a position's part if every token looked at all that it sees alike
+                each = [1 / (prefix.length + t + 1) for t in range(len(row.ids))]
+                even += torch.tensor((each[-1], sum(each) / len(each)), dtype=torch.float64)
             done += len(chosen)
             if progress is not None:
                 progress(done, len(rows))
@@ -108,26 +110,8 @@ def attention(base: Base, front: Front, encoded: Encoded, *, progress: Progress 
     )
 
 
-def _of_row(weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Of weights [L, T, P] those of the last token, and their mean over tokens, [L, P] each."""
-    return weights[:, -1], weights.mean(1)
-
-
-def _even(positions: int, tokens: int) -> tuple[float, float]:
-    """What a position gets of the last token, and of all on average, if each looks at all it sees alike."""
-    each = [1 / (positions + t + 1) for t in range(tokens)]
-    return each[-1], sum(each) / tokens
-
-
 def _shares(weights: Tensor) -> Shares:
     return tuple(tuple(row) for row in weights.tolist())
-
-
-def _eager(base: Base) -> Any:
-    """The layers of a second model over the base's weights, whose attention can be asked for."""
-    model = twin(base)
-    model.set_attn_implementation("eager")
-    return getattr(model, model.base_model_prefix)
 
 
 def _weights(base: Base, backbone: Any, prefix: Prefix, rows: Sequence[TokenRow]) -> list[Tensor]:
@@ -148,9 +132,8 @@ def _weights(base: Base, backbone: Any, prefix: Prefix, rows: Sequence[TokenRow]
     seen = torch.stack(
         [layer[..., : prefix.length].double().mean(1).cpu() for layer in layers]
     )  # [L, N, W, P]
-    return [seen[:, n, offset : offset + len(row.ids)] for row, (n, offset) in _places(packed, rows)]
-
-
-def _places(packed: Pack, rows: Sequence[TokenRow]) -> list[tuple[TokenRow, tuple[int, int]]]:
-    """Each row with its bin and the slot of its first token there."""
-    return [(row, divmod(start, packed.width)) for row, start in zip(rows, packed.starts[0], strict=True)]
+    found = []
+    for row, start in zip(rows, packed.starts[0], strict=True):
+        number, offset = divmod(start, packed.width)  # its bin, and the slot of its first token there
+        found.append(seen[:, number, offset : offset + len(row.ids)])
+    return found

@@ -10,13 +10,14 @@ tree the one of greatest mean silhouette is kept (Rousseeuw 1987), and that silh
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from softprompt.interpretation.finding import Finding
 from softprompt.interpretation.neighbours import Chance
 from softprompt.interpretation.vocabulary import Vocabulary
 
@@ -43,7 +44,7 @@ class Cluster:
 
 
 @dataclass(frozen=True)
-class Clusters:
+class Clusters(Finding):
     """The best cut, and how it stands against chance.
 
     Attributes:
@@ -64,10 +65,6 @@ class Clusters:
     p: float | None
     permutations: int
     seed: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
-        return asdict(self)
 
 
 class _Cut(NamedTuple):
@@ -105,35 +102,27 @@ def clusters(front: Tensor, vocabulary: Vocabulary, *, permutations: int = 199, 
     Even a random prompt has a best cut, so each cluster is tested too: by its mass, the sum of its positions'
     silhouettes, against the greatest mass in each permuted prompt (Maris and Oostenveld 2007).
     """
-    points = _points(front, vocabulary)
-    if len(points) < 3:
-        return Clusters((), tuple(range(len(points))), None, None, None, 0, seed)
+    if len(front) < 3:
+        return Clusters((), tuple(range(len(front))), None, None, None, 0, seed)
+    directions, variances = vocabulary.axes
+    points: Tensor = vocabulary.centred(front) @ directions.T  # [P, E] along the axes
+    units = variances.float().clamp(min=1e-3 * float(variances.mean())).sqrt()
+    lengths = (points / units).norm(dim=1, keepdim=True).clamp(min=1e-12)
+    points = (points / lengths).double().cpu()
     distances = _distances(points[None])
     cut = _best_cut(distances)
-    null = _null(points, permutations, seed)
+    generator = torch.Generator().manual_seed(seed)
+    size = max(1, _CELLS // max(len(points) ** 2, points.numel()))
+    cuts = []
+    for done in range(0, permutations, size):
+        count = min(size, permutations - done)
+        order = torch.rand(count, *points.shape, generator=generator).argsort(dim=1)  # of each coordinate
+        cuts.append(_best_cut(_distances(points.expand(count, -1, -1).gather(1, order))))
+    null = _Cut(*(torch.cat(parts) for parts in zip(*cuts, strict=True)))
     silhouette = float(cut.silhouette)
     groups, alone = _named(cut, 1 - distances[0], null.masses.max(1).values)
     chance = Chance.of(null.silhouette)
     return Clusters(groups, alone, silhouette, chance, _p(silhouette, null.silhouette), permutations, seed)
-
-
-def _points(front: Tensor, vocabulary: Vocabulary) -> Tensor:
-    """Positions [P, E] along the vocabulary's axes, of one length in units of the words' spread there."""
-    directions, variances = vocabulary.axes
-    points: Tensor = vocabulary.centred(front) @ directions.T
-    units = variances.float().clamp(min=1e-3 * float(variances.mean())).sqrt()
-    lengths = (points / units).norm(dim=1, keepdim=True).clamp(min=1e-12)
-    found: Tensor = (points / lengths).double().cpu()
-    return found
-
-
-def _null(points: Tensor, permutations: int, seed: int) -> _Cut:
-    """The best cuts of permuted points [P, E]."""
-    generator = torch.Generator().manual_seed(seed)
-    size = max(1, _CELLS // max(len(points) ** 2, points.numel()))
-    counts = [min(size, permutations - done) for done in range(0, permutations, size)]
-    cuts = [_best_cut(_distances(_permuted(points, count, generator))) for count in counts]
-    return _Cut(*(torch.cat(parts) for parts in zip(*cuts, strict=True)))
 
 
 def _p(value: float, null: Tensor) -> float:
@@ -153,12 +142,6 @@ def _named(cut: _Cut, cosines: Tensor, null: Tensor) -> tuple[tuple[Cluster, ...
         found.append(Cluster(tuple(places.tolist()), mean, _p(float(cut.masses[0, number]), null)))
     found.sort(key=lambda cluster: (-len(cluster.positions), cluster.positions))
     return tuple(found), tuple(sorted(alone))
-
-
-def _permuted(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Points [P, E] with each coordinate permuted over them, [count, P, E]."""
-    order = torch.rand(count, *points.shape, generator=generator).argsort(dim=1)
-    return points.expand(count, -1, -1).gather(1, order)
 
 
 def _distances(points: Tensor) -> Tensor:

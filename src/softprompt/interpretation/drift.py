@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from softprompt.interpretation.finding import Finding
 from softprompt.interpretation.vocabulary import Vocabulary, Word
 from softprompt.packages import require
 from softprompt.prefix import Prefix
@@ -61,7 +62,7 @@ class Travel:
 
 
 @dataclass(frozen=True)
-class Drift:
+class Drift(Finding):
     """How far every virtual token went.
 
     Attributes:
@@ -73,10 +74,6 @@ class Drift:
     positions: tuple[Travel, ...]
     vocabulary_norms: dict[int, float]
     words: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,7 @@ class LayerDrift:
 
 
 @dataclass(frozen=True)
-class PrefixDrift:
+class PrefixDrift(Finding):
     """How far a KV prefix went.
 
     Attributes:
@@ -108,13 +105,9 @@ class PrefixDrift:
     layers: tuple[LayerDrift, ...]
     positions: tuple[float, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
-class Chart:
+class Chart(Finding):
     """A two-dimensional map of words, start and prompt.
 
     Attributes:
@@ -139,10 +132,6 @@ class Chart:
     kept: float | None
     vocabulary: int
     seed: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
-        return asdict(self)
 
 
 def drift(front: Tensor, vocabulary: Vocabulary, start: Tensor | None = None) -> Drift:
@@ -178,7 +167,8 @@ def prefix_drift(front: Prefix, start: Prefix) -> PrefixDrift:
     layers, changed, begun = [], [], []
     for layer in range(len(front.keys)):
         for side in ("keys", "values"):
-            now, then = (_flat(getattr(prefix, side)[layer]) for prefix in (front, start))  # [P, K * D]
+            sides = (getattr(prefix, side)[layer].detach().double().cpu() for prefix in (front, start))
+            now, then = (each.transpose(0, 1).flatten(1) for each in sides)  # [K, P, D] -> [P, K * D]
             size = then.norm().clamp(min=1e-12)
             cosine = functional.cosine_similarity(now, then, dim=1).mean()
             numbers = ((now - then).norm() / size, cosine, now.norm() / size)
@@ -187,11 +177,6 @@ def prefix_drift(front: Prefix, start: Prefix) -> PrefixDrift:
             begun.append(then.square().sum(1))
     ratios = (torch.stack(changed).sum(0) / torch.stack(begun).sum(0).clamp(min=1e-24)).sqrt()
     return PrefixDrift(tuple(layers), tuple(ratios.tolist()))
-
-
-def _flat(side: Tensor) -> Tensor:
-    """[K, P, D] -> [P, K * D], fp64 on the CPU."""
-    return side.detach().double().cpu().transpose(0, 1).flatten(1)
 
 
 def chart(

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from softprompt.interpretation.ablation import Hidden
-from softprompt.interpretation.inspect import Findings
-from softprompt.interpretation.neighbours import Chance, Nearness
+from softprompt.interpretation.inspect import PromptInspection
 from softprompt.interpretation.relations import Matrix
 from softprompt.interpretation.summary import (
     change,
@@ -51,7 +50,7 @@ class Grid:
     marked: tuple[int, ...] = ()
 
 
-def near_grid(found: Findings) -> Grid:
+def near_grid(found: PromptInspection) -> Grid:
     """Each position with its nearest words, its start's and what chance gives."""
     assert found.near is not None
     rows = []
@@ -60,23 +59,15 @@ def near_grid(found: Findings) -> Grid:
         rows.append(
             (
                 str(one.position),
-                _neighbours(one.prompt),
+                "  ".join(spaced(near.word.text) for near in one.prompt.by_cosine[:4]),
                 f"{one.prompt.by_cosine[0].cosine:.2f}",
-                _range(chance.cosine),
+                f"{chance.cosine.low:.2f} to {chance.cosine.high:.2f}",
                 "-" if one.start is None else spaced(one.start.by_cosine[0].word.text),
                 "-" if one.start is None else f"{one.start.by_cosine[0].cosine:.2f}",
             )
         )
     heads = ("position", "nearest words", "cosine", "by chance", "began at", "cosine then")
     return Grid(heads, tuple(rows), (0, 2, 3, 5), tuple(nearer(found)))
-
-
-def _neighbours(nearness: Nearness) -> str:
-    return "  ".join(spaced(near.word.text) for near in nearness.by_cosine[:4])
-
-
-def _range(chance: Chance) -> str:
-    return f"{chance.low:.2f} to {chance.high:.2f}"
 
 
 def ablation_grid(hidden: Sequence[Hidden]) -> Grid:
@@ -93,7 +84,7 @@ def ablation_grid(hidden: Sequence[Hidden]) -> Grid:
     return Grid(("hidden", "loss, nats", "accuracy, points"), rows, (1, 2), marked)
 
 
-def readings_grid(found: Findings) -> Grid:
+def readings_grid(found: PromptInspection) -> Grid:
     """Readings of a prompt in words, and what each scores."""
     assert found.words is not None
     rows = [
@@ -115,7 +106,7 @@ def readings_grid(found: Findings) -> Grid:
     return Grid(("reading", "words", "score", "change"), tuple(cells), (2, 3))
 
 
-def moved_grid(found: Findings) -> Grid:
+def moved_grid(found: PromptInspection) -> Grid:
     """Words that gained and lost most."""
     assert found.shift is not None
     rows = tuple(
@@ -126,7 +117,7 @@ def moved_grid(found: Findings) -> Grid:
     return Grid(("", "word", "bare base", "behind it", "points"), rows, (2, 3, 4))
 
 
-def mixing_grid(found: Findings) -> Grid:
+def mixing_grid(found: PromptInspection) -> Grid:
     """Scores on the way from the start."""
     assert found.mixing is not None
     ordered = sorted(found.mixing.sums, key=lambda one: float(one.name))

@@ -5,8 +5,7 @@ It knows the analyses and what each needs; it does not know how any is computed,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,31 +13,26 @@ from typing import Any
 import torch
 
 from softprompt.base.model import Base
+from softprompt.data.rows import Encoded
 from softprompt.errors import BaseModelError, ConfigError, DataError
 from softprompt.interpretation.ablation import Ablation, ablate
 from softprompt.interpretation.arithmetic import Mixture, averages, scaling
 from softprompt.interpretation.attention import Attention, attention
 from softprompt.interpretation.clusters import Clusters, clusters
-from softprompt.interpretation.drift import (
-    Chart,
-    Drift,
-    PrefixDrift,
-    chart,
-    drift,
-    prefix_drift,
-    umap_chart,
-)
+from softprompt.interpretation.drift import Chart, Drift, PrefixDrift, chart, drift, prefix_drift, umap_chart
+from softprompt.interpretation.finding import Finding
+from softprompt.interpretation.inspected import InspectedPrompt, Rows, open_prompt, rows_of, training_rows
 from softprompt.interpretation.neighbours import Neighbours, neighbours
 from softprompt.interpretation.relations import Matrix, effects, likeness
 from softprompt.interpretation.says import Shift, Speech, shift, speak
-from softprompt.interpretation.subject import Rows, Subject, open_subject, rows_of, training_rows
 from softprompt.interpretation.vocabulary import Vocabulary
 from softprompt.interpretation.wayward import Wayward, wayward
-from softprompt.interpretation.words import InWords, Search, rendering, search
+from softprompt.interpretation.words import InWords, WordSearch, rendering, search
+from softprompt.listener import SILENT, Listener
 from softprompt.packages import Need, require
 from softprompt.prefix import Prefix
 
-__all__ = ["SECTIONS", "Findings", "Inspection", "Wishes", "inspect"]
+__all__ = ["SECTIONS", "InspectOptions", "Inspection", "PromptInspection", "inspect"]
 
 SECTIONS = ("near", "drift", "ablation", "attention", "words", "says", "mixing", "relations")
 """What can be asked for, in the order it is told."""
@@ -52,11 +46,9 @@ _NO_WORDS = (
 )
 _NO_TEXT = "A KV prefix lies in no space of words, so no words can stand for its positions."
 
-Watch = Callable[[str, int, int], None]
-
 
 @dataclass(frozen=True)
-class Wishes:
+class InspectOptions:
     """What is asked for.
 
     Attributes:
@@ -77,9 +69,11 @@ class Wishes:
     wayward: str | None = None
     umap: bool = False
 
-    @property
-    def needs(self) -> tuple[Need, ...]:
-        return ("a UMAP map",) if self.umap else ()
+    def needs(self, prompts: int) -> tuple[Need, ...]:
+        """What must be installed to look into so many prompts."""
+        map_of_words: tuple[Need, ...] = ("a UMAP map",) if self.umap else ()
+        compared: tuple[Need, ...] = ("relating prompts",) if prompts > 1 and "relations" in self.only else ()
+        return (*map_of_words, *compared)
 
     def __post_init__(self) -> None:
         for name in self.only:
@@ -88,17 +82,17 @@ class Wishes:
 
 
 @dataclass(eq=False)
-class Findings:
+class PromptInspection:
     """What was found in one prompt; None where it was not asked for or does not apply.
 
     Attributes:
-        subject: the prompt.
+        inspected: the prompt.
         rows: what it was tried on; None where no section needed any.
         start_clusters: the same of where it began: what is grouped there already was not learnt.
         left_out: by section that was asked for, why there is nothing.
     """
 
-    subject: Subject
+    inspected: InspectedPrompt
     rows: Rows | None = None
     near: Neighbours | None = None
     clusters: Clusters | None = None
@@ -109,7 +103,7 @@ class Findings:
     ablation: Ablation | None = None
     attention: Attention | None = None
     words: InWords | None = None
-    search: Search | None = None
+    search: WordSearch | None = None
     wayward: Wayward | None = None
     speech: Speech | None = None
     shift: Shift | None = None
@@ -118,22 +112,18 @@ class Findings:
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON values."""
-        subject, rows = self.subject, self.rows
-        parts = {name: getattr(self, name) for name in _PARTS}
+        prompt, rows = self.inspected, self.rows
         return {
-            "name": subject.name,
-            "kind": subject.kind,
-            "positions": subject.positions,
-            "learnt": list(subject.learnt),
-            "words_in_front": dict(subject.words),
-            "start": subject.start_note or "known",
+            "name": prompt.name,
+            "kind": prompt.kind,
+            "positions": prompt.positions,
+            "learnt": list(prompt.learnt),
+            "words_in_front": dict(prompt.words),
+            "start": prompt.start_note or "known",
             "rows": rows and {"told": rows.told, "count": len(rows), "split": rows.split},
-            **{name: part.to_json() for name, part in parts.items() if part is not None},
+            **{name: part.to_json() for name, part in vars(self).items() if isinstance(part, Finding)},
             "left_out": self.left_out,
         }
-
-
-_PARTS = tuple(name for name in Findings.__dataclass_fields__ if name not in ("subject", "rows", "left_out"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,16 +133,16 @@ class Inspection:
     Attributes:
         base: its name.
         prompts: each by itself.
+        options: what was asked for.
         likeness: how alike they are as vectors.
         effects: how alike in what they do, on the rows of the first and as it reads them.
         average: scores of each and of their average on those rows.
         notes: plain sentences about the comparison.
-        wishes: what was asked for.
     """
 
     base: str
-    prompts: tuple[Findings, ...]
-    wishes: Wishes
+    prompts: tuple[PromptInspection, ...]
+    options: InspectOptions
     likeness: tuple[Matrix, ...] = ()
     effects: tuple[Matrix, ...] = ()
     average: Mixture | None = None
@@ -166,7 +156,7 @@ class Inspection:
             "relations": [matrix.to_json() for matrix in (*self.likeness, *self.effects)],
             "average": self.average and self.average.to_json(),
             "notes": list(self.notes),
-            "wishes": asdict(self.wishes) | {"only": list(self.wishes.only)},
+            "wishes": asdict(self.options) | {"only": list(self.options.only)},
         }
 
 
@@ -174,9 +164,9 @@ def inspect(
     names: Sequence[str | Path],
     base: Base,
     library: str | Path = "prompts",
-    wishes: Wishes | None = None,
+    options: InspectOptions | None = None,
     *,
-    watch: Watch = lambda what, done, total: None,
+    listener: Listener = SILENT,
 ) -> Inspection:
     """Look inside saved prompts of one base.
 
@@ -184,195 +174,156 @@ def inspect(
         names: of prompts in the library, or folders.
         base: the model they were learnt on; it is not changed.
         library: where they lie.
-        wishes: what to look at.
-        watch: told (what, steps done, all) now and then.
+        options: what to look at.
+        listener: told now and then how far each analysis is.
 
     Raises:
         ArtifactError: there is no such prompt, or none that can be inspected.
         WrongBaseError: one was learnt on another base.
         DataError: sections were asked for that need rows, and there are none.
     """
-    wishes = wishes or Wishes()
-    require(*wishes.needs)
-    subjects = [open_subject(name, base, library) for name in names]
-    needs_rows = any(name not in _WITHOUT_ROWS for name in wishes.only)
-    rows = [_rows(subject, wishes) if needs_rows else None for subject in subjects]
+    options = options or InspectOptions()
+    require(*options.needs(len(names)))
+    prompts = [open_prompt(name, base, library) for name in names]
+    needs_rows = any(name not in _WITHOUT_ROWS for name in options.only)
+    rows = [_rows(prompt, options) if needs_rows else None for prompt in prompts]
     vocabulary = Vocabulary.of(base)
     found = []
-    for subject, own in zip(subjects, rows, strict=True):
-        look = _Look(Findings(subject, own), vocabulary, wishes, watch)
-        for section in SECTIONS:
-            if section in wishes.only and section in _LOOKS:
-                with _left_out(look.findings, section):
-                    _LOOKS[section](look)
-        found.append(look.findings)
-    together: dict[str, Any] = {}
-    if "relations" in wishes.only and len(subjects) > 1 and rows[0] is not None:
-        watch("Comparing the prompts", 0, 1)
-        together = _relations(subjects, rows[0], vocabulary, wishes.seed)
-    return Inspection(base.name, tuple(found), wishes, **together)
+    for prompt, own in zip(prompts, rows, strict=True):
+        inspector = _Inspector(PromptInspection(prompt, own), vocabulary, options, listener)
+        for section in SECTIONS[:-1]:
+            if section in options.only:
+                try:
+                    getattr(inspector, section)()
+                except (BaseModelError, DataError) as error:  # what cannot be is told, not fatal
+                    inspector.found.left_out[section] = str(error)
+        found.append(inspector.found)
+    related: dict[str, Any] = {}
+    if "relations" in options.only and len(prompts) > 1 and rows[0] is not None:
+        listener.progress("Comparing the prompts", 0, 1)
+        related = _relations(prompts, rows[0], vocabulary, options.seed)
+    return Inspection(base.name, tuple(found), options, **related)
 
 
-def _rows(subject: Subject, wishes: Wishes) -> Rows:
+def _rows(prompt: InspectedPrompt, options: InspectOptions) -> Rows:
     try:
-        return rows_of(subject, wishes.data, most=wishes.rows, seed=wishes.seed)
+        return rows_of(prompt, options.data, most=options.rows, seed=options.seed)
     except DataError as error:
-        if wishes.data is not None:
+        if options.data is not None:
             raise
         only = ",".join(_WITHOUT_ROWS)
         raise DataError(f"{str(error).rstrip('.')}, or ask for --only {only}.") from None
 
 
-@contextmanager
-def _left_out(findings: Findings, section: str) -> Iterator[None]:
-    """What a model or the rows do not allow is told, not fatal."""
-    try:
-        yield
-    except (BaseModelError, DataError) as error:
-        findings.left_out[section] = str(error)
+class _Inspector:
+    """Looks at one prompt: a method for each section, which enters what it finds."""
 
-
-# One prompt --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class _Look:
-    """One prompt being looked at."""
-
-    findings: Findings
-    vocabulary: Vocabulary
-    wishes: Wishes
-    watch: Watch
+    def __init__(
+        self, found: PromptInspection, vocabulary: Vocabulary, options: InspectOptions, listener: Listener
+    ) -> None:
+        self.found, self.prompt = found, found.inspected
+        self._vocabulary, self._options, self._listener = vocabulary, options, listener
+        start = self.prompt.start
+        self._begun = start if isinstance(start, torch.Tensor) else None  # [P, E]
 
     @property
-    def subject(self) -> Subject:
-        return self.findings.subject
+    def rows(self) -> Encoded:
+        """What the prompt is tried on."""
+        assert self.found.rows is not None
+        return self.found.rows.encoded
 
-    @property
-    def rows(self) -> Rows:
-        assert self.findings.rows is not None
-        return self.findings.rows
+    def tell(self, what: str) -> Callable[[int, int], None]:
+        """Say what begins, and pass on how far it is."""
+        told = self._listener.counting(f"{self.prompt.name}: {what}")
+        told(0, 1)
+        return told
 
-    def say(self, what: str) -> Callable[[int, int], None]:
-        """Passes on how far something is."""
-        told = f"{self.subject.name}: {what}"
-        self.watch(told, 0, 1)
-        return lambda done, total: self.watch(told, done, total)
+    def near(self) -> None:
+        front, seed, vocabulary = self.prompt.front, self._options.seed, self._vocabulary
+        if isinstance(front, Prefix):
+            self.found.left_out["near"] = _NO_WORDS
+            return
+        self.tell("nearest words")
+        self.found.near = neighbours(front, vocabulary, self._begun, seed=seed)
+        learnt = list(self.prompt.learnt)
+        self.found.clusters = clusters(front[learnt], vocabulary, seed=seed)
+        if self._begun is not None:
+            self.found.start_clusters = clusters(self._begun[learnt], vocabulary, seed=seed)
 
-
-def _near(look: _Look) -> None:
-    front, start, findings = look.subject.front, look.subject.start, look.findings
-    if isinstance(front, Prefix):
-        findings.left_out["near"] = _NO_WORDS
-        return
-    look.say("nearest words")
-    begun = start if isinstance(start, torch.Tensor) else None
-    findings.near = neighbours(front, look.vocabulary, begun, seed=look.wishes.seed)
-    learnt = list(look.subject.learnt)
-    findings.clusters = clusters(front[learnt], look.vocabulary, seed=look.wishes.seed)
-    if begun is not None:
-        findings.start_clusters = clusters(begun[learnt], look.vocabulary, seed=look.wishes.seed)
-
-
-def _drift(look: _Look) -> None:
-    front, start, findings = look.subject.front, look.subject.start, look.findings
-    look.say("drift")
-    if isinstance(front, Prefix):
-        if isinstance(start, Prefix):
-            findings.prefix_drift = prefix_drift(front, start)
+    def drift(self) -> None:
+        front, start, vocabulary = self.prompt.front, self.prompt.start, self._vocabulary
+        self.tell("drift")
+        if not isinstance(front, Prefix):
+            self.found.drift = drift(front, vocabulary, self._begun)
+            draw = umap_chart if self._options.umap else chart
+            self.found.map = draw(front, vocabulary, self._begun, shown=1500, seed=self._options.seed)
+        elif isinstance(start, Prefix):
+            self.found.prefix_drift = prefix_drift(front, start)
         else:
-            findings.left_out["drift"] = look.subject.start_note
-        return
-    begun = start if isinstance(start, torch.Tensor) else None
-    findings.drift = drift(front, look.vocabulary, begun)
-    draw = umap_chart if look.wishes.umap else chart
-    findings.map = draw(front, look.vocabulary, begun, shown=1500, seed=look.wishes.seed)
+            self.found.left_out["drift"] = self.prompt.start_note
+
+    def ablation(self) -> None:
+        prompt, found = self.prompt, self.found.clusters
+        # Clusters count learnt positions; ablation counts all.
+        groups = [[prompt.learnt[p] for p in one.positions] for one in (found.clusters if found else ())]
+        told = self.tell("ablation")
+        self.found.ablation = ablate(prompt.base, prompt.front, self.rows, clusters=groups, progress=told)
+
+    def attention(self) -> None:
+        told = self.tell("attention")
+        self.found.attention = attention(self.prompt.base, self.prompt.front, self.rows, progress=told)
+
+    def words(self) -> None:
+        front, options, vocabulary = self.prompt.front, self._options, self._vocabulary
+        if isinstance(front, Prefix):
+            self.found.left_out["words"] = _NO_TEXT
+            return
+        self.tell("its nearest words as a prompt")
+        self.found.words = rendering(front, self.rows, vocabulary)
+        if not (options.search or options.wayward):
+            return
+        train = training_rows(self.prompt, _TRAINED_ON, options.seed)
+        if options.search:
+            told, places = self.tell("search for words"), self.prompt.learnt
+            self.found.search = search(front, train, self.rows, vocabulary, places=places, progress=told)
+        if options.wayward:
+            told, length = self.tell("wayward control"), len(front)
+            self.found.wayward = wayward(
+                options.wayward, length, train, self.rows, vocabulary, reference=front, progress=told
+            )
+
+    def says(self) -> None:
+        self.tell("what it says")
+        seed = self._options.seed
+        self.found.speech = speak(self.prompt.base, self.prompt.front, seed=seed)
+        self.found.shift = shift(self.prompt.front, self.rows, self._vocabulary, seed=seed)
+
+    def mixing(self) -> None:
+        prompt = self.prompt
+        if prompt.start is None:
+            self.found.left_out["mixing"] = prompt.start_note
+            return
+        self.tell("on the way from its start")
+        with torch.no_grad():
+            mixture = scaling(prompt.base, prompt.front, prompt.start, self.rows, seed=self._options.seed)
+        self.found.mixing = mixture
 
 
-def _ablation(look: _Look) -> None:
-    subject, findings = look.subject, look.findings
-    # Clusters count learnt positions; ablation counts all.
-    groups = [
-        [subject.learnt[p] for p in one.positions]
-        for one in (findings.clusters.clusters if findings.clusters else ())
-    ]
-    findings.ablation = ablate(
-        subject.base, subject.front, look.rows.encoded, clusters=groups, progress=look.say("ablation")
-    )
-
-
-def _attention(look: _Look) -> None:
-    subject = look.subject
-    told = look.say("attention")
-    look.findings.attention = attention(subject.base, subject.front, look.rows.encoded, progress=told)
-
-
-def _words(look: _Look) -> None:
-    front, findings, wishes = look.subject.front, look.findings, look.wishes
-    if isinstance(front, Prefix):
-        findings.left_out["words"] = _NO_TEXT
-        return
-    look.say("its nearest words as a prompt")
-    findings.words = rendering(front, look.rows.encoded, look.vocabulary)
-    if not (wishes.search or wishes.wayward):
-        return
-    train, rows = training_rows(look.subject, _TRAINED_ON, wishes.seed), look.rows.encoded
-    if wishes.search:
-        told = look.say("search for words")
-        findings.search = search(front, train, rows, look.vocabulary, places=look.subject.learnt, watch=told)
-    if wishes.wayward:
-        told = look.say("wayward control")
-        findings.wayward = wayward(
-            wishes.wayward, len(front), train, rows, look.vocabulary, reference=front, watch=told
-        )
-
-
-def _says(look: _Look) -> None:
-    subject, seed = look.subject, look.wishes.seed
-    look.say("what it says")
-    look.findings.speech = speak(subject.base, subject.front, seed=seed)
-    look.findings.shift = shift(subject.front, look.rows.encoded, look.vocabulary, seed=seed)
-
-
-def _mixing(look: _Look) -> None:
-    subject = look.subject
-    if subject.start is None:
-        look.findings.left_out["mixing"] = subject.start_note
-        return
-    look.say("on the way from its start")
-    with torch.no_grad():
-        look.findings.mixing = scaling(
-            subject.base, subject.front, subject.start, look.rows.encoded, seed=look.wishes.seed
-        )
-
-
-_LOOKS: dict[str, Callable[[_Look], None]] = {
-    "near": _near,
-    "drift": _drift,
-    "ablation": _ablation,
-    "attention": _attention,
-    "words": _words,
-    "says": _says,
-    "mixing": _mixing,
-}
-
-
-# Several -----------------------------------------------------------------------------------------
-
-
-def _relations(subjects: Sequence[Subject], rows: Rows, vocabulary: Vocabulary, seed: int) -> dict[str, Any]:
+def _relations(
+    prompts: Sequence[InspectedPrompt], rows: Rows, vocabulary: Vocabulary, seed: int
+) -> dict[str, Any]:
     """How prompts are alike: soft prompts as vectors, all by what they do to the rows of the first."""
-    fronts = {subject.name: subject.front for subject in subjects}
-    if len(fronts) < len(subjects):
+    fronts = {prompt.name: prompt.front for prompt in prompts}
+    if len(fronts) < len(prompts):
         raise ConfigError("A prompt is named twice; name each once.")
     soft = {name: front for name, front in fronts.items() if isinstance(front, torch.Tensor)}
-    starts = {s.name: s.start for s in subjects if s.name in soft and isinstance(s.start, torch.Tensor)}
+    starts = {p.name: p.start for p in prompts if p.name in soft and isinstance(p.start, torch.Tensor)}
     notes = []
-    first = subjects[0]
-    others = [s.name for s in subjects[1:] if s.prompt.template != first.prompt.template]
-    if others:
+    first, *others = prompts
+    differing = [p.name for p in others if p.prompt.template != first.prompt.template]
+    if differing:
         notes.append(
-            f"{', '.join(others)} read rows by other templates; here all read them as {first.name} does."
+            f"{', '.join(differing)} read rows by other templates; here all read them as {first.name} does."
         )
     average = None
     try:

@@ -11,13 +11,14 @@ began, for random vectors of its norm, and for its start moved as far in random 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from softprompt.interpretation.finding import Finding
 from softprompt.interpretation.vocabulary import Vocabulary, Word
 
 __all__ = ["By", "Chance", "Near", "Nearness", "Neighbours", "Position", "nearest_words", "neighbours"]
@@ -93,7 +94,7 @@ class Position:
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class Neighbours(Finding):
     """The nearest words of every virtual token.
 
     Attributes:
@@ -107,10 +108,6 @@ class Neighbours:
     words: int
     draws: int
     seed: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
-        return asdict(self)
 
 
 class _Found(NamedTuple):
@@ -171,13 +168,13 @@ def nearest_words(
 def _nearness(vectors: Tensor, vocabulary: Vocabulary, k: int) -> list[Nearness]:
     """Of centred vectors [N, E]."""
     found = _search(vectors, vocabulary, min(k, len(vocabulary)))
-    lists = [_named(found[by], vocabulary) for by in ("cosine", "distance")]
-    return [Nearness(*row) for row in zip(vectors.norm(dim=1).tolist(), *lists, strict=True)]
 
+    def named(by: By) -> list[tuple[Near, ...]]:
+        rows: Sequence[Any] = list(zip(*(part.tolist() for part in found[by]), strict=True))
+        return [tuple(Near(vocabulary.word(i), c, d) for i, c, d in zip(*row, strict=True)) for row in rows]
 
-def _named(found: _Found, vocabulary: Vocabulary) -> list[tuple[Near, ...]]:
-    rows: Sequence[Any] = list(zip(*(part.tolist() for part in found), strict=True))
-    return [tuple(Near(vocabulary.word(i), c, d) for i, c, d in zip(*row, strict=True)) for row in rows]
+    rows = zip(vectors.norm(dim=1).tolist(), named("cosine"), named("distance"), strict=True)
+    return [Nearness(*row) for row in rows]
 
 
 def _chance(

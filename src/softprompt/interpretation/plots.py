@@ -32,6 +32,7 @@ from softprompt.report.board import (
     tiles,
     write,
 )
+from softprompt.report.page import Trusted
 
 if TYPE_CHECKING:
     from softprompt.report.board import Axes, Figure
@@ -61,7 +62,7 @@ class Drawing:
         note: how to read it.
     """
 
-    svg: str
+    svg: Trusted
     title: str
     note: str
 
@@ -105,7 +106,17 @@ def prefix_drift_drawing(drift: PrefixDrift, tag: str = "") -> Drawing:
         points = [layer.layer for layer in layers], [layer.relative for layer in layers]
         axes.plot(*points, linestyle=style, marker=shape, color=MARK, ms=4, linewidth=1.5, label=side)
     axes.legend(loc="upper right", frameon=False, fontsize=10, labelcolor=INK, handlelength=3)
-    _growing(axes, [layer.relative for layer in drift.layers])
+    values = [layer.relative for layer in drift.layers]
+    if values and min(values) > 0:  # in powers of ten, said in percent
+        axes.set_yscale("log")
+        low, high = 0.8 * min(values), 1.6 * max(values)
+        powers = [m for e in range(-6, 4) for m in (10.0**e, 3 * 10.0**e) if low <= m <= high]
+        ticks = powers or [max(values)]
+        axes.set_yticks(ticks, [f"{100 * tick:.2g}%" for tick in ticks])
+        axes.set_yticks([], minor=True)
+        axes.set_ylim(low, high)
+    else:
+        axes.set_ylim(bottom=0)
     below = _panel(figure, 474, 26, _WIDE - 16, 210, "change, by position")
     below.bar(range(len(drift.positions)), drift.positions, width=0.62, color=MARK)
     _positions(below, len(drift.positions), room=270)
@@ -119,17 +130,15 @@ def map_drawing(chart: Chart, tag: str = "") -> Drawing:
     axes = panel(figure, 20, 12, _WIDE - 20, 430)
     bare(axes)
     dots(axes, chart.word_points)
-    numbered: list[tuple[float, float, int]] = []
     for number, (x, y) in enumerate(chart.prompt):
         if chart.start:
             begun = chart.start[number]
             axes.plot([begun[0], x], [begun[1], y], color=INK, linewidth=0.8, alpha=0.6, zorder=2)
             axes.plot([begun[0]], [begun[1]], "o", color=PAPER, markeredgecolor=INK, ms=5, zorder=3)
         axes.plot([x], [y], "o", color=MARK, markeredgecolor=PAPER, ms=9, zorder=4)
-        numbered.append((x, y, number))
-    for x, y, number in numbered:
-        place: dict[str, Any] = {"textcoords": "offset points", "zorder": 5, "fontsize": 9, "color": INK}
-        axes.annotate(str(number), (x, y), (6, 4), parse_math=False, **place)
+    place: dict[str, Any] = {"textcoords": "offset points", "zorder": 5, "fontsize": 9, "color": INK}
+    for number, point in enumerate(chart.prompt):  # above all discs
+        axes.annotate(str(number), point, (6, 4), parse_math=False, **place)
     axes.margins(0.04)
     if chart.explained is None:
         note = "UMAP keeps who is near whom and bends everything else: distances across it mean nothing. "
@@ -161,8 +170,6 @@ def ablation_drawing(each: Sequence[Hidden], tag: str = "") -> Drawing:
         _positions(axes, len(each))
     note = (
         "The change when one position is hidden, with its 95% interval over rows; everything else keeps its "
-    )
-    note += (
         "place. Filled discs differ from 0 by that interval. Above 0 the loss is worse; below 0 the accuracy."
     )
     return _drawn(figure, f"abl{tag}", "Change of the score without each position", note)
@@ -181,15 +188,26 @@ def attention_drawing(about: Attention, tag: str = "") -> Drawing:
     top.set_xticklabels([])
     axes = _panel(figure, 54, 126, _WIDE - 16, middle, "layer")
     axes.grid(False)
-    _cells(axes, about.last)
+    by_shade: dict[int, list[tuple[int, int]]] = {}  # a tile for each number, darker for a greater one
+    for y, shares in enumerate(about.last):
+        for x, value in enumerate(shares):
+            by_shade.setdefault(sum(value >= edge for edge in _SHADES), []).append((x, y))
+    for shade, places in sorted(by_shade.items()):
+        tiles(axes, places, facecolor=HEAT, alpha=_opacity(shade))
     _positions(axes, count)
     axes.set_ylim(layers - 0.5, -0.5)
     axes.set_yticks(range(0, layers, 5 if layers > 10 else 1))
-    _legend(figure, middle + 34)
+    key = area(figure, 54, middle + 34, 614, middle + 56)
+    key.set_axis_off()
+    key.set(xlim=(0, 560), ylim=(0, 22))
+    edges = [f"{100 * edge:g}%" for edge in _SHADES]
+    for shade, word in enumerate((f"below {edges[0]}", *(f"from {edge}" for edge in edges))):
+        box(key, (shade * 80, 6), 14, 12, facecolor=HEAT, alpha=_opacity(shade), linewidth=0)
+        write(key, shade * 80 + 19, 8, word, fontsize=9, color=SOFT)
     note = (
         "The attention of a row's last token, mean over heads and rows; darker is more. The dashed line is "
+        "what each position would get if the token looked at everything it sees alike."
     )
-    note += "what each position would get if the token looked at everything it sees alike."
     return _drawn(figure, f"att{tag}", "Attention of the last token by layer and position", note)
 
 
@@ -229,19 +247,6 @@ def _panel(figure: Figure, left: float, top: float, right: float, bottom: float,
     return axes
 
 
-def _growing(axes: Axes, values: Sequence[float]) -> None:
-    """A y axis in powers of ten, said in percent; a plain one where something is 0."""
-    if not values or min(values) <= 0:
-        axes.set_ylim(bottom=0)
-        return
-    axes.set_yscale("log")
-    low, high = 0.8 * min(values), 1.6 * max(values)
-    marks = [m for e in range(-6, 4) for m in (10.0**e, 3 * 10.0**e) if low <= m <= high]
-    axes.set_yticks(marks or [max(values)], [f"{100 * mark:.2g}%" for mark in marks or [max(values)]])
-    axes.set_yticks([], minor=True)
-    axes.set_ylim(low, high)
-
-
 def _positions(axes: Axes, count: int, room: float = 690) -> None:
     """Positions along an x axis of ``room`` pixels."""
     step = next((s for s in (1, 2, 5, 10, 25, 50) if 20 * count / s <= room), 100)
@@ -249,34 +254,9 @@ def _positions(axes: Axes, count: int, room: float = 690) -> None:
     axes.set_xticks(range(0, count, step))
 
 
-def _cells(axes: Axes, table: Sequence[Sequence[float]]) -> None:
-    """A tile for each number, darker for a greater one."""
-    by_shade: dict[int, list[tuple[int, int]]] = {}
-    for y, row in enumerate(table):
-        for x, value in enumerate(row):
-            by_shade.setdefault(_shade(value), []).append((x, y))
-    for shade, places in sorted(by_shade.items()):
-        tiles(axes, places, facecolor=HEAT, alpha=_opacity(shade))
-
-
-def _shade(value: float) -> int:
-    return sum(value >= edge for edge in _SHADES)
-
-
 def _opacity(shade: int) -> float:
     return 0.05 + 0.95 * shade / len(_SHADES)
 
 
-def _legend(figure: Figure, top: float) -> None:
-    """The shades and what they stand for."""
-    axes = area(figure, 54, top, 614, top + 22)
-    axes.set_axis_off()
-    axes.set(xlim=(0, 560), ylim=(0, 22))
-    edges = [f"{100 * edge:g}%" for edge in _SHADES]
-    for shade, word in enumerate((f"below {edges[0]}", *(f"from {edge}" for edge in edges))):
-        box(axes, (shade * 80, 6), 14, 12, facecolor=HEAT, alpha=_opacity(shade), linewidth=0)
-        write(axes, shade * 80 + 19, 8, word, fontsize=9, color=SOFT)
-
-
 def _drawn(figure: Figure, prefix: str, title: str, note: str) -> Drawing:
-    return Drawing(finish(figure, prefix, title), title, note)
+    return Drawing(Trusted(finish(figure, prefix, title)), title, note)

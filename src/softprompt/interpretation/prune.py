@@ -10,7 +10,7 @@ had, while rows begin earlier than before.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
@@ -23,8 +23,8 @@ from softprompt.config import NAME_RULE
 from softprompt.data.rows import Encoded
 from softprompt.errors import ConfigError
 from softprompt.evaluation.score import Scores, score
-from softprompt.interpretation.scored import Against, Scored
-from softprompt.interpretation.subject import PRUNED, Rows, Subject, kept_positions, part_of
+from softprompt.interpretation.inspected import PRUNED, InspectedPrompt, Rows, kept_positions, part_of
+from softprompt.interpretation.scored import Scored, ScoreDifference
 from softprompt.library.card import Card, DataCard
 from softprompt.library.prompt import Prompt
 from softprompt.prefix import Front, Prefix
@@ -51,11 +51,18 @@ class Length:
     kept: tuple[int, ...]
     removed: int | None
     scores: Scored
-    lost: Against | None
+    lost: ScoreDifference | None
 
     @property
     def positions(self) -> int:
         return len(self.kept)
+
+    @property
+    def given_away(self) -> float:
+        """Accuracy, or nats per token of free text."""
+        if self.lost is None:
+            return 0.0
+        return self.lost.nll.difference if self.lost.accuracy is None else -self.lost.accuracy.difference
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +95,7 @@ class Pruned:
 
 
 def prune(
-    subject: Subject,
+    inspected: InspectedPrompt,
     rows: Rows,
     name: str,
     *,
@@ -104,7 +111,7 @@ def prune(
     positions that say the same one is needed. Words among the learnt vectors stay.
 
     Args:
-        subject: the prompt.
+        inspected: the prompt.
         rows: to rank and to score on.
         name: of the shorter prompt.
         keep: how many positions to keep; or else
@@ -117,87 +124,67 @@ def prune(
         ConfigError: the name is no name, or the length is out of range.
     """
     assert (keep is None) != (tolerance is None)
-    fixed = subject.positions - len(subject.learnt)
+    fixed = inspected.positions - len(inspected.learnt)
     shortest = max(1, fixed) if keep is None else keep
-    _check(subject, name, shortest, fixed)
-    ladder = _Ladder(subject, rows.encoded, anew, progress, shortest)
-    curve = tuple(ladder.climb_down(shortest))
-    chosen = curve[-1] if keep is not None else _allowed(curve, tolerance or 0.0)
-    prompt = _shorter(subject, chosen, rows, name, ladder.scores[chosen.kept])
-    return Pruned(prompt, chosen, curve, rows.told, anew)
-
-
-def _check(subject: Subject, name: str, shortest: int, fixed: int) -> None:
     if not NAME_RULE.fullmatch(name):
         raise ConfigError(
             f"{name!r} is no name for a prompt: use 1 to 100 of the letters a-z and A-Z, digits, '.', '_' "
             "and '-', not starting with '.'."
         )
     least = max(1, fixed)
-    if not least <= shortest <= subject.positions:
+    if not least <= shortest <= inspected.positions:
         words = f", of which {fixed} were not learnt and stay" if fixed else ""
         raise ConfigError(
-            f"{subject.name} has {subject.positions} positions{words}, so --keep must be from {least} to "
-            f"{subject.positions}, not {shortest}."
+            f"{inspected.name} has {inspected.positions} positions{words}, so --keep must be from {least} to "
+            f"{inspected.positions}, not {shortest}."
         )
-
-
-def _allowed(curve: Sequence[Length], tolerance: float) -> Length:
-    """The shortest length within the tolerance; the whole prompt if there is no other."""
-    return [length for length in curve if _loss(length) <= tolerance + 1e-9][-1]
-
-
-def _loss(length: Length) -> float:
-    """What it gives away: accuracy, or nats per token of free text."""
-    if length.lost is None:
-        return 0.0
-    return length.lost.nll.difference if length.lost.accuracy is None else -length.lost.accuracy.difference
+    ladder = _Ladder(inspected, rows.encoded, anew, progress, shortest)
+    curve = tuple(ladder.climb_down(shortest))
+    allowed = [length for length in curve if length.given_away <= (tolerance or 0.0) + 1e-9]
+    chosen = curve[-1] if keep is not None else allowed[-1]  # the whole prompt is always among them
+    prompt = _shorter(inspected, chosen, rows, name, ladder.scores[chosen.kept])
+    return Pruned(prompt, chosen, curve, rows.told, anew)
 
 
 class _Ladder:
     """Scores a prompt at one length after another; no length is read twice."""
 
     def __init__(
-        self, subject: Subject, encoded: Encoded, anew: bool, progress: Progress | None, shortest: int
+        self, prompt: InspectedPrompt, encoded: Encoded, anew: bool, progress: Progress | None, shortest: int
     ) -> None:
-        self._subject, self._encoded, self._anew, self._progress = subject, encoded, anew, progress
+        self._prompt, self._encoded, self._anew, self._progress = prompt, encoded, anew, progress
         self.scores: dict[tuple[int, ...], Scores] = {}
-        steps, learnt = subject.positions - shortest, len(subject.learnt)
+        steps, learnt = prompt.positions - shortest, len(prompt.learnt)
         ranked = sum(learnt - n for n in range(steps)) if anew else learnt + max(0, steps - 1)
         self._most = 1 + (ranked if steps else 0)
 
     def climb_down(self, shortest: int) -> list[Length]:
         """The whole prompt, and every shorter one down to ``shortest`` positions."""
-        kept = tuple(range(self._subject.positions))
+        kept = tuple(range(self._prompt.positions))
         whole = self._score(kept)
         curve = [Length(kept, None, Scored.of(whole), None)]
         order: list[int] = []
         while len(kept) > shortest:
             if self._anew or not order:
-                order = self._ranked(kept)
+                order = [p for p in self._prompt.learnt if p in kept]
+                if len(kept) > 1:  # that one first without which the loss is least
+                    left = {p: self._score(tuple(q for q in kept if q != p)).nll for p in order}
+                    order.sort(key=lambda p: (left[p], p))
             removed = order.pop(0)
             kept = tuple(p for p in kept if p != removed)
             scores = self._score(kept)
-            lost = Against.of(scores, whole, self._encoded)
+            lost = ScoreDifference.of(scores, whole, self._encoded)
             curve.append(Length(kept, removed, Scored.of(scores), lost))
         return curve
-
-    def _ranked(self, kept: tuple[int, ...]) -> list[int]:
-        """Learnt positions, that one first without which the loss is least."""
-        learnt = [p for p in self._subject.learnt if p in kept]
-        if len(kept) == 1:
-            return learnt
-        without = {p: self._score(tuple(q for q in kept if q != p)).nll for p in learnt}
-        return sorted(learnt, key=lambda p: (without[p], p))
 
     def _score(self, kept: tuple[int, ...]) -> Scores:
         if kept not in self.scores:
             if self._progress is not None:
                 self._progress(len(self.scores), self._most)
-            front = self._subject.front
-            whole = len(kept) == self._subject.positions
+            front = self._prompt.front
+            whole = len(kept) == self._prompt.positions
             self.scores[kept] = score(
-                self._subject.base, front if whole else part_of(front, kept), self._encoded
+                self._prompt.base, front if whole else part_of(front, kept), self._encoded
             )
         return self.scores[kept]
 
@@ -205,28 +192,28 @@ class _Ladder:
 # The artifact ------------------------------------------------------------------------------------
 
 
-def _shorter(subject: Subject, length: Length, rows: Rows, name: str, scores: Scores) -> Prompt:
-    """The prompt at a length, with a card of its own."""
-    whole = len(length.kept) == subject.positions
-    front: Front = subject.front if whole else part_of(subject.front, length.kept)
-    card = _card(subject, length, rows, scores, _numbers(front, subject, length))
-    return replace(subject.prompt, front=front, card=card.model_copy(update={"name": name}))
-
-
-def _card(subject: Subject, length: Length, rows: Rows, scores: Scores, numbers: int) -> Card:
-    """The card it was made from, with what is new: what was kept, and scores on the rows it was chosen on."""
-    old = subject.prompt.card
-    before = kept_positions(old) or range(subject.positions)
+def _shorter(inspected: InspectedPrompt, length: Length, rows: Rows, name: str, scores: Scores) -> Prompt:
+    """The prompt at a length; its card tells what was kept, and scores on the rows it was chosen on."""
+    old = inspected.prompt.card
+    whole = length.positions == inspected.positions
+    front: Front = inspected.front if whole else part_of(inspected.front, length.kept)
+    learnt = len([p for p in length.kept if p not in inspected.words])
+    sides = (
+        (*front.keys, *front.values) if isinstance(front, Prefix) else (front[None],)
+    )  # [K, P, D] or [1, P, E]
+    numbers = sum(side.numel() // side.shape[1] for side in sides) * learnt
+    before = kept_positions(old) or range(inspected.positions)
     about = old.settings.get(PRUNED)
     source = about.get("from", old.name) if isinstance(about, dict) else old.name
     pruned = {"from": source, "kept": [before[p] for p in length.kept], "rows": rows.told}
     split = "validation" if rows.split == "validation" else "pruning"
     data = {split: DataCard(origin=rows.table.origin, rows=len(rows), digest=rows.table.digest)}
     values = old.model_dump() | {
+        "name": name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "positions": length.positions,
         "trained_parameters": numbers,
-        "template": old.template.model_dump() | {"front": _front_template(subject, length)},
+        "template": old.template.model_dump() | {"front": _front_template(inspected, length)},
         "data": {k: v.model_dump() for k, v in (old.data | data).items()},
         "scores": {split: scores.summary()},
         "search": None,
@@ -234,24 +221,16 @@ def _card(subject: Subject, length: Length, rows: Rows, scores: Scores, numbers:
         "versions": old.versions | {"softprompt": softprompt.__version__, "torch": torch.__version__},
         "weights_sha256": "",
     }
-    return Card.model_validate(values)
+    return replace(inspected.prompt, front=front, card=Card.model_validate(values))
 
 
-def _numbers(front: Front, subject: Subject, length: Length) -> int:
-    """How many learnt numbers are left."""
-    learnt = len([p for p in length.kept if p not in subject.words])
-    if isinstance(front, Prefix):
-        return sum(t.numel() // t.shape[1] for t in (*front.keys, *front.values)) * learnt
-    return front.shape[1] * learnt
-
-
-def _front_template(subject: Subject, length: Length) -> str:
+def _front_template(inspected: InspectedPrompt, length: Length) -> str:
     """The front as it would be written now; that of a KV prefix names its start and stays."""
-    old = subject.prompt.card.template.front
-    if isinstance(subject.front, Prefix) or length.positions == subject.positions:
+    old = inspected.prompt.card.template.front
+    if isinstance(inspected.front, Prefix) or length.positions == inspected.positions:
         return old
-    learnt, counts = iter(subject.learnt), [int(n) for n in _SOFT.findall(old) if n]
-    if sum(counts) != len(subject.learnt):
+    learnt, counts = iter(inspected.learnt), [int(n) for n in _SOFT.findall(old) if n]
+    if sum(counts) != len(inspected.learnt):
         return f"{{soft:{length.positions}}}"
     left = iter([sum(p in length.kept for p in islice(learnt, count)) for count in counts])
 

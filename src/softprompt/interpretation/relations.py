@@ -7,8 +7,7 @@ positions, E embedding width.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,15 +18,17 @@ from softprompt.data.rows import Encoded
 from softprompt.errors import ConfigError
 from softprompt.evaluation.metrics import average
 from softprompt.evaluation.score import judge_many
+from softprompt.interpretation.finding import Finding
 from softprompt.interpretation.says import distributions
 from softprompt.interpretation.vocabulary import Vocabulary
+from softprompt.packages import require
 from softprompt.prefix import Front
 
 __all__ = ["Matrix", "cka", "effects", "likeness", "match"]
 
 
 @dataclass(frozen=True)
-class Matrix:
+class Matrix(Finding):
     """One kind of likeness of every two of S prompts.
 
     Attributes:
@@ -48,10 +49,6 @@ class Matrix:
     high: tuple[tuple[float, ...], ...] | None = None
     rows: int | None = None
     seed: int | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
-        return asdict(self)
 
 
 def likeness(
@@ -114,22 +111,17 @@ def effects(base: Base, fronts: Mapping[str, Front], encoded: Encoded, *, seed: 
         "Mean Jensen-Shannon divergence of the next word's distribution, in nats: 0 for equal, ln 2 at most."
     )
     found = [_over_rows("next word", about, names, divergence, seed)]
-    if any(map(encoded.candidates, encoded.examples)):
-        found += _answers(base, names, list(fronts.values()), encoded, seed)
-    return found
-
-
-def _answers(
-    base: Base, names: tuple[str, ...], fronts: Sequence[Front], encoded: Encoded, seed: int
-) -> list[Matrix]:
+    if not any(map(encoded.candidates, encoded.examples)):
+        return found
     with torch.no_grad():
-        judged = judge_many(base, fronts, encoded)
+        judged = judge_many(base, list(fronts.values()), encoded)
     picked = torch.stack([one.weights.argmax(1) for one in judged])  # [S, B]
     same = (picked[:, None] == picked[None]).double()  # [S, S, B]
     offered = judged[0].likelihoods != -torch.inf  # [B, C]
     shares = [one.probabilities.double()[offered] for one in judged]
     about = "Correlation of the answers' probabilities over all rows and answers, -1 to 1."
     return [
+        *found,
         _over_rows("agreement", "Share of rows given the same answer, 0 to 1.", names, same, seed),
         Matrix("probabilities", about, names, _table(shares, _correlation), rows=len(encoded.examples)),
     ]
@@ -203,46 +195,14 @@ def cka(first: Tensor, second: Tensor) -> float | None:
 def match(worth: Tensor) -> list[tuple[int, int]]:
     """Pairs (row, column) of greatest total worth ``[P, Q]``, every one of the shorter side paired once.
 
-    The shortest augmenting path form of the Hungarian method (Jonker and Volgenant 1987), in O(P^2 Q).
-
     Raises:
         ConfigError: a worth that is no number.
+        ResourceError: scipy is not installed.
     """
     if not bool(worth.isfinite().all()):
         raise ConfigError("A prompt holds values that are no numbers, so it cannot be compared with others.")
-    if worth.shape[0] > worth.shape[1]:
-        return sorted((i, j) for j, i in match(worth.T))
-    cost = -worth.double()
-    rows, columns = cost.shape
-    u, v = cost.new_zeros(rows), cost.new_zeros(columns)
-    owner = [-1] * columns  # the row each column is given to
-    for row in range(rows):
-        _augment(cost, u, v, owner, row)
-    return sorted((row, column) for column, row in enumerate(owner) if row >= 0)
+    require("relating prompts")
+    from scipy.optimize import linear_sum_assignment
 
-
-def _augment(cost: Tensor, u: Tensor, v: Tensor, owner: list[int], row: int) -> None:
-    """Give ``row`` a column, along the cheapest path of columns that change hands; prices u, v follow."""
-    least = cost.new_full((cost.shape[1],), torch.inf)
-    before = [-1] * cost.shape[1]
-    open_, path, column = torch.ones(cost.shape[1], dtype=torch.bool), [row], -1
-    taken: list[int] = []
-    while True:
-        reach = cost[path[-1]] - u[path[-1]] - v
-        nearer = open_ & (reach < least)
-        least = reach.where(nearer, least)
-        for place in nearer.nonzero()[:, 0].tolist():
-            before[place] = column
-        column = int(least.where(open_, torch.inf).argmin())
-        step = float(least[column])
-        u[path] += step
-        v[taken] -= step
-        least = least - step
-        open_[column] = False
-        taken.append(column)
-        if owner[column] < 0:
-            break
-        path.append(owner[column])
-    while column >= 0:
-        owner[column] = owner[before[column]] if before[column] >= 0 else row
-        column = before[column]
+    rows, columns = linear_sum_assignment(worth.cpu().numpy(), maximize=True)
+    return list(zip(rows.tolist(), columns.tolist(), strict=True))

@@ -7,8 +7,8 @@ B rows, V words.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,17 +20,18 @@ from softprompt.evaluation.metrics import average
 from softprompt.generation.offline import generate
 from softprompt.generation.request import GenerateRequest
 from softprompt.generation.sampler import Sampling
+from softprompt.interpretation.finding import Finding
 from softprompt.interpretation.vocabulary import Vocabulary, Word
 from softprompt.prefix import Front
 
-__all__ = ["Moved", "Shift", "Speech", "distributions", "shift", "speak"]
+__all__ = ["Shift", "Speech", "TokenShift", "distributions", "shift", "speak"]
 
 _TOKENS = 2048  # text tokens read in one pass
 _CELLS = 8_000_000  # the most (front, row, word) log-probabilities held at once: 64 MB
 
 
 @dataclass(frozen=True)
-class Speech:
+class Speech(Finding):
     """Free texts from a prompt alone.
 
     Attributes:
@@ -48,13 +49,9 @@ class Speech:
     temperature: float
     seed: int
 
-    def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
-class Moved:
+class TokenShift:
     """A word whose probability moved: means over the rows."""
 
     word: Word
@@ -64,7 +61,7 @@ class Moved:
 
 
 @dataclass(frozen=True)
-class Shift:
+class Shift(Finding):
     """How the next word's distribution moves when the prompt is put in front of rows.
 
     Attributes:
@@ -82,18 +79,14 @@ class Shift:
     low: float
     high: float
     changed: float
-    gained: tuple[Moved, ...]
-    lost: tuple[Moved, ...]
+    gained: tuple[TokenShift, ...]
+    lost: tuple[TokenShift, ...]
     rows: int
     seed: int
     per_row: tuple[float, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
-        return asdict(self)
 
-
-class Part(NamedTuple):
+class NextWords(NamedTuple):
     """Some rows: their numbers, and log-probabilities ``[S, b, V]`` of the next word, fp64."""
 
     numbers: list[int]
@@ -141,7 +134,7 @@ def speak(
     return Speech(greedy, tuple(drawn), opening, max_new_tokens, temperature, seed)
 
 
-def distributions(base: Base, fronts: Sequence[Front], encoded: Encoded) -> Iterator[Part]:
+def distributions(base: Base, fronts: Sequence[Front], encoded: Encoded) -> Iterator[NextWords]:
     """What is expected behind each row's input, behind every front, some rows at a time.
 
     Raises:
@@ -156,7 +149,7 @@ def distributions(base: Base, fronts: Sequence[Front], encoded: Encoded) -> Iter
                 numbers = [together[place] for place in places]
                 part = [rows[number] for number in numbers]
                 logits = base.next_logits_many([Batch(part, prefix) for prefix in prefixes])
-                yield Part(numbers, torch.stack(logits).double().log_softmax(-1))
+                yield NextWords(numbers, torch.stack(logits).double().log_softmax(-1))
 
 
 def shift(
@@ -194,17 +187,17 @@ def shift(
         sums += shares.sum(1).cpu()
     means = sums[:, : len(vocabulary)] / len(kl)
     value, low, high = average(kl.tolist(), seed=seed)
-    gained, lost = (_moved(means, vocabulary, top, sign) for sign in (1, -1))
-    return Shift(value, low, high, changed / len(kl), gained, lost, len(kl), seed, tuple(kl.tolist()))
+    prompted, without_it = means
+    change = prompted - without_it
 
+    def moved(sign: int) -> tuple[TokenShift, ...]:
+        """The words that rose (1) or fell (-1) most."""
+        ids = (sign * change).topk(min(top, len(change))).indices.tolist()
+        return tuple(
+            TokenShift(vocabulary.word(i), float(change[i]), float(without_it[i]), float(prompted[i]))
+            for i in ids
+            if sign * float(change[i]) > 0
+        )
 
-def _moved(means: Tensor, vocabulary: Vocabulary, top: int, sign: int) -> tuple[Moved, ...]:
-    """The words that rose (1) or fell (-1) most, from mean probabilities [prompted or bare, V]."""
-    prompted, bare = means
-    change = prompted - bare
-    ids = (sign * change).topk(min(top, len(change))).indices.tolist()
-    return tuple(
-        Moved(vocabulary.word(i), float(change[i]), float(bare[i]), float(prompted[i]))
-        for i in ids
-        if sign * float(change[i]) > 0
-    )
+    ends = (moved(1), moved(-1))
+    return Shift(value, low, high, changed / len(kl), *ends, len(kl), seed, tuple(kl.tolist()))

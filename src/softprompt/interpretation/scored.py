@@ -14,7 +14,7 @@ from softprompt.evaluation.metrics import Sampled, resampled
 from softprompt.evaluation.paired import paired_bootstrap, paired_difference
 from softprompt.evaluation.score import Scores
 
-__all__ = ["Against", "Gap", "Scored", "hits", "loss_gap"]
+__all__ = ["PairedDifference", "ScoreDifference", "Scored", "hits", "loss_gap"]
 
 _RESAMPLES = 10_000
 
@@ -36,7 +36,7 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Gap:
+class PairedDifference:
     """A difference over the same rows, with its 95% interval and two-sided p (paired bootstrap)."""
 
     difference: float
@@ -46,7 +46,7 @@ class Gap:
 
 
 @dataclass(frozen=True)
-class Against:
+class ScoreDifference:
     """The first front less the second.
 
     Attributes:
@@ -56,23 +56,23 @@ class Against:
         seed: of the resamplings.
     """
 
-    nll: Gap
-    accuracy: Gap | None
+    nll: PairedDifference
+    accuracy: PairedDifference | None
     rows: int
     seed: int
 
     @classmethod
-    def of(cls, first: Scores, second: Scores, encoded: Encoded, *, seed: int = 0) -> Against:
+    def of(cls, first: Scores, second: Scores, encoded: Encoded, *, seed: int = 0) -> ScoreDifference:
         """Of scores of two fronts on the same rows."""
         gap = None
         if first.accuracy is not None:
-            gap = Gap(*paired_bootstrap(hits(first, encoded), hits(second, encoded), seed=seed))
+            gap = PairedDifference(*paired_bootstrap(hits(first, encoded), hits(second, encoded), seed=seed))
         return cls(loss_gap(first, second, seed=seed), gap, first.rows, seed)
 
 
-def loss_gap(first: Scores, second: Scores, *, seed: int = 0) -> Gap:
+def loss_gap(first: Scores, second: Scores, *, seed: int = 0) -> PairedDifference:
     """The difference in nats per target token, rows drawn anew for both alike."""
-    return Gap(*paired_difference([_nll(first, seed)], [_nll(second, seed)]))
+    return PairedDifference(*paired_difference([_nll(first, seed)], [_nll(second, seed)]))
 
 
 def hits(scores: Scores, encoded: Encoded) -> list[float]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from softprompt.interpretation.inspect import Findings, Inspection
-from softprompt.interpretation.says import Moved
-from softprompt.interpretation.scored import Gap, Scored
+from softprompt.interpretation.inspect import Inspection, PromptInspection
+from softprompt.interpretation.says import TokenShift
+from softprompt.interpretation.scored import PairedDifference, Scored
 
 __all__ = [
     "TITLES",
@@ -54,7 +54,7 @@ def change(value: float, *, points: bool = False) -> str:
     return text.replace("-", "\N{MINUS SIGN}") if float(text) else text.lstrip("+-")
 
 
-def gap_text(gap: Gap, *, points: bool = False) -> str:
+def gap_text(gap: PairedDifference, *, points: bool = False) -> str:
     """A difference with its 95% interval."""
     low, high = change(gap.low, points=points), change(gap.high, points=points)
     return f"{change(gap.difference, points=points)} ({low} to {high})"
@@ -71,20 +71,12 @@ def list_of(positions: Sequence[int]) -> str:
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def _p(value: float) -> str:
-    return f"p = {value:.2g}" if value >= 0.001 else "p < 0.001"
-
-
 def spaced(text: str) -> str:
     """A word with its spaces to be seen: a word with one before it is another word."""
     return text.replace(" ", "\N{OPEN BOX}")
 
 
-def movers(words: Sequence[Moved]) -> list[Moved]:
+def movers(words: Sequence[TokenShift]) -> list[TokenShift]:
     """Those whose change is to be seen in a tenth of a point, and the first in any case."""
     return [one for number, one in enumerate(words) if number == 0 or abs(one.change) >= 0.0005]
 
@@ -97,56 +89,55 @@ def score_text(scores: Scored) -> str:
 # Sentences ---------------------------------------------------------------------------------------
 
 
-def facts(found: Findings) -> dict[str, str]:
+def facts(found: PromptInspection) -> dict[str, str]:
     """What a prompt is, by name of the fact."""
-    subject, card = found.subject, found.subject.prompt.card
-    learnt = len(subject.learnt)
-    fixed = subject.positions - learnt
-    places = _count(subject.positions, "position") + (
-        f", of which {learnt} learnt" if fixed else ", all learnt"
-    )
+    inspected, card = found.inspected, found.inspected.prompt.card
+    learnt = len(inspected.learnt)
+    fixed = inspected.positions - learnt
+    places = f"{inspected.positions:,} position{'s' * (inspected.positions != 1)}"
+    places += f", of which {learnt} learnt" if fixed else ", all learnt"
     said = {
-        "kind": f"{subject.kind}, {places}, {card.trained_parameters:,} numbers",
+        "kind": f"{inspected.kind}, {places}, {card.trained_parameters:,} numbers",
         "base": card.base.name,
         "front": card.template.front.replace("\n", "\\n"),
-        "start": subject.start_note or "known: made again from its card",
+        "start": inspected.start_note or "known: made again from its card",
     }
     if found.rows is not None:
         said["rows"] = found.rows.told
     return said
 
 
-def headlines(found: Findings) -> list[str]:
+def headlines(found: PromptInspection) -> list[str]:
     """The few sentences that matter most."""
     kept = (section_lines(found, name)[:1] for name in ("ablation", "words", "says", "near", "drift"))
     return [line for lines in kept for line in lines]
 
 
-def section_lines(found: Findings, section: str) -> list[str]:
+def section_lines(found: PromptInspection, section: str) -> list[str]:
     """What a section found, the most telling sentence first."""
     if section in found.left_out:
         return [found.left_out[section]]
     return _LINES[section](found)
 
 
-def nearer(found: Findings) -> list[int]:
+def nearer(found: PromptInspection) -> list[int]:
     """Learnt positions that lie nearer to a word than chance would have them."""
     assert found.near is not None
     places = []
     for position in found.near.positions:
         chance = position.stepped or position.random
         best = position.prompt.by_cosine[0].cosine
-        if position.position not in found.subject.words and best > chance.cosine.high:
+        if position.position not in found.inspected.words and best > chance.cosine.high:
             places.append(position.position)
     return places
 
 
-def _near(found: Findings) -> list[str]:
+def _near(found: PromptInspection) -> list[str]:
     if found.near is None:
         return []
-    learnt, near = found.subject.learnt, nearer(found)
+    learnt, near = found.inspected.learnt, nearer(found)
     against = (
-        "its start moved as far in random directions" if found.subject.start is not None else "random vectors"
+        "random vectors" if found.inspected.start is None else "its start moved as far in random directions"
     )
     none = f"No learnt position lies nearer to a word than {against}: what words it is near says nothing."
     lines = [
@@ -159,15 +150,16 @@ def _near(found: Findings) -> list[str]:
         for p in found.near.positions
         if p.start and p.position in learnt and p.start.by_cosine[0].word == p.prompt.by_cosine[0].word
     ]
-    if found.subject.start is not None:
+    if found.inspected.start is not None:
         lines.append(f"{len(kept)} of {len(learnt)} still lie nearest to the word they began as.")
     about = found.clusters
     if about is not None and about.p is not None and about.silhouette is not None:
         sizes = ", ".join(f"[{list_of([learnt[p] for p in one.positions])}]" for one in about.clusters)
         held = "tighter than chance" if about.p < 0.05 else "no tighter than chance"
+        chance = f"p = {about.p:.2g}" if about.p >= 0.001 else "p < 0.001"
         lines.append(
             f"Its best grouping ({sizes or 'none'}) is {held}: silhouette {about.silhouette:.2f}, "
-            f"{_p(about.p)} over {about.permutations} permutations."
+            f"{chance} over {about.permutations} permutations."
         )
         begun = found.start_clusters
         if begun is not None and begun.silhouette is not None:
@@ -175,7 +167,7 @@ def _near(found: Findings) -> list[str]:
     return lines
 
 
-def _drift(found: Findings) -> list[str]:
+def _drift(found: PromptInspection) -> list[str]:
     if found.prefix_drift is not None:
         sides = {
             side: [layer.relative for layer in found.prefix_drift.layers if layer.side == side]
@@ -189,7 +181,7 @@ def _drift(found: Findings) -> list[str]:
         ]
     if found.drift is None:
         return []
-    moved = [p for p in found.drift.positions if p.position in found.subject.learnt]
+    moved = [p for p in found.drift.positions if p.position in found.inspected.learnt]
     low, high = found.drift.vocabulary_norms[5], found.drift.vocabulary_norms[95]
     beyond = [p.position for p in moved if not low <= p.norm <= high]
     norms = (
@@ -209,7 +201,7 @@ def _drift(found: Findings) -> list[str]:
     ]
 
 
-def _ablation(found: Findings) -> list[str]:
+def _ablation(found: PromptInspection) -> list[str]:
     about = found.ablation
     if about is None:
         return []
@@ -230,7 +222,7 @@ def _ablation(found: Findings) -> list[str]:
     return lines
 
 
-def _attention(found: Findings) -> list[str]:
+def _attention(found: PromptInspection) -> list[str]:
     about = found.attention
     if about is None:
         return []
@@ -251,7 +243,7 @@ def _attention(found: Findings) -> list[str]:
     ]
 
 
-def _words(found: Findings) -> list[str]:
+def _words(found: PromptInspection) -> list[str]:
     if found.words is None:
         return []
     lost = found.words.lost
@@ -277,7 +269,7 @@ def _words(found: Findings) -> list[str]:
     return lines
 
 
-def _says(found: Findings) -> list[str]:
+def _says(found: PromptInspection) -> list[str]:
     about = found.shift
     if about is None:
         return []
@@ -289,7 +281,7 @@ def _says(found: Findings) -> list[str]:
     ]
 
 
-def _mixing(found: Findings) -> list[str]:
+def _mixing(found: PromptInspection) -> list[str]:
     if found.mixing is None:
         return []
     sums = {one.name: one.scores for one in found.mixing.sums}

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,8 +20,9 @@ from torch import Tensor
 
 from softprompt.data.rows import Encoded
 from softprompt.evaluation.score import Scores, score, target_rows
+from softprompt.interpretation.finding import Finding
 from softprompt.interpretation.neighbours import By, nearest_words
-from softprompt.interpretation.scored import Against, Scored
+from softprompt.interpretation.scored import Scored, ScoreDifference
 from softprompt.interpretation.vocabulary import Vocabulary, Word
 from softprompt.methods.init import from_text
 from softprompt.prefix import Front
@@ -52,7 +53,7 @@ class WaywardSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class Wayward:
+class Wayward(Finding):
     """A prompt beside a text.
 
     Attributes:
@@ -82,7 +83,7 @@ class Wayward:
     text_scores: Scored
     scores: Scored
     reference: Scored | None
-    against: Against | None
+    against: ScoreDifference | None
     best_step: int
     train_rows: int
     settings: WaywardSettings
@@ -95,9 +96,7 @@ class Wayward:
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the vectors, as JSON values."""
-        values = asdict(self)
-        del values["prompt"]
-        return values
+        return {name: value for name, value in super().to_json().items() if name != "prompt"}
 
 
 def wayward(
@@ -110,7 +109,7 @@ def wayward(
     *,
     reference: Front | None = None,
     by: By = "distance",
-    watch: Callable[[int, int], None] = lambda step, total: None,
+    progress: Callable[[int, int], None] = lambda step, total: None,
 ) -> Wayward:
     """Train a prompt of ``length`` vectors that does the job while it stays beside ``text``.
 
@@ -123,7 +122,7 @@ def wayward(
         settings: how long, how far, how near.
         reference: the prompt to hold it against.
         by: which nearness tells the word of a position.
-        watch: told (step, steps) after each.
+        progress: told (step, steps) after each.
 
     Raises:
         ConfigError: the text has no tokens.
@@ -133,7 +132,7 @@ def wayward(
     anchor = from_text(base, text, length)  # [P, E]
     ids = nearest_words(anchor, vocabulary, by="distance")
     begun = score(base, anchor, validation)
-    step, prompt = _train(anchor, begun, train, validation, vocabulary, settings, watch)
+    step, prompt = _train(anchor, begun, train, validation, vocabulary, settings, progress)
     found = score(base, prompt, validation)
     other = None if reference is None else score(base, reference, validation)
     near = nearest_words(prompt, vocabulary, by=by)
@@ -148,7 +147,7 @@ def wayward(
         text_scores=Scored.of(begun),
         scores=Scored.of(found),
         reference=None if other is None else Scored.of(other),
-        against=None if other is None else Against.of(found, other, validation),
+        against=None if other is None else ScoreDifference.of(found, other, validation),
         best_step=step,
         train_rows=len(train.examples),
         settings=settings,
@@ -173,7 +172,7 @@ def _train(
     validation: Encoded,
     vocabulary: Vocabulary,
     settings: WaywardSettings,
-    watch: Callable[[int, int], None],
+    progress: Callable[[int, int], None],
 ) -> tuple[int, Tensor]:
     """The step and the vectors of least validation loss plus weighted distance."""
     base, rows = vocabulary.base, target_rows(train.examples)
@@ -196,5 +195,5 @@ def _train(
             worth += settings.gamma * _distance(now, anchor, vocabulary)
             if worth < best[0]:
                 best = (worth, step, now)
-        watch(step, settings.steps)
+        progress(step, settings.steps)
     return best[1:]

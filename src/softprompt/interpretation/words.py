@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,20 +17,21 @@ from softprompt.base.model import Base, Batch
 from softprompt.base.packing import TokenRow, split
 from softprompt.data.rows import Encoded
 from softprompt.evaluation.score import Scores, score, score_many, target_rows
+from softprompt.interpretation.finding import Finding
 from softprompt.interpretation.neighbours import By, nearest_words
-from softprompt.interpretation.scored import Against, Scored
+from softprompt.interpretation.scored import Scored, ScoreDifference
 from softprompt.interpretation.vocabulary import Vocabulary, Word
 from softprompt.training.loop import selection_score
 from softprompt.training.schedule import Steps
 
-__all__ = ["InWords", "Search", "SearchSettings", "rendering", "search"]
+__all__ = ["InWords", "SearchSettings", "WordSearch", "rendering", "search"]
 
 PASS_POSITIONS = 2048
 """Positions read in one pass over exchanged words; bounds memory, changes no result."""
 
 
 @dataclass(frozen=True)
-class InWords:
+class InWords(Finding):
     """A prompt as words, and what it loses by that.
 
     Attributes:
@@ -48,11 +48,7 @@ class InWords:
     by: By
     soft: Scored
     scores: Scored
-    lost: Against
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
-        return asdict(self)
+    lost: ScoreDifference
 
 
 @dataclass(frozen=True)
@@ -79,7 +75,7 @@ class SearchSettings:
 
 
 @dataclass(frozen=True)
-class Search:
+class WordSearch(Finding):
     """What a search for words found: of all words looked at those that validate best.
 
     Attributes:
@@ -100,15 +96,11 @@ class Search:
     soft: Scored
     nearest: Scored
     found: Scored
-    lost: Against
+    lost: ScoreDifference
     looked: int
     best_step: int
     train_rows: int
     settings: SearchSettings
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
-        return asdict(self)
 
 
 def rendering(front: Tensor, encoded: Encoded, vocabulary: Vocabulary, *, by: By = "distance") -> InWords:
@@ -117,7 +109,7 @@ def rendering(front: Tensor, encoded: Encoded, vocabulary: Vocabulary, *, by: By
     ids = nearest_words(front, vocabulary, by=by)
     soft, hard = score_many(base, [front, vocabulary.vectors(_ids(ids, base))], encoded)
     words, text = _said(ids, vocabulary)
-    return InWords(words, text, by, Scored.of(soft), Scored.of(hard), Against.of(hard, soft, encoded))
+    return InWords(words, text, by, Scored.of(soft), Scored.of(hard), ScoreDifference.of(hard, soft, encoded))
 
 
 def search(
@@ -128,8 +120,8 @@ def search(
     settings: SearchSettings | None = None,
     *,
     places: Sequence[int] | None = None,
-    watch: Callable[[int, int], None] = lambda step, total: None,
-) -> Search:
+    progress: Callable[[int, int], None] = lambda step, total: None,
+) -> WordSearch:
     """Look for words that do what the prompt does.
 
     Vectors are learnt from the prompt on, but the loss is taken at the words nearest to them (Wen et al.
@@ -144,7 +136,7 @@ def search(
         vocabulary: the words of its base; special tokens are left out.
         settings: how long and how far; by default 40 steps, each a pass forward and back and four forward.
         places: the positions to search; the others keep their nearest word. All by default.
-        watch: told (step, steps) after each.
+        progress: told (step, steps) after each.
     """
     settings = settings or SearchSettings()
     hunt = _Hunt(front, train, vocabulary, settings, places)
@@ -157,17 +149,17 @@ def search(
         hunt.step(step - 1)
         if step % settings.validate_every == 0 or step == settings.steps:
             choice.look(hunt.words, step)
-        watch(step, settings.steps)
+        progress(step, settings.steps)
     soft = score(vocabulary.base, front, validation)
     words, text = _said(choice.ids, vocabulary)
-    return Search(
+    return WordSearch(
         ids=tuple(choice.ids),
         words=words,
         text=text,
         soft=Scored.of(soft),
         nearest=Scored.of(nearest),
         found=Scored.of(choice.best),
-        lost=Against.of(choice.best, soft, validation),
+        lost=ScoreDifference.of(choice.best, soft, validation),
         looked=len(choice.scores),
         best_step=choice.step,
         train_rows=len(train.examples),

@@ -60,7 +60,17 @@ class Job:
             seed=config.seed,
         )
         method = build_method(config.method.model_copy(update={"front": front}), base, material)
-        _check_room(base, method, encoded)
+        with torch.no_grad():
+            built = method.front()
+        positions = built.length if isinstance(built, Prefix) else len(built)
+        rows = [example for split in encoded.values() for example in split.examples]
+        longest = max(len(example.input_ids) + len(example.target_ids) for example in rows)
+        room = base.max_positions
+        if room is not None and positions + longest > room:
+            raise DataError(
+                f"The front takes {positions} positions and the longest row {longest}, but {base.name} holds "
+                f"{room}; lower data.max_tokens to {max(8, room - positions)} or less."
+            )
         return cls(config, base, task, encoded, method, front)
 
     @property
@@ -103,20 +113,6 @@ def tokens(task: Task, split: str, base: Base, config: Config) -> Encoded:
     """One split of a task as the base reads it."""
     end = (base.end_id,) if config.data.ends and base.end_id is not None else ()
     return task.encode(split, base.encode, max_tokens=config.data.max_tokens, end=end)
-
-
-def _check_room(base: Base, method: Method, encoded: Mapping[str, Encoded]) -> None:
-    """Front and longest row must fit the positions the model was built for."""
-    with torch.no_grad():
-        front = method.front()
-    positions = front.length if isinstance(front, Prefix) else len(front)
-    longest = max(len(e.input_ids) + len(e.target_ids) for split in encoded.values() for e in split.examples)
-    room = base.max_positions
-    if room is not None and positions + longest > room:
-        raise DataError(
-            f"The front takes {positions} positions and the longest row {longest}, but {base.name} holds "
-            f"{room}; lower data.max_tokens to {max(8, room - positions)} or less."
-        )
 
 
 def learnt_vectors(name: str, base: Base, library: str | Path) -> Tensor:

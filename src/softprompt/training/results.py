@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import platform
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -196,25 +196,22 @@ def _with_search(prompt: Prompt, found: SearchOutcome, seeds: Sequence[SeedCard]
     A candidate given up before a search was resumed has nothing else.
     """
     begun = [trial for trial in found.tried if trial.evals]
-    trials = [
-        TrialCard(
-            settings=dict(trial.changes),
-            validation=_finite(trial.best_eval.scores.summary()),
-            steps=trial.evals[-1].step if trial.outcome is None else trial.outcome.steps,
-            best_step=trial.best_eval.step,
+    trials = []
+    for trial in begun:
+        best, last = trial.best_eval, trial.evals[-1]
+        summary: dict[str, Any] = best.scores.summary()
+        numbers = {name: value if isinstance(value, tuple) else (value,) for name, value in summary.items()}
+        card = TrialCard(
+            settings=dict(trial.changes),  # what is not finite, a card cannot hold
+            validation={name: summary[name] for name in summary if all(map(math.isfinite, numbers[name]))},
+            steps=last.step if trial.outcome is None else trial.outcome.steps,
+            best_step=best.step,
             ended=trial.ended,
         )
-        for trial in begun
-    ]
+        trials.append(card)
     spread = {split: about for split in ("validation", "test") if (about := _over_seeds(seeds, split))}
-    card = SearchCard(trials=trials, chosen=begun.index(found.chosen), seeds=list(seeds), over_seeds=spread)
-    return replace(prompt, card=prompt.card.model_copy(update={"search": card}))
-
-
-def _finite(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The scores that a card can hold."""
-    parts = {name: value if isinstance(value, tuple) else (value,) for name, value in summary.items()}
-    return {name: summary[name] for name, numbers in parts.items() if all(map(math.isfinite, numbers))}
+    search = SearchCard(trials=trials, chosen=begun.index(found.chosen), seeds=list(seeds), over_seeds=spread)
+    return replace(prompt, card=prompt.card.model_copy(update={"search": search}))
 
 
 def _over_seeds(seeds: Sequence[SeedCard], split: str) -> dict[str, Any]:

@@ -80,26 +80,21 @@ class Search:
     def __init__(self, base: Base, config: Config, folder: Path, listener: Listener) -> None:
         self._base, self._config, self._folder, self._listener = base, config, folder, listener
         self._asked = False
-        self.tried = self._candidates()
+        first, *more = config.seeds
+        update: dict[str, Any] = {"seed": first}
+        if more and config.data.draw is None:  # all seeds see the same rows
+            update["data"] = config.data.model_copy(update={"draw": first})
+        found = candidates(config)
+        self.tried = []
+        for number, (changes, wanted) in enumerate(found, start=1):
+            name = f"trial-{number}" if len(found) > 1 else f"seed-{first}"
+            self.tried.append(TrialRun(base, wanted.model_copy(update=update), folder / name, changes))
         # Runs that are held at the same time learn, with what their optimizers keep, no more than the base.
         learnt = sum(p.numel() for p in self.tried[0].job.method.trainable_parameters())
         held = sum(int(p.numel()) for p in base.model.parameters())
         self._together = max(1, held // max(1, learnt))
         runs = len(self.tried) + len(config.seeds) - 1
         self._combined = Combined(listener.step, runs, config.train.select)
-
-    def _candidates(self) -> list[TrialRun]:
-        first, *more = self._config.seeds
-        found = candidates(self._config)
-        update: dict[str, Any] = {"seed": first}
-        if more and self._config.data.draw is None:  # all seeds see the same rows
-            update["data"] = self._config.data.model_copy(update={"draw": first})
-        trials = []
-        for number, (changes, config) in enumerate(found, start=1):
-            name = f"trial-{number}" if len(found) > 1 else f"seed-{first}"
-            wanted = config.model_copy(update=update)
-            trials.append(TrialRun(self._base, wanted, self._folder / name, changes))
-        return trials
 
     def run(self) -> SearchOutcome:
         """Go through with it."""

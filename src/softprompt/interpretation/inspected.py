@@ -7,10 +7,10 @@ comes from a stranger: rows it names are taken only if they are the very rows it
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -27,20 +27,20 @@ from softprompt.errors import ArtifactError, ConfigError, DataError, SoftpromptE
 from softprompt.library.card import Card
 from softprompt.library.folder import Artifact, Library, check_base
 from softprompt.library.payload import Payload
-from softprompt.library.peft_format import Learnt, to_front
+from softprompt.library.peft_format import Learnt
 from softprompt.library.prompt import Prompt
 from softprompt.methods.build import Material, build_method
 from softprompt.methods.front import FrontPart, Words, parse_front, with_demonstrations
 from softprompt.prefix import Front, Prefix
-from softprompt.training.job import read_task
+from softprompt.training.job import learnt_vectors, read_task
 
 __all__ = [
     "PRUNED",
+    "InspectedPrompt",
     "Rows",
-    "Subject",
     "card_of",
     "kept_positions",
-    "open_subject",
+    "open_prompt",
     "part_of",
     "rows_of",
     "training_rows",
@@ -54,7 +54,7 @@ _ALIKE = 0.02
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class InspectedPrompt:
     """One saved prompt and what is known of its beginning.
 
     Attributes:
@@ -155,7 +155,7 @@ def card_of(artifact: Artifact) -> Card:
     return card
 
 
-def open_subject(name: str | Path, base: Base, library: str | Path = "prompts") -> Subject:
+def open_prompt(name: str | Path, base: Base, library: str | Path = "prompts") -> InspectedPrompt:
     """A saved prompt with its beginning.
 
     Raises:
@@ -168,17 +168,19 @@ def open_subject(name: str | Path, base: Base, library: str | Path = "prompts") 
     met = artifact.payload.meet(base)
     prompt = Prompt(met.base, met.front, card, met.change, base)
     start, note, words = _beginning(prompt, Path(library))
-    return Subject(prompt, start, note, words)
+    return InspectedPrompt(prompt, start, note, words)
 
 
 # Rows --------------------------------------------------------------------------------------------
 
 
-def rows_of(subject: Subject, data: str | None = None, *, most: int | None = None, seed: int = 0) -> Rows:
+def rows_of(
+    inspected: InspectedPrompt, data: str | None = None, *, most: int | None = None, seed: int = 0
+) -> Rows:
     """Rows to try a prompt on: those of ``data``, or else those it was validated on.
 
     Args:
-        subject: whose templates read them.
+        inspected: whose templates read them.
         data: a source of rows, as ``data.sources.read`` takes it.
         most: how many to draw at most, labels in their shares; None means all.
         seed: of the draw.
@@ -186,29 +188,30 @@ def rows_of(subject: Subject, data: str | None = None, *, most: int | None = Non
     Raises:
         DataError: no rows are named and its own are not at hand any more; or they do not fit its templates.
     """
-    table = _validation(subject.prompt) if data is None else read(data)
+    table = _validation(inspected.prompt) if data is None else read(data)
     split = "validation" if data is None else table.origin
-    template = subject.prompt.template
-    table.require_columns(template.columns)
-    by = template.label_column if template.labels is not None else None
-    drawn = table if most is None or most >= len(table) else subset(table, most, seed, by)
-    encoded = subject.prompt.encode(drawn)
+    prompt = inspected.prompt
+    table.require_columns(prompt.template.columns)
+    drawn = table if most is None or most >= len(table) else subset(table, most, seed, _label_column(prompt))
+    encoded = prompt.encode(drawn)
     return Rows(drawn, encoded, split, len(table), encoded.notes)
 
 
-def training_rows(subject: Subject, most: int, seed: int = 0) -> Encoded:
+def training_rows(inspected: InspectedPrompt, most: int, seed: int = 0) -> Encoded:
     """At most so many of the rows a prompt was trained on, in tokens.
 
     Raises:
         DataError: they are not at hand any more, or have changed.
     """
-    card = subject.prompt.card
-    config = _config(card)
+    prompt = inspected.prompt
+    config = _config(prompt.card)
     if config is None:
-        raise DataError(f"The card of {card.name} does not name its training rows; leave out what trains.")
-    table = _training(subject.prompt, config).tables["train"]
-    by = subject.prompt.template.label_column if subject.prompt.template.labels is not None else None
-    return subject.prompt.encode(table if most >= len(table) else subset(table, most, seed, by))
+        raise DataError(
+            f"The card of {prompt.card.name} does not name its training rows; leave out what trains."
+        )
+    table = _training(prompt, config).tables["train"]
+    drawn = table if most >= len(table) else subset(table, most, seed, _label_column(prompt))
+    return prompt.encode(drawn)
 
 
 def _training(prompt: Prompt, config: Config) -> Task:
@@ -223,26 +226,25 @@ def _training(prompt: Prompt, config: Config) -> Task:
 def _validation(prompt: Prompt) -> Table:
     """The rows a prompt was validated on, those very ones."""
     card = prompt.card
-    about = card.data.get("validation")
+    about, config, why = card.data.get("validation"), _config(card), ""
     if about is None:
-        _no_rows(f"The card of {card.name} names no validation rows")
-    config = _config(card)
-    if config is None:
-        _no_rows(f"The card of {card.name} does not say how its validation rows were drawn")
-    try:
-        table = _read_validation(prompt, config)
-    except SoftpromptError as error:
-        _no_rows(f"The validation rows of {card.name} are not at hand ({str(error).rstrip('.')})")
-    if table.digest != about.digest:
-        _no_rows(f"The rows {card.name} was validated on have changed since ({about.origin})")
-    return table
-
-
-def _no_rows(why: str) -> NoReturn:
+        why = f"The card of {card.name} names no validation rows"
+    elif config is None:
+        why = f"The card of {card.name} does not say how its validation rows were drawn"
+    else:
+        try:
+            table = _held_out(prompt, config)
+        except SoftpromptError as error:
+            why = f"The validation rows of {card.name} are not at hand ({str(error).rstrip('.')})"
+        else:
+            if table.digest == about.digest:
+                return table
+            why = f"The rows {card.name} was validated on have changed since ({about.origin})"
     raise DataError(f"{why}; give rows to try it on with --data.")
 
 
-def _read_validation(prompt: Prompt, config: Config) -> Table:
+def _held_out(prompt: Prompt, config: Config) -> Table:
+    """The validation rows a configuration names."""
     data = config.data
     if data.validation is None:
         task, _ = read_task(prompt.base, config)
@@ -250,9 +252,13 @@ def _read_validation(prompt: Prompt, config: Config) -> Table:
     table = read(data.validation)
     if data.validation_rows is None:
         return table
-    by = prompt.template.label_column if prompt.template.labels is not None else None
     draw = config.seed if data.draw is None else data.draw
-    return subset(table, data.validation_rows, draw, by, group=data.group)
+    return subset(table, data.validation_rows, draw, _label_column(prompt), group=data.group)
+
+
+def _label_column(prompt: Prompt) -> str | None:
+    """The column whose values are drawn in their shares."""
+    return prompt.template.label_column if prompt.template.labels is not None else None
 
 
 # The beginning -----------------------------------------------------------------------------------
@@ -286,93 +292,62 @@ def _beginning(prompt: Prompt, library: Path) -> tuple[Front | None, str, dict[i
         note = f"The card of {card.name} does not say what it was trained from, so its start is not known."
         return None, note, _words(base, parse_front(card.template.front), card.positions)
     try:
-        front, demonstrations = _front_of(prompt, config)
-        parts = with_demonstrations(parse_front(front), demonstrations)
-        start = _built(prompt, config, front, demonstrations, library)
+        start, words = _start(prompt, config, library)
     except SoftpromptError as error:
         said = str(error).rstrip(".")
         return None, f"The start of {card.name} cannot be made again ({said}).", {}
     kept = kept_positions(card) or tuple(range(_length(start)))
-    words = _fixed(config, base, parts, _length(start))
     words = {new: words[old] for new, old in enumerate(kept) if old in words}
     start = part_of(start, kept) if kept[-1] < _length(start) else start
-    if not _fits(prompt.front, start, words):
+    fits = isinstance(prompt.front, Prefix) == isinstance(start, Prefix) and card.positions == _length(start)
+    if fits:  # the same where training left it alone
+        sides = (_sides(part_of(front, sorted(words))) for front in (prompt.front, start))
+        fits = all(
+            a.shape == b.shape and float((a - b).norm()) <= _ALIKE * float(b.norm())
+            for a, b in zip(*sides, strict=True)
+        )
+    if not fits:
         note = f"What {card.name} would start from today is not what it was trained from."
         return None, note, words if _length(start) == card.positions else {}
     return start, "", words
 
 
-def _front_of(prompt: Prompt, config: Config) -> tuple[str, Callable[[int], str]]:
-    """The front's template with the marks of a chat, and where its demonstrations come from."""
-    front = config.method.front
+def _start(prompt: Prompt, config: Config, library: Path) -> tuple[Front, dict[int, str]]:
+    """What the method a prompt was trained with begins from, and the positions that stay as they are."""
+    base, template, about, front = prompt.base, prompt.template, config.method, config.method.front
     if config.data.chat:
-        front, _ = in_chat(front, config.data.input, prompt.base.render_chat)
-
+        front, _ = in_chat(front, config.data.input, base.render_chat)
     task = functools.cache(lambda: _training(prompt, config))
-    return front, lambda count: task().demonstrations(count, config.seed)
-
-
-def _built(
-    prompt: Prompt, config: Config, front: str, demonstrations: Callable[[int], str], library: Path
-) -> Front:
-    """What the method it was trained with begins from."""
-    template = prompt.template
     material = Material(
-        demonstrations=demonstrations,
-        artifact=lambda name: _vectors(name, prompt.base, library),
+        demonstrations=lambda count: task().demonstrations(count, config.seed),
+        artifact=lambda name: learnt_vectors(name, base, library),
         label_words=template.candidates() if template.labels else (),
         seed=config.seed,
     )
+    parts = with_demonstrations(parse_front(front), material.demonstrations)
     with torch.no_grad():
-        method = build_method(config.method.model_copy(update={"front": front}), prompt.base, material)
-        start = method.front()
-    return start.detached() if isinstance(start, Prefix) else start.detach()
-
-
-def _vectors(name: str, base: Base, library: Path) -> Tensor:
-    """The vectors of the prompt it was started from."""
-    artifact = Library(library).load(name)
-    check_base(artifact, base)
-    front = to_front(artifact.learnt, base)
-    if isinstance(front, Prefix):
-        raise ArtifactError(f"{name} is a KV prefix.")
-    return front
-
-
-def _fixed(config: Config, base: Base, parts: Sequence[FrontPart], length: int) -> dict[int, str]:
-    """The positions that training left as they were, and their words."""
-    about = config.method
+        start = build_method(about.model_copy(update={"front": front}), base, material).front()
+    start = start.detached() if isinstance(start, Prefix) else start.detach()
     if not isinstance(about, PrefixTuningConfig):
-        return _words(base, parts, length)
-    return {0: "the first position"} if about.init == "text" and about.freeze_first else {}
+        return start, _words(base, parts, _length(start))
+    return start, {0: "the first position"} if about.init == "text" and about.freeze_first else {}
 
 
 def _words(base: Base, parts: Sequence[FrontPart], length: int) -> dict[int, str]:
     """The words among the positions of a soft prompt; none where the parts do not make up its length."""
-    found = {place: _text(base, i) for place, i in enumerate(base.start_ids)}
-    place = len(found)
+    ids = dict(enumerate(base.start_ids))
+    place = len(ids)
     for part in parts:
-        ids = base.encode(part.text) if isinstance(part, Words) else []
-        found |= {place + number: _text(base, i) for number, i in enumerate(ids)}
-        place += len(ids) if isinstance(part, Words) else part.count
+        words = base.encode(part.text) if isinstance(part, Words) else []
+        ids |= {place + number: token for number, token in enumerate(words)}
+        place += len(words) if isinstance(part, Words) else part.count
+    decode = base.tokenizer.decode
+    found = {where: str(decode([token], skip_special_tokens=False)) for where, token in ids.items()}
     return found if place == length and len(found) < length else {}
-
-
-def _text(base: Base, token: int) -> str:
-    return str(base.tokenizer.decode([token], skip_special_tokens=False))
 
 
 def _length(front: Front) -> int:
     return front.length if isinstance(front, Prefix) else len(front)
-
-
-def _fits(front: Front, start: Front, words: Mapping[int, str]) -> bool:
-    """Whether a start has the shape of a front, and the same where training left it alone."""
-    if isinstance(front, Prefix) != isinstance(start, Prefix) or _length(front) != _length(start):
-        return False
-    fixed = sorted(words)
-    pairs = zip(_sides(part_of(front, fixed)), _sides(part_of(start, fixed)), strict=True)
-    return all(a.shape == b.shape and float((a - b).norm()) <= _ALIKE * float(b.norm()) for a, b in pairs)
 
 
 def _sides(front: Front) -> list[Tensor]:

@@ -14,15 +14,22 @@ import tiny
 from interpretation.saved import saved, write_rows
 from softprompt.config import parse
 from softprompt.errors import ArtifactError, DataError, WrongBaseError
-from softprompt.interpretation.subject import Subject, card_of, open_subject, part_of, rows_of, training_rows
+from softprompt.interpretation.inspected import (
+    InspectedPrompt,
+    card_of,
+    open_prompt,
+    part_of,
+    rows_of,
+    training_rows,
+)
 from softprompt.library.folder import Library
 from softprompt.library.prompt import load_prompt
 from softprompt.prefix import Prefix
 from softprompt.training.job import Job
 
 
-def opened(folder: Path, name: str = "moods", base: Any = None) -> Subject:
-    return open_subject(name, base or tiny.base(), folder / "prompts")
+def opened(folder: Path, name: str = "moods", base: Any = None) -> InspectedPrompt:
+    return open_prompt(name, base or tiny.base(), folder / "prompts")
 
 
 def begun(folder: Path, name: str = "moods", base: Any = None) -> Any:
