@@ -12,7 +12,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -68,7 +68,7 @@ class FreshModel:
 
     base: Base
     change: Change
-    front: Tensor
+    front: Tensor = field(repr=False)
 
     @classmethod
     def of(cls, base: Base, front: Front, change: Change) -> FreshModel:
@@ -123,7 +123,7 @@ class SavedModel:
 
     folder: Path
     sha256: str | None
-    adopted_front: Tensor | None = None
+    adopted_front: Tensor | None = field(default=None, repr=False)
 
     @property
     def kind(self) -> str:

@@ -85,6 +85,9 @@ class Engine:
         self._core = Core(self.base, rows=rows, room=room, chunk=chunk, queue=queue)
         self._thread = threading.Thread(target=self._core.run, name="softprompt-engine", daemon=True)
 
+    def __repr__(self) -> str:
+        return f"<Engine for {self.library.path} on {self.frozen.name}>"
+
     # -- life ----------------------------------------------------------------------------------
 
     def start(self) -> Engine:
