@@ -33,6 +33,9 @@ class Prefix:
     hidden: Tensor | None
     base: str
 
+    def __repr__(self) -> str:
+        return f"<Prefix of {self.length} positions in {len(self.keys)} layers>"
+
     @property
     def length(self) -> int:
         """P, the number of positions."""

@@ -317,9 +317,14 @@ def read_config(path: Path) -> LoraConfigFile:
 def changed(folder: Path, **changes: Any) -> Path:
     """A configuration as PEFT writes it, with some fields replaced, or taken out by ``...``."""
     path = folder / "adapter_config.json"
-    base = {"base_model_name_or_path": "some/base", "revision": "abc", "peft_type": "LORA"}
     config = LoraConfigFile(
-        **base, r=4, lora_alpha=8, target_modules=["v_proj", "q_proj"], use_rslora=True, use_dora=False
+        base_model_name_or_path="some/base",
+        lora_alpha=8,
+        peft_type="LORA",
+        r=4,
+        revision="abc",
+        target_modules=["v_proj", "q_proj"],
+        use_rslora=True,
     )
     values = json.loads(config_bytes(config)) | changes
     path.write_text(json.dumps({k: v for k, v in values.items() if v is not ...}))

@@ -95,6 +95,9 @@ class Base:
     fingerprint: str
     layout: Layout
 
+    def __repr__(self) -> str:
+        return f"<Base {self.name}: {self.config.model_type}, {str(self.dtype)[6:]} on {self.device}>"
+
     # -- facts ---------------------------------------------------------------------------------
 
     @property

@@ -171,6 +171,10 @@ class Results(_Value):
     base: dict[str, Any] = Field(default_factory=dict)
     """name, fingerprint, parameters."""
 
+    def __repr__(self) -> str:
+        names = ", ".join(method.name for method in self.methods) or "no methods"
+        return f"<Results {self.name}: {names}, by {self.metric}>"
+
     def save(self, path: Path) -> None:
         """Write it whole or not at all."""
         write_bytes(path, (json.dumps(self.model_dump(), ensure_ascii=False, indent=1) + "\n").encode())

@@ -26,6 +26,9 @@ class Table:
     rows: tuple[dict[str, object], ...]
     origin: str
 
+    def __repr__(self) -> str:
+        return f"<Table of {len(self)} rows from {self.origin}>"
+
     def __len__(self) -> int:
         return len(self.rows)
 

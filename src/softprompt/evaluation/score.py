@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -69,12 +69,12 @@ class Scores:
     nll_interval: Interval
     accuracy: float | None = None
     accuracy_interval: Interval | None = None
-    predictions: tuple[int, ...] = ()
-    confidences: tuple[float, ...] = ()
+    predictions: tuple[int, ...] = field(default=(), repr=False)
+    confidences: tuple[float, ...] = field(default=(), repr=False)
     macro_f1: float | None = None
     macro_f1_interval: Interval | None = None
-    losses: tuple[float, ...] = ()
-    tokens: tuple[float, ...] = ()
+    losses: tuple[float, ...] = field(default=(), repr=False)
+    tokens: tuple[float, ...] = field(default=(), repr=False)
 
     def summary(self) -> dict[str, object]:
         """The scores without what is told of each row, for a card or a log."""

@@ -44,9 +44,9 @@ class Written:
             method's (``paired.over_seeds``, ``paired.paired_difference``).
     """
 
-    texts: list[str]
+    texts: list[str] = field(repr=False)
     metrics: dict[str, Value]
-    per_row: dict[str, list[float]]
+    per_row: dict[str, list[float]] = field(repr=False)
     sampled: dict[str, Sampled] = field(repr=False, compare=False)
 
 

@@ -202,6 +202,9 @@ class Card(_Part):
     weights_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
     """SHA-256 of the weights file and the front's behind it, if any; empty until the card is saved."""
 
+    def __repr__(self) -> str:
+        return f"<Card {self.name}: {self.kind}, {self.positions} positions, on {self.base.name}>"
+
     @field_validator("created")
     @classmethod
     def _is_utc(cls, created: str) -> str:

@@ -46,6 +46,9 @@ class Ensemble:
 
     prompts: Sequence[Prompt]
 
+    def __repr__(self) -> str:
+        return f"<Ensemble of {', '.join(prompt.name for prompt in self.prompts)}>"
+
     def __post_init__(self) -> None:
         if not self.prompts:
             raise ConfigError("An ensemble needs at least one prompt.")

@@ -51,6 +51,9 @@ class Artifact:
     base_name: str = ""
     revision: str | None = None
 
+    def __repr__(self) -> str:
+        return f"<Artifact at {self.path}: {self.payload.kind}, {self.payload.positions} positions>"
+
     @property
     def learnt(self) -> Learnt:
         """The prompt it holds.
@@ -80,6 +83,9 @@ class Library:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+
+    def __repr__(self) -> str:
+        return f"<Library at {self.path}>"
 
     def save(self, name: str, payload: Payload, card: Card, overwrite: bool = False) -> Path:
         """Write an artifact, whole or not at all, and return its folder.

@@ -12,7 +12,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -69,7 +69,7 @@ class FreshModel:
 
     base: Base
     change: Change
-    front: Tensor
+    front: Tensor = field(repr=False)
 
     @classmethod
     def of(cls, base: Base, front: Front, change: Change) -> FreshModel:
@@ -128,7 +128,7 @@ class SavedModel:
 
     folder: Path
     sha256: str | None
-    adopted_front: Tensor | None = None
+    adopted_front: Tensor | None = field(default=None, repr=False)
 
     @property
     def needs(self) -> tuple[Need, ...]:

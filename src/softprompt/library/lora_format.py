@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -140,7 +140,7 @@ class Adapter:
     """
 
     change: Change
-    front: Tensor
+    front: Tensor = field(repr=False)
     transposed: bool = False
 
     @classmethod
@@ -224,7 +224,7 @@ class Adapter:
 # Reading -----------------------------------------------------------------------------------------
 
 
-def read(folder: Path, sha256: str | None = None) -> tuple[Adapter, PeftConfig]:
+def read(folder: Path, sha256: str | None = None) -> tuple[Adapter, LoraConfigFile]:
     """The adapter in a folder, and PEFT's configuration of it.
 
     Args:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -159,21 +159,21 @@ def parse_config(schema: type[C], values: dict[str, Any], path: Path) -> C:
     Raises:
         ArtifactError: a field is missing, unknown, malformed, or asks for what is not done here.
     """
-    for field, value in values.items():
-        if field not in schema.model_fields and not _is_off(value):
-            near = nearest(field, schema.model_fields)
+    for name, value in values.items():
+        if name not in schema.model_fields and not _is_off(value):
+            near = nearest(name, schema.model_fields)
             hint = f"did you mean {near}?" if near else "a newer PEFT may have written it."
-            raise ArtifactError(f"{path}: unknown field {shown(field)} with the value {shown(value)}; {hint}")
+            raise ArtifactError(f"{path}: unknown field {shown(name)} with the value {shown(value)}; {hint}")
     try:
         return schema.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-    field = str(first["loc"][0])
+    name = str(first["loc"][0])
     if first["type"] == "missing":
-        raise ArtifactError(f"{path}: the field {field} is missing; save it with PEFT again.")
-    why = schema.model_fields[field].description or "which is more than is done here"
+        raise ArtifactError(f"{path}: the field {name} is missing; save it with PEFT again.")
+    why = schema.model_fields[name].description or "which is more than is done here"
     cure = "restore it from a good copy" if why.startswith("not ") else "use it with PEFT"
-    raise ArtifactError(f"{path}: {field} is {shown(values[field])}, {why}; {cure}.")
+    raise ArtifactError(f"{path}: {name} is {shown(values[name])}, {why}; {cure}.")
 
 
 def config_bytes(config: PeftConfig) -> bytes:
@@ -207,7 +207,7 @@ class Learnt:
         geometry: of the base it belongs to.
     """
 
-    tensor: Tensor
+    tensor: Tensor = field(repr=False)
     kind: Kind
     geometry: Geometry
 

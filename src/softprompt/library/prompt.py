@@ -51,6 +51,9 @@ class Prompt:
     change: Change | None = None
     frozen: Base | None = None
 
+    def __repr__(self) -> str:
+        return f"<Prompt {self.name}: {self.card.kind}, {self.card.positions} positions, on {self.base.name}>"
+
     @property
     def name(self) -> str:
         return self.card.name

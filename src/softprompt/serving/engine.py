@@ -105,6 +105,9 @@ class Engine:
         )
         self._thread = threading.Thread(target=self._scheduler.run, name="softprompt-engine", daemon=True)
 
+    def __repr__(self) -> str:
+        return f"<Engine for {self.library.path} on {self.frozen.name}>"
+
     # -- life ----------------------------------------------------------------------------------
 
     def start(self) -> Engine:
