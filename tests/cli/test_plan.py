@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from cli.shell import Shell
@@ -25,6 +27,17 @@ def test_a_no_says_what_to_change(shell: Shell) -> None:
     assert done.code == 0
     assert "Does not fit: needs about 15.5 GB, 3.5 GB more than a GPU with 12.0 GB holds." in done.out
     assert "With train.accumulation = 2" in done.out
+
+
+def test_the_courses_job_on_one_small_card_by_its_name(shell: Shell) -> None:
+    done = shell("plan", "--shape", "bloom-7b1", "--method", "lora", "--quantisation", "nf4", "--rank", "16",
+                 "--targets", "query_key_value", "--batch-size", "4", "--tokens", "128", "--rows", "2000",
+                 "--gpu", "t4")  # fmt: skip
+    assert done.code == 0
+    assert "7,069,016,064 parameters" in done.out
+    assert re.search(r"computes in +float32 *\n", done.out)
+    assert "7,864,320 numbers by lora" in done.out
+    assert "Fits: needs about 10.9 GB of 15.6 GB, 4.7 GB to spare." in done.out
 
 
 def test_a_job_is_planned_and_told_as_json(shell: Shell) -> None:
@@ -60,6 +73,7 @@ def test_a_file_is_planned_as_train_would_take_it(shell: Shell) -> None:
     ("args", "said"),
     [
         (("--shape", "llama-9b"), "There is no shape 'llama-9b'"),
+        (("--shape", "llama-7b", "--gpu", "t44"), "There is no card 't44' here; did you mean t4?"),
         (("--shape", "llama-7b", "--device-memory", "16 gigs"), "'16 gigs' is no size of memory"),
         (("--model", "base", "--set", "data.train=gone.jsonl"), "There is no file"),
         (("--model", "base", "--method", "full", "--quantisation", "nf4"), "cannot learn quantised weights"),

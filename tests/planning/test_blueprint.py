@@ -18,8 +18,11 @@ from softprompt.planning.shapes import SHAPES
 
 PUBLISHED = {
     "smollm2-135m": 134_515_008,
+    "bloom-560m": 559_214_592,
     "bloomz-560m": 559_214_592,
+    "bloom-1b1": 1_065_314_304,
     "llama-7b": 6_738_415_616,
+    "bloom-7b1": 7_069_016_064,
     "mistral-7b": 7_241_732_096,
     "llama3-8b": 8_030_261_248,
     "llama-13b": 13_015_864_320,

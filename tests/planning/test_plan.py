@@ -51,6 +51,47 @@ def test_its_parts_are_those_one_works_out_by_hand(classic: Plan) -> None:
     assert found["activations kept for the backward pass"] == pytest.approx(32 * 4 * 512 * token, rel=0.06)
 
 
+@pytest.fixture(scope="module")
+def on_a_t4() -> Plan:
+    return plan(CLASSIC, gpu="t4", tokens=512, rows=40)
+
+
+def test_a_card_without_bfloat16_needs_what_float32_takes(classic: Plan, on_a_t4: Plan) -> None:
+    assert (classic.dtype, on_a_t4.dtype) == ("bfloat16", "float32")
+    assert not on_a_t4.fits
+    asked = plan(
+        CLASSIC | {"base": CLASSIC["base"] | {"dtype": "float32"}}, device_memory=16 * GB, tokens=512
+    )
+    assert on_a_t4.needs == asked.needs == pytest.approx(21.6 * GB, rel=0.01)
+    assert any("does not compute in bfloat16" in note for note in on_a_t4.notes)
+
+
+def test_what_would_fit_a_card_without_bfloat16_is_named_and_true(classic: Plan, on_a_t4: Plan) -> None:
+    fitting = {advice.change: advice.needs for advice in on_a_t4.advice if advice.fits}
+    assert fitting["train.accumulation = 2"] < on_a_t4.capacity
+    # Float16 takes what bfloat16 does.
+    assert fitting['base.dtype = "float16"'] == classic.needs
+
+
+def test_shorter_rows_are_advised_where_nothing_else_is_left() -> None:
+    single = CLASSIC | {"train": {"batch_size": 1}}
+    found = plan(single, gpu="a100-40", device_memory=7 * GB, tokens=1024)
+    fits = {advice.change: advice.needs for advice in found.advice}
+    shorter = plan(single, gpu="a100-40", device_memory=7 * GB, tokens=512)
+    assert fits["data.max_tokens = 512"] == shorter.needs < found.needs
+
+
+def test_time_on_a_card_that_is_not_here_is_that_of_its_data_sheet(on_a_t4: Plan) -> None:
+    assert on_a_t4.timing is None  # what does not fit takes no time
+    short = plan(CLASSIC, gpu="t4", tokens=64, rows=40)
+    assert short.timing is not None
+    assert short.timing.how == "estimated"
+    # Four products a weight and token at 0.4 of 8.1 TFLOP/s; the embeddings multiply nothing.
+    products = 4 * (short.parameters - 32000 * 4096) * 4 * 64
+    assert short.timing.step == pytest.approx(products / (0.4 * 8.1e12), rel=0.1)
+    assert any("data sheet" in note for note in short.notes)
+
+
 def test_what_hardly_fits_comes_with_advice(classic: Plan) -> None:
     (advice,) = classic.advice
     assert advice.change == "train.accumulation = 2"

@@ -45,17 +45,23 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+def choose_dtype(name: str, device: torch.device, capability: tuple[int, int] | None = None) -> torch.dtype:
     """The number format called ``name``: auto, float32 (fp32), bfloat16 (bf16) or float16 (fp16).
 
     "auto" is bfloat16 where ``device`` computes it in hardware, else float32. float16 is never chosen alone:
-    its narrow range overflows in training.
+    its narrow range needs a scaled loss, which training here does not have.
+
+    Args:
+        name: as above.
+        device: where it is computed.
+        capability: the compute capability of a CUDA card, which then need not be in this machine; None to
+            ask ``device``.
 
     Raises:
         BaseModelError: the name is not one of these.
     """
     if name == "auto":
-        return torch.bfloat16 if _fast_bfloat16(device) else torch.float32
+        return torch.bfloat16 if _fast_bfloat16(device, capability) else torch.float32
     try:
         return _DTYPES[name]
     except KeyError:
@@ -72,10 +78,12 @@ def _has_mps() -> bool:
     return torch.backends.mps.is_available()
 
 
-def _fast_bfloat16(device: torch.device) -> bool:
+def _fast_bfloat16(device: torch.device, capability: tuple[int, int] | None) -> bool:
     if device.type == "cuda":
         # From Ampere on; torch's own question also says yes where it only emulates.
-        return torch.cuda.get_device_capability(device)[0] >= 8 or torch.version.hip is not None
+        if capability is None:
+            return torch.cuda.get_device_capability(device)[0] >= 8 or torch.version.hip is not None
+        return capability[0] >= 8
     return device.type == "cpu" and bool({"avx512_bf16", "amx_bf16"} & _cpu_features())
 
 

@@ -18,8 +18,8 @@ __all__ = ["command"]
 
 EXAMPLES = """
 softprompt plan topics.toml
-softprompt plan --shape llama-7b --method lora --quantisation nf4 --rank 16 --targets q_proj,v_proj \\
-    --batch-size 4 --tokens 512 --device-memory 16GB
+softprompt plan --shape bloom-7b1 --method lora --quantisation nf4 --rank 16 --targets query_key_value \\
+    --batch-size 4 --tokens 128 --rows 2000 --gpu t4
 """
 
 _SETTINGS = {
@@ -51,6 +51,7 @@ _NO_JOB: dict[str, Any] = {"data": {"input": "{text}", "target": " {target}"}}
 @click.option("--tokens", type=int, metavar="N", help="Tokens of a row, instead of reading the job's rows.")
 @click.option("--rows", type=int, metavar="N", help="How many training rows, instead of reading them.")
 @click.option("--device", metavar="D", help="auto, cpu, cuda, cuda:1 or mps.")
+@click.option("--gpu", metavar="CARD", help="Plan for a card by its name: t4, rtx-3090, a100-80.")
 @click.option("--device-memory", metavar="SIZE", help="Plan for a GPU that holds this: 16GB, 24GiB.")
 @click.option("--no-measure", is_flag=True, help="Tell no time: load nothing, run nothing.")
 @click.option("--set", "assignments", multiple=True, metavar="A.B=C", help="Any other setting; may repeat.")
@@ -60,6 +61,7 @@ def command(
     shape: str | None,
     tokens: int | None,
     rows: int | None,
+    gpu: str | None,
     device_memory: str | None,
     no_measure: bool,
     assignments: tuple[str, ...],
@@ -85,6 +87,7 @@ def command(
             wanted,
             measure=not no_measure,
             device_memory=memory,
+            gpu=gpu,
             tokens=tokens,
             rows=rows,
             notify=screen.say,
@@ -143,6 +146,7 @@ def _facts(found: Plan) -> dict[str, str]:
     share = found.trained / found.parameters
     about = {
         "base": f"{found.base}, {found.parameters:,} parameters",
+        "computes in": found.dtype,
         "trained": f"{found.trained:,} numbers by {found.method} ({share:.2%} of the base)",
         "artifact": bytes_text(found.artifact),
     }

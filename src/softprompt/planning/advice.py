@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
+
+import torch
 
 from softprompt.config import Config, LoraConfig
 from softprompt.errors import SoftpromptError
@@ -16,6 +19,8 @@ from softprompt.planning.workload import Assumed
 __all__ = ["Advice", "advise", "sketched"]
 
 _ENOUGH = 2
+_FEWEST = 16
+"""Rows of fewer tokens are not advised."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +53,14 @@ def advise(
         whole: whether all of the base's weights train.
     """
     found: list[Advice] = []
-    for one_of in _changes(config, whole):
+    lacks_bfloat16 = target.kind == "cuda" and target.dtype(config.base.dtype) == torch.float32
+    halved = [_halved(config)] if lacks_bfloat16 and config.base.dtype == "auto" else []
+    for one_of in chain(_changes(config, whole), halved, [_shortened(config, _tokens(config, assumed))]):
         for change, other in one_of:
-            taken = _needed(other, target, assumed)
+            rows = assumed
+            if assumed is not None and other.data is not config.data:
+                rows = Assumed(other.data.max_tokens, assumed.rows)
+            taken = _needed(other, target, rows)
             if taken is None or taken >= now:
                 continue
             found.append(Advice(change, taken, taken <= target.capacity))
@@ -74,6 +84,12 @@ def _needed(config: Config, target: Target, assumed: Assumed | None) -> int | No
 _Change = tuple[str, Config]
 
 
+def _tokens(config: Config, assumed: Assumed | None) -> int:
+    """The most that a row has."""
+    known = None if assumed is None else assumed.tokens
+    return config.data.max_tokens if known is None else known
+
+
 def _changes(config: Config, whole: bool) -> Iterator[list[_Change]]:
     """What one may try, what alters results least first; of each group the first that fits is enough."""
     yield _accumulated(config)
@@ -92,6 +108,23 @@ def _accumulated(config: Config) -> list[_Change]:
         other = train.model_copy(update={"accumulation": parts})
         found.append((f"train.accumulation = {parts}", config.model_copy(update={"train": other})))
         parts *= 2
+    return found
+
+
+def _halved(config: Config) -> list[_Change]:
+    """Float16, where a card has no bfloat16; not taken unasked, for the loss is not scaled for it."""
+    change, base = 'base.dtype = "float16"', config.base.model_copy(update={"dtype": "float16"})
+    other = config.model_copy(update={"base": base})
+    return [(change, other), *_and(change, _accumulated(other)[-1:])]
+
+
+def _shortened(config: Config, tokens: int) -> list[_Change]:
+    """Rows of half as many tokens and of a quarter, in the smallest micro-batches too."""
+    found: list[_Change] = []
+    for most in (tokens // 2, tokens // 4):
+        data = config.data.model_copy(update={"max_tokens": max(_FEWEST, most)})
+        change, other = f"data.max_tokens = {data.max_tokens}", config.model_copy(update={"data": data})
+        found += [(change, other), *_and(change, _accumulated(other)[-1:])]
     return found
 
 

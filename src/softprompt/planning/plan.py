@@ -37,6 +37,7 @@ class Plan:
         trained: numbers that train.
         parts: memory at the moment when most is held, by part.
         needs: their sum.
+        dtype: the number format it computes in.
         device: what it was planned for.
         capacity: bytes the device holds.
         artifact: bytes of the weights that are kept.
@@ -52,6 +53,7 @@ class Plan:
     trained: int
     parts: tuple[Part, ...]
     needs: int
+    dtype: str
     device: str
     capacity: int
     artifact: int
@@ -82,6 +84,7 @@ def plan(
     *,
     measure: bool = True,
     device_memory: int | None = None,
+    gpu: str | None = None,
     tokens: int | None = None,
     rows: int | None = None,
     notify: Callable[[str], None] = lambda message: None,
@@ -98,18 +101,20 @@ def plan(
             here, time is estimated from the rate of matrix products, and ``False`` tells none.
         device_memory: bytes of a GPU to plan for that need not be in this machine; None for the device
             that ``base.device`` names.
+        gpu: a card by name, such as ``"t4"`` (``planning.cards``), that need not be in this machine either.
         tokens: what every row is taken to have, instead of reading the job's rows.
         rows: how many of these rows there are.
         notify: told in a sentence when something takes a while.
 
     Raises:
-        ConfigError: a setting is wrong, the method cannot hold the base, or rows are not on this machine.
+        ConfigError: a setting or the card's name is wrong, the method cannot hold the base, or rows are not
+            on this machine.
         DataError: a source, template or label is wrong.
         BaseModelError: there is no description of the base on this machine.
         ResourceError: this machine has no such device.
     """
     wanted = load(config) if isinstance(config, str | Path) else parse(config)
-    target = aim(wanted.base.device, device_memory)
+    target = aim(wanted.base.device, device_memory, gpu)
     assumed = _assumed(wanted, tokens, rows)
     sketch = sketched(wanted, target)
     found = rehearse(wanted, sketch.base, target.kind, assumed)
@@ -128,13 +133,14 @@ def plan(
         trained=found.trained,
         parts=taken.parts,
         needs=taken.total,
+        dtype=str(sketch.base.dtype).removeprefix("torch."),
         device=target.name,
         capacity=target.capacity,
         artifact=artifact,
         steps=None if steps is None else steps.total if found.trained else 0,
         timing=timing,
         advice=advise(wanted, target, assumed, taken.total, whole) if tight else (),
-        notes=_notes(sketch, found, target, timing),
+        notes=(*_notes(sketch, found, target, timing), *target.notes(wanted.base.dtype)),
     )
 
 
@@ -156,12 +162,16 @@ def _timing(
     assumed: Assumed | None,
     notify: Callable[[str], None],
 ) -> Timing | None:
-    """Measured where base, rows and device are here, else estimated where the device is."""
-    if target.device is None:
-        return None
-    if sketch.here and assumed is None:
+    """Measured where base, rows and device are here, else estimated where the device's rate is known."""
+    if sketch.here and assumed is None and target.device is not None:
         return timed(config, notify)
     if found.work.steps is None:
+        return None
+    if target.card is not None:
+        rate = target.card.rate(sketch.base.dtype)
+        reading = (sketch.linear_bytes + sketch.other_bytes) / target.card.bandwidth
+        return None if rate is None else estimate(config, found, rate, reading)
+    if target.device is None:
         return None
     return estimate(config, found, matrix_rate(target.device, sketch.base.dtype))
 
@@ -170,8 +180,9 @@ def _notes(sketch: Blueprint, found: Rehearsal, target: Target, timing: Timing |
     notes = list(found.work.notes)
     if sketch.guessed_tokens and not notes:
         notes.append("The base's tokenizer is not here, so four letters are taken for a token.")
-    if target.device is None:
+    if timing is not None and timing.how == "estimated":
+        source = "the card's data sheet" if target.device is None else "matrix products alone"
+        notes.append(f"Time is estimated from {source} and may be off by a factor of two.")
+    elif target.device is None and found.work.steps is not None:
         notes.append("No such device is in this machine, so no time is told.")
-    elif timing is not None and timing.how == "estimated":
-        notes.append("Time is estimated from matrix products alone and may be off by a factor of two.")
     return tuple(notes)

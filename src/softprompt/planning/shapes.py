@@ -24,18 +24,25 @@ def _llama(width: int, mlp: int, layers: int, heads: int, kv_heads: int, words: 
     }
 
 
+def _bloom(width: int, layers: int, heads: int) -> Any:
+    return {
+        "model_type": "bloom",
+        "hidden_size": width,
+        "n_layer": layers,
+        "n_head": heads,
+        "vocab_size": 250880,
+    }
+
+
 SHAPES: dict[str, dict[str, Any]] = {
     "smollm2-135m": _llama(
         576, 1536, 30, 9, 3, 49152, tie_word_embeddings=True, max_position_embeddings=8192
     ),
-    "bloomz-560m": {
-        "model_type": "bloom",
-        "hidden_size": 1024,
-        "n_layer": 24,
-        "n_head": 16,
-        "vocab_size": 250880,
-    },
+    "bloom-560m": _bloom(1024, 24, 16),
+    "bloomz-560m": _bloom(1024, 24, 16),
+    "bloom-1b1": _bloom(1536, 24, 16),
     "llama-7b": _llama(4096, 11008, 32, 32, 32, 32000, max_position_embeddings=4096),
+    "bloom-7b1": _bloom(4096, 30, 32),
     "mistral-7b": _llama(
         4096, 14336, 32, 32, 8, 32000, model_type="mistral", max_position_embeddings=32768, head_dim=128,
         sliding_window=4096,
@@ -46,6 +53,6 @@ SHAPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """By name, the configuration that transformers makes the architecture of; smallest model first.
 
-The Llama figures are those of Llama 2 (Touvron et al. 2023) and Llama 3, Mistral's of 7B v0.1, BLOOM's of
-bloomz-560m and SmolLM2's of the 135M model.
+The Llama figures are those of Llama 2 (Touvron et al. 2023) and Llama 3, Mistral's of 7B v0.1, BLOOM's those
+of the BigScience workshop (Le Scao et al. 2022) and SmolLM2's of the 135M model.
 """

@@ -9,13 +9,17 @@ from pathlib import Path
 import torch
 
 from softprompt.checkpoints.placement import choose_device, choose_dtype
-from softprompt.errors import BaseModelError
+from softprompt.errors import BaseModelError, ConfigError
+from softprompt.planning.cards import Card, card
 from softprompt.training.memory import Peak
 
 __all__ = ["Target", "aim"]
 
 CUDA_RESERVE = 500_000_000
 """What CUDA's context, its kernels and the workspaces of matrix products take: an assumption, in bytes."""
+
+_AMPERE = 8, 0
+"""The compute capability that a GPU of unknown name is taken to have."""
 
 _CGROUP = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
@@ -30,6 +34,8 @@ class Target:
         capacity: bytes it holds.
         reserve: bytes a process takes before any tensor.
         device: it, if it is in this machine.
+        capability: CUDA's compute capability of a card that is not in this machine.
+        card: what is known of that card.
     """
 
     kind: str
@@ -37,26 +43,51 @@ class Target:
     capacity: int
     reserve: int
     device: torch.device | None
+    capability: tuple[int, int] | None = None
+    card: Card | None = None
 
     def dtype(self, name: str) -> torch.dtype:
-        """The number format called ``name``; a GPU that is not here is taken to have bfloat16."""
-        if self.device is None:
-            return torch.bfloat16 if name == "auto" else choose_dtype(name, torch.device("cpu"))
-        return choose_dtype(name, self.device)
+        """The number format called ``name``, chosen as loading a model on this device would."""
+        return choose_dtype(name, self.device or torch.device(self.kind), self.capability)
+
+    def notes(self, name: str) -> tuple[str, ...]:
+        """Plain sentences about the number format, where ``name`` leaves it to the device."""
+        if name != "auto" or self.kind != "cuda" or self.device is not None:
+            return ()
+        if self.card is None:
+            return (
+                "A GPU without a name is taken to compute in bfloat16, as those made since 2020 (Ampere) do; "
+                'older ones, such as a T4, take float32 under base.dtype = "auto": name yours with --gpu.',
+            )
+        if self.dtype(name) == torch.float32:
+            return (
+                f"A {self.card.name} does not compute in bfloat16, so float32 is taken there. For float16 say "
+                'base.dtype = "float16"; it is not taken unasked, because training here does not scale the loss.',
+            )
+        return ()
 
 
-def aim(name: str, memory: int | None) -> Target:
+def aim(name: str, memory: int | None, gpu: str | None = None) -> Target:
     """The device called ``name`` (auto, cpu, cuda, cuda:N or mps).
 
     Args:
         name: as in ``base.device``.
         memory: bytes of a device to plan for. It is taken for a GPU, which need not be in this machine,
             unless ``name`` says otherwise.
+        gpu: a card of ``planning.cards`` to plan for, which need not be in this machine; ``memory`` then
+            says how much of it there is to use.
 
     Raises:
         BaseModelError: the name is not one of these.
-        ResourceError: this machine has no such device, and no memory is given.
+        ConfigError: no such card is known, or ``name`` is no GPU of CUDA.
+        ResourceError: this machine has no such device, and neither memory nor card is given.
     """
+    if gpu is not None:
+        found = card(gpu)
+        if name != "auto" and name.partition(":")[0] != "cuda":
+            raise ConfigError(f"A {found.name} is no {name}: leave base.device out, or the card.")
+        holds = found.memory if memory is None else memory
+        return Target("cuda", f"a {found.name}", holds, _reserve("cuda"), None, found.capability, found)
     if memory is None:
         device = choose_device(name)
         return Target(device.type, _called(device), _capacity(device), _reserve(device.type), device)
@@ -64,9 +95,15 @@ def aim(name: str, memory: int | None) -> Target:
     if kind not in ("cpu", "cuda", "mps"):
         raise BaseModelError(f"The device {name!r} is not known: write auto, cpu, cuda, cuda:0 or mps.")
     here = kind == "cpu" or (kind == "cuda" and torch.cuda.is_available())
-    device = torch.device(kind if name == "auto" else name)
     called = {"cpu": "this machine's CPU", "cuda": "a GPU", "mps": "an Apple GPU"}[kind]
-    return Target(kind, called, memory, _reserve(kind), device if here else None)
+    return Target(
+        kind,
+        called,
+        memory,
+        _reserve(kind),
+        torch.device(kind if name == "auto" else name) if here else None,
+        _AMPERE if kind == "cuda" and not here else None,
+    )
 
 
 def _called(device: torch.device) -> str:

@@ -128,11 +128,18 @@ def _timed(config: Config, job: Job) -> Timing:
     return Timing("measured", training, scoring, training / steps.total)
 
 
-def estimate(config: Config, found: Rehearsal, rate: float) -> Timing | None:
+def estimate(config: Config, found: Rehearsal, rate: float, reading: float = 0.0) -> Timing | None:
     """From the products that were counted, at ``rate`` FLOP a second; None where the steps are not known.
 
     The count comes to about 4 a weight and token where the base's weights are frozen, and to 6 where
     they train (Kaplan et al. 2020): forward 2, backward 2 for the activations and 2 for the weights.
+
+    Args:
+        config: the job.
+        found: what was counted.
+        rate: of products.
+        reading: seconds in which the device reads all weights once, which a micro-batch does twice and
+            cannot be faster than.
     """
     work: Workload = found.work
     if work.steps is None:
@@ -140,6 +147,7 @@ def estimate(config: Config, found: Rehearsal, rate: float) -> Timing | None:
     useful = EFFICIENCY * rate
     total = work.steps.total if found.step_tokens else 0
     training = found.step_flops / max(1, found.step_tokens) * _read(work.rows, work.steps) / useful
+    training = max(training, 2 * reading * config.train.accumulation * total)
     scored = _scored(config, work.splits, work.steps)
     scoring = found.read_flops / max(1, found.read_tokens) * scored / useful
     return Timing("estimated", training if total else 0.0, scoring, training / total if total else 0.0)
