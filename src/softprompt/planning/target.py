@@ -61,8 +61,8 @@ class Target:
             )
         if self.dtype(name) == torch.float32:
             return (
-                f"A {self.card.name} does not compute in bfloat16, so float32 is taken there. For float16 say "
-                'base.dtype = "float16"; it is not taken unasked, because training here does not scale the loss.',
+                f"A {self.card.name} does not compute in bfloat16, so float32 is taken there; float16 is not "
+                'taken unasked (base.dtype = "float16"), because training here does not scale the loss.',
             )
         return ()
 
