@@ -74,11 +74,13 @@ def test_what_would_fit_a_card_without_bfloat16_is_named_and_true(classic: Plan,
 
 
 def test_shorter_rows_are_advised_where_nothing_else_is_left() -> None:
-    single = CLASSIC | {"train": {"batch_size": 1}}
-    found = plan(single, gpu="a100-40", device_memory=7 * GB, tokens=1024)
-    fits = {advice.change: advice.needs for advice in found.advice}
-    shorter = plan(single, gpu="a100-40", device_memory=7 * GB, tokens=512)
-    assert fits["data.max_tokens = 512"] == shorter.needs < found.needs
+    about = {"model": "shape:smollm2-135m", "quantisation": "nf4", "dtype": "float32"}
+    small = {"base": about, "train": {"batch_size": 1}}
+    job = CLASSIC | small | {"method": {"kind": "lora", "rank": 4, "targets": ["q_proj"]}}
+    whole, half = (plan(job, gpu="t4", tokens=n, measure=False).needs for n in (512, 256))
+    found = plan(job, gpu="t4", device_memory=(whole + half) // 2, tokens=512)
+    advised = {advice.change: advice.needs for advice in found.advice if advice.fits}
+    assert advised["data.max_tokens = 256"] == half
 
 
 def test_time_on_a_card_that_is_not_here_is_that_of_its_data_sheet(on_a_t4: Plan) -> None:

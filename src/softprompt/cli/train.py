@@ -172,11 +172,13 @@ def _refuse_overwriting(config: Config) -> None:
 def _check_rows(config: Config) -> None:
     """Find the faults of the data now, which should not wait for a base to come from the hub."""
     from softprompt.data.rows import collect_faults
+    from softprompt.data.table import Table
     from softprompt.data.task import load_task
 
     task = load_task(config.data, config.seed)
-    for table in task.tables.values():
-        collect_faults(table, lambda _, row: (task.template.input_text(row), task.template.target_text(row)))
+    every = [(row, table.place(i)) for table in task.tables.values() for i, row in enumerate(table.rows)]
+    together = Table(tuple(row for row, _ in every), "", tuple(place for _, place in every))
+    collect_faults(together, lambda _, row: (task.template.input_text(row), task.template.target_text(row)))
 
 
 def _load(config: Config) -> Any:

@@ -296,7 +296,7 @@ def collect_faults(table: Table, work: Callable[[int, Row], T]) -> list[T]:
     index, fault = first
     more = f" and {faults - 1} more with a fault" if faults > 1 else ""
     said = str(fault)
-    raise DataError(f"{table.origin}, row {index + 1}{more}: {said[0].lower()}{said[1:]}") from fault
+    raise DataError(f"{table.place(index)}{more}: {said[0].lower()}{said[1:]}") from fault
 
 
 def _row(template: Template, text: str) -> dict[str, object]:

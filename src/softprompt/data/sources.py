@@ -18,6 +18,8 @@ from softprompt.packages import require
 __all__ = ["Table", "read"]
 
 _Rows = list[dict[str, object]]
+_Placed = tuple[_Rows, list[int]]
+"""Rows, and of each the line on which it begins, as editors count; its number where the file has no lines."""
 
 _HUB = re.compile(
     r"(?P<repo>[\w.-]+/[\w.-]+)(:(?P<config>[^@/]+))?(@(?P<revision>.+))?/(?P<split>[^/]+)", re.ASCII
@@ -52,19 +54,21 @@ def read(spec: str, *, base_dir: Path | None = None) -> Table:
 def _read_file(spec: str, base_dir: Path | None) -> Table:
     path = (base_dir or Path()) / Path(spec).expanduser()
     try:
-        rows = _reader(path)(path) if path.exists() else None
+        found = _reader(path)(path) if path.exists() else None
     except PermissionError as error:
         raise ResourceError(f"{path} may not be read: change its permissions.") from error
     except OSError as error:
         raise ResourceError(f"{path} cannot be read: {error.strerror or error}.") from error
-    if rows is None:
+    if found is None:
         raise DataError(f"There is no file {path}: give a path, bundled:NAME/SPLIT or hub:owner/name/SPLIT.")
+    rows, numbers = found
     if not rows:
         raise DataError(f"{path} is empty: it has no rows.")
-    return Table(tuple(rows), str(path))
+    unit = "line" if path.suffix.lower() in _WITH_LINES else "row"
+    return Table(tuple(rows), str(path), tuple(f"{path}, {unit} {number}" for number in numbers))
 
 
-def _reader(path: Path) -> Callable[[Path], _Rows]:
+def _reader(path: Path) -> Callable[[Path], _Placed]:
     if path.is_dir():
         raise DataError(f"{path} is a folder: name one of the files in it.")
     reader = _READERS.get(path.suffix.lower())
@@ -84,15 +88,18 @@ def _text(path: Path) -> str:
         raise DataError(f"{path} is not UTF-8 (line {line}): save it as UTF-8.") from error
 
 
-def _read_delimited(path: Path, delimiter: str) -> _Rows:
+def _read_delimited(path: Path, delimiter: str) -> _Placed:
     # Only ever raised: another thread may be reading, so it is not put back.
     csv.field_size_limit(max(csv.field_size_limit(), _LARGEST_FIELD))
     # Strict, as otherwise a quote that is never closed silently swallows the rest of the file.
     lines = csv.reader(io.StringIO(_text(path), newline=""), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     rows: _Rows = []
+    starts: list[int] = []
+    begins = 1
     try:
         for cells in lines:
+            start, begins = begins, lines.line_num + 1
             if not cells:
                 continue
             if header is None:
@@ -100,17 +107,18 @@ def _read_delimited(path: Path, delimiter: str) -> _Rows:
                 continue
             if len(cells) != len(header):
                 raise DataError(
-                    f"{path}, row {len(rows) + 1} (line {lines.line_num}) has {_count(len(cells), 'field')} "
+                    f"{path}, line {start} has {_count(len(cells), 'field')} "
                     f"where the header has {_count(len(header), 'column')}: put quotes around a field that "
                     f"holds {'a tab' if delimiter == _TAB else 'a comma'}."
                 )
             rows.append(dict(zip(header, cells, strict=True)))
+            starts.append(start)
     except csv.Error as error:
         raise DataError(
-            f"{path}, row {len(rows) + 1} (line {lines.line_num}) is not well quoted ({error}): "
+            f"{path}, line {begins} is not well quoted ({error}): "
             "write a quote inside a quoted field twice, and close each."
         ) from error
-    return rows
+    return rows, starts
 
 
 def _header(path: Path, cells: list[str]) -> list[str]:
@@ -121,6 +129,12 @@ def _header(path: Path, cells: list[str]) -> list[str]:
             "the first line must name every column."
         )
     _unique(path, names)
+    other = next((mark for mark in (";", _TAB, "|") if mark in names[0]), None)
+    if len(names) == 1 and other is not None:
+        called = {";": "semicolons", _TAB: "tabs", "|": "bars"}[other]
+        raise DataError(
+            f"{path} has {called} between its columns: save it with commas, or with tabs as a .tsv file."
+        )
     return names
 
 
@@ -130,16 +144,17 @@ def _unique(path: Path, names: list[str]) -> None:
         raise DataError(f"{path} has the column {twice!r} twice in its header: rename one of them.")
 
 
-def _read_csv(path: Path) -> _Rows:
+def _read_csv(path: Path) -> _Placed:
     return _read_delimited(path, ",")
 
 
-def _read_tsv(path: Path) -> _Rows:
+def _read_tsv(path: Path) -> _Placed:
     return _read_delimited(path, _TAB)
 
 
-def _read_jsonl(path: Path) -> _Rows:
+def _read_jsonl(path: Path) -> _Placed:
     rows: _Rows = []
+    starts: list[int] = []
     # Not splitlines(): JSON may hold other line separators inside a string.
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if not line.strip():
@@ -151,13 +166,14 @@ def _read_jsonl(path: Path) -> _Rows:
         if not isinstance(row, dict):
             raise DataError(f"{path}, line {number} is {_kind(row)}, not an object such as {{...}}.")
         rows.append(row)
-    return rows
+        starts.append(number)
+    return rows, starts
 
 
-def _read_json(path: Path) -> _Rows:
+def _read_json(path: Path) -> _Placed:
     text = _text(path)
     if not text.strip():
-        return []
+        return [], []
     try:
         rows = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -169,16 +185,16 @@ def _read_json(path: Path) -> _Rows:
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
             raise DataError(f"{path}, row {number} is {_kind(row)}, not an object such as {{...}}.")
-    return rows
+    return rows, list(range(1, len(rows) + 1))
 
 
-def _read_parquet(path: Path) -> _Rows:
+def _read_parquet(path: Path) -> _Placed:
     require("a parquet file")
     import pyarrow as arrow
     import pyarrow.parquet as parquet
 
     if path.stat().st_size == 0:
-        return []
+        return [], []
     try:
         # Not read_table(), which would take a folder named a=b for a column.
         with parquet.ParquetFile(path) as file:
@@ -189,10 +205,11 @@ def _read_parquet(path: Path) -> _Rows:
         raise DataError(f"{path} is damaged or is not a parquet file: write it again.") from error
     _unique(path, table.column_names)
     rows: _Rows = table.to_pylist()
-    return rows
+    return rows, list(range(1, len(rows) + 1))
 
 
-_READERS: dict[str, Callable[[Path], _Rows]] = {
+_WITH_LINES = (".csv", ".tsv", ".jsonl", ".ndjson")
+_READERS: dict[str, Callable[[Path], _Placed]] = {
     ".csv": _read_csv,
     ".tsv": _read_tsv,
     ".jsonl": _read_jsonl,

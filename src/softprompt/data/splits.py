@@ -67,7 +67,7 @@ def split(
         taken = _shares({key: len(pool) for key, pool in pools.items()}, count)
         chosen = sorted(index for key, pool in pools.items() for index in pool[: taken[key]])
         pools = {key: pool[taken[key] :] for key, pool in pools.items()}
-        parts.append(Table(tuple(table.rows[index] for index in chosen), _origin(table, count, seed)))
+        parts.append(table.take(chosen, _origin(table, count, seed)))
     return tuple(parts)
 
 
@@ -90,8 +90,7 @@ def _whole_groups(table: Table, counts: list[int], seed: int, group: str, *, res
                 "more rows, or take data.group away."
             )
         pool = left
-        rows = tuple(table.rows[index] for index in sorted(chosen))
-        parts.append(Table(rows, _origin(table, len(rows), seed)))
+        parts.append(table.take(sorted(chosen), _origin(table, len(chosen), seed)))
     return tuple(parts)
 
 

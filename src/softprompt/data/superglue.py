@@ -90,15 +90,17 @@ def flatten(task: str, table: Table) -> Table:
         DataError: a row is not of this task.
     """
     rows: list[dict[str, object]] = []
+    places: list[str] = []
     for number, row in enumerate(table.rows):
         try:
             rows += _FLAT[task](row, number)
+            places += [table.place(number)] * (len(rows) - len(places))
         except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
             raise DataError(
-                f"{table.origin}, row {number + 1} is no row of SuperGLUE's {task} ({_said(error)}): use the "
+                f"{table.place(number)} is no row of SuperGLUE's {task} ({_said(error)}): use the "
                 "official files."
             ) from error
-    return Table(tuple(rows), table.origin)
+    return Table(tuple(rows), table.origin, tuple(places))
 
 
 def _said(error: Exception) -> str:

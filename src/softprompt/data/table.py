@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
 
@@ -21,10 +21,18 @@ Text = str | Row
 
 @dataclass(frozen=True)
 class Table:
-    """Rows in order, each a dict of column -> value; ``origin`` names them in messages."""
+    """Rows in order, each a dict of column -> value.
+
+    Attributes:
+        rows: the rows.
+        origin: names them in messages.
+        places: where each row stands in what the user has, such as ``rows.csv, line 7``; it goes with the
+            row through every cut and shuffle. Empty where ``origin`` and the number say it.
+    """
 
     rows: tuple[dict[str, object], ...]
     origin: str
+    places: tuple[str, ...] = field(default=(), compare=False)
 
     def __repr__(self) -> str:
         return f"<Table of {len(self)} rows from {self.origin}>"
@@ -46,6 +54,15 @@ class Table:
             line = json.dumps(row, sort_keys=True, separators=(",", ":"), default=str)
             digest.update(line.encode("ascii") + b"\n")
         return digest.hexdigest()
+
+    def place(self, index: int) -> str:
+        """Where row ``index`` stands, for messages."""
+        return self.places[index] if self.places else f"{self.origin}, row {index + 1}"
+
+    def take(self, indices: Iterable[int], origin: str) -> Table:
+        """The rows of these places, each with where it stands."""
+        chosen = tuple(indices)
+        return Table(tuple(self.rows[i] for i in chosen), origin, tuple(self.place(i) for i in chosen))
 
     def require_columns(self, names: tuple[str, ...]) -> None:
         """Raise ``DataError`` for the first of ``names`` that no row has."""

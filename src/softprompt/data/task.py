@@ -13,7 +13,7 @@ from softprompt.data.retrieve import nearest_texts
 from softprompt.data.rows import Before, Encoded, Ids, Normalise, collect_faults, encode
 from softprompt.data.sources import read
 from softprompt.data.splits import split, subset
-from softprompt.data.table import Table, as_text
+from softprompt.data.table import Row, Table, as_text
 from softprompt.data.template import Template
 from softprompt.errors import ConfigError
 
@@ -207,11 +207,15 @@ def _inputs(table: Table, template: Template) -> list[str]:
 
 def _shared(tables: Mapping[str, Table], template: Template) -> list[str]:
     """A sentence for each held-out split that has inputs of the training rows in it."""
-    columns = template.input_fields
-    seen = {tuple(str(row.get(c)) for c in columns) for row in tables["train"].rows}
+
+    def read(row: Row) -> tuple[str, ...]:
+        return tuple(str(row.get(column) or "").strip() for column in template.input_fields)
+
+    # Rows without an input all have the same one, and learn nothing from each other by it.
+    seen = {found for row in tables["train"].rows if any(found := read(row))}
     notes = []
     for name in tables.keys() - {"train"}:
-        again = sum(tuple(str(row.get(c)) for c in columns) in seen for row in tables[name].rows)
+        again = sum(read(row) in seen for row in tables[name].rows)
         if again:
             notes.append(f"{again} of {len(tables[name])} {name} rows have the input of a training row.")
     return notes

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from softprompt.data.table import Table
@@ -65,7 +65,7 @@ def perturbed(table: Table, columns: Sequence[str], kind: str, seed: int) -> Tab
             if isinstance(value, str):
                 changed[column] = change(value, random.Random(f"{kind}:{seed}:{number}:{column}").random)
         rows.append(changed)
-    return Table(tuple(rows), f"{table.origin} ({kind}, seed {seed})")
+    return replace(table, rows=tuple(rows), origin=f"{table.origin} ({kind}, seed {seed})")
 
 
 def _typos(text: str, draw: Draw) -> str:

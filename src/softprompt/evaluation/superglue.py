@@ -58,7 +58,7 @@ def official(
     answer = "answers" if name == "record" else "label"
     missing = [number for number, row in enumerate(table.rows) if row.get(answer) is None]
     if missing:
-        raise DataError(f"{table.origin}, row {missing[0] + 1} has no answer to score by: use another split.")
+        raise DataError(f"{table.place(missing[0])} has no answer to score by: use another split.")
     order = tuple(labels) if labels is not None else ANSWERS.get(name, ())
     said = [_said(name, row, order, p, table.origin) for row, p in zip(table.rows, predictions, strict=True)]
     return _METRICS[name](table.rows, said)
