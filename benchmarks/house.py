@@ -157,12 +157,15 @@ def main() -> None:
     house = measure(read(options.commit))
     print(house)
     if options.names:
-        print("\nchain:", " > ".join(house.chain), "\n\nused once:", *house.once, sep="\n  ")
-        print(
-            "\ntwo classes:",
-            *(f"{name}: {', '.join(found)}" for name, found in house.twice.items()),
-            sep="\n  ",
-        )
+        print("
+chain:", " > ".join(house.chain), "
+
+used once:", *house.once, sep="
+  ")
+        twice = (f"{name}: {', '.join(found)}" for name, found in house.twice.items())
+        print("
+two classes:", *twice, sep="
+  ")
 
 
 if __name__ == "__main__":
