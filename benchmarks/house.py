@@ -157,15 +157,9 @@ def main() -> None:
     house = measure(read(options.commit))
     print(house)
     if options.names:
-        print("
-chain:", " > ".join(house.chain), "
-
-used once:", *house.once, sep="
-  ")
+        print("\nchain:", " > ".join(house.chain), "\n\nused once:", *house.once, sep="\n  ")
         twice = (f"{name}: {', '.join(found)}" for name, found in house.twice.items())
-        print("
-two classes:", *twice, sep="
-  ")
+        print("\ntwo classes:", *twice, sep="\n  ")
 
 
 if __name__ == "__main__":

@@ -76,3 +76,33 @@ def test_a_lack_of_memory_is_not_held_against_the_model() -> None:
     base = tiny.base("llama")
     with pytest.raises(ResourceError, match=r"^There is not enough memory to read tiny-llama-0: .*\.$"):
         settle(dataclasses.replace(base, model=Full(base.model)))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        lambda: transformers.GPTNeoConfig(
+            vocab_size=97,
+            hidden_size=32,
+            num_layers=2,
+            num_heads=4,
+            attention_types=[[["global", "local"], 1]],
+            window_size=16,
+            max_position_embeddings=64,
+        ),
+        lambda: transformers.DogeConfig(
+            vocab_size=97,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            keep_window_size=16,
+            max_position_embeddings=64,
+        ),
+    ],
+    ids=["gpt-neo", "doge"],
+)
+def test_a_window_that_short_rows_cannot_show_is_refused_by_its_name(config: Any) -> None:
+    model = transformers.AutoModelForCausalLM.from_config(config())
+    with pytest.raises(BaseModelError, match=r"looks back 16 positions .* \((keep_)?window_size\)"):
+        freeze(model.eval(), tiny.tokenizer())

@@ -30,9 +30,11 @@ def settle(base: Base) -> Base:
     """The base with the fastest layout it is exact in.
 
     Raises:
-        BaseModelError: the model agrees with its own plain forward pass in no layout.
+        BaseModelError: the model agrees with its own plain forward pass in no layout, or has a window that
+            short rows cannot show.
         ResourceError: there is not enough memory to try.
     """
+    _refuse_hidden_window(base)
     reasons = []
     for layout in (FLAT, PACKED, PADDED):
         candidate = replace(base, layout=layout)
@@ -59,6 +61,22 @@ def settle(base: Base) -> Base:
 def agrees(base: Base, original: Base) -> bool:
     """Whether a copy still reads in its layout what the plain forward pass of the original does."""
     return _disagreement(base, original) <= _tolerance(base)
+
+
+def _refuse_hidden_window(base: Base) -> None:
+    """A window by a name of its own comes with a mask of the model's own, which counts slots, not positions.
+
+    Rows shorter than it read right, so trying short rows does not find it out.
+    """
+    most = base.max_positions
+    for name, value in base.config.get_text_config().to_dict().items():
+        window = name.endswith("window_size") and isinstance(value, int) and value > 0
+        if window and (most is None or value < most):
+            raise BaseModelError(
+                f"{base.name} is a {base.config.model_type} model that looks back {value} positions by a "
+                f"mask of its own ({name}), which softprompt cannot read exactly behind a prefix; use "
+                "another base."
+            )
 
 
 def _tolerance(base: Base) -> float:
