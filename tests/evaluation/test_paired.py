@@ -48,7 +48,7 @@ def test_mcnemar(won: int, lost: int, both: int, p: float) -> None:
 
 def test_mcnemar_without_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy", None)
-    with pytest.raises(ResourceError, match=r"pip install 'softprompt\[compare\]'"):
+    with pytest.raises(ResourceError, match=r"pip install 'softprompt\[(compare|report)\]'"):
         mcnemar([True], [False])
 
 
