@@ -105,4 +105,4 @@ def test_a_lack_of_memory_is_not_held_against_the_model() -> None:
 def test_a_window_that_short_rows_cannot_show_is_refused_by_its_name(config: Any) -> None:
     model = transformers.AutoModelForCausalLM.from_config(config())
     with pytest.raises(BaseModelError, match=r"looks back 16 positions .* \((keep_)?window_size\)"):
-        freeze(model.eval(), tiny.tokenizer())
+        freeze(model.eval(), tiny.tokenizer(), "tiny")

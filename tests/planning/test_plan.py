@@ -95,7 +95,7 @@ def test_time_on_a_card_that_is_not_here_is_that_of_its_data_sheet(on_a_t4: Plan
 
 
 def test_what_hardly_fits_comes_with_advice(classic: Plan) -> None:
-    advice, *_ = classic.advice
+    (advice,) = classic.advice
     assert advice.change == "train.accumulation = 2"
     changed = {**CLASSIC, "train": {"batch_size": 4, "accumulation": 2}}
     assert plan(changed, device_memory=16 * GB, tokens=512).needs == advice.needs < 0.7 * classic.needs

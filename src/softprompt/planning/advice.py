@@ -55,7 +55,10 @@ def advise(
     found: list[Advice] = []
     lacks_bfloat16 = target.kind == "cuda" and target.dtype(config.base.dtype) == torch.float32
     halved = [_halved(config)] if lacks_bfloat16 and config.base.dtype == "auto" else []
-    for one_of in chain(_changes(config, whole), halved, [_shortened(config, _tokens(config, assumed))]):
+    shortened = _shortened(config, _tokens(config, assumed))
+    for one_of in chain(_changes(config, whole), halved, [shortened]):
+        if one_of is shortened and any(advice.fits for advice in found):
+            break  # it leaves out what the rows say: only where nothing else fits
         for change, other in one_of:
             rows = assumed
             if assumed is not None and other.data is not config.data:
