@@ -64,7 +64,7 @@ def test_an_empty_tree_has_no_length() -> None:
 
 
 def test_the_working_tree_can_be_measured() -> None:
-    command = [sys.executable, Path(script.__file__), "--names"]
+    command = [sys.executable, str(script.__file__), "--names"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "longest import chain" in done.stdout
     assert "softprompt.serving.engine" in script.read(None)
