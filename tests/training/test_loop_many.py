@@ -143,7 +143,7 @@ def test_one_that_stops_early_leaves_the_others_as_they_were() -> None:
     apart, joined = runs()[:3], runs()[:3]
     patient = [
         TrainingRun(
-            r.method, r.rows, r.config.model_copy(update={"learning_rate": 1e-9, "patience": 1}), r.seed
+            r.method, r.rows, r.config.model_copy(update={"learning_rate": 0.0, "patience": 1}), r.seed
         )
         for r in (apart[1], joined[1])
     ]

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 __all__ = [
@@ -40,6 +41,7 @@ Interval = tuple[float, float]
 
 _Z = 1.959963984540054  # of a normal distribution, 95% lies within so many deviations
 _TAILS = (0.025, 0.975)
+_AT_ONCE = 500  # draws whose sums are held together, so that scoring a few rows takes no more than they do
 _CELLS = 4_000_000  # (draw, row) pairs of a block: 4 MB as it is kept, 32 MB while it is drawn or used
 
 
@@ -65,7 +67,7 @@ class Sampled:
 
     def interval(self) -> Value:
         """The metric with its percentile bootstrap interval (Efron 1979)."""
-        low, high = torch.quantile(self.draws, self.draws.new_tensor(_TAILS)).tolist()
+        low, high = numpy.quantile(self.draws.numpy(), _TAILS).tolist()
         return Value(self.value, low, high)
 
 
@@ -82,20 +84,25 @@ def resampled(
     """
     assert len(columns), "a metric needs rows"
     columns = columns.double()
-    value = compute(columns.sum(0, keepdim=True))
+    value, added = compute(columns.sum(0, keepdim=True)), columns.numpy(force=True)
     step = max(1, _CELLS // len(columns))
     sizes = [min(step, resamples - start) for start in range(0, resamples, step)]
-    blocks = (_counts(len(columns), size, block, seed) for block, size in enumerate(sizes))
-    return Sampled(float(value), torch.cat([compute(counts.double() @ columns) for counts in blocks]))
+    draws, at = torch.empty(resamples, dtype=torch.float64), 0
+    for block, size in enumerate(sizes):
+        counts = _counts(len(columns), size, block, seed)
+        for part in numpy.array_split(counts, -(-size // _AT_ONCE)):
+            draws[at : at + len(part)] = compute(torch.from_numpy(part @ added))
+            at += len(part)
+    return Sampled(float(value), draws)
 
 
 @lru_cache(maxsize=16)  # every metric of every run on the same rows asks for the same blocks
-def _counts(rows: int, draws: int, block: int, seed: int) -> Tensor:
+def _counts(rows: int, draws: int, block: int, seed: int) -> NDArray[numpy.uint8]:
     """How often each row is drawn, [draws, B] in bytes: no row of many comes 256 times."""
     drawn = numpy.random.default_rng([seed, block]).integers(rows, size=(draws, rows), dtype=numpy.int32)
     places = drawn + numpy.arange(draws)[:, None] * rows
     counts = numpy.bincount(places.ravel(), minlength=draws * rows)
-    return torch.from_numpy(counts.astype(numpy.uint8).reshape(draws, rows))
+    return counts.astype(numpy.uint8).reshape(draws, rows)
 
 
 def sampled_mean(scores: Sequence[float], *, seed: int = 0, resamples: int = RESAMPLES) -> Sampled:
