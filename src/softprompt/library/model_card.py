@@ -146,6 +146,7 @@ print(prompt.generate({_example_row(card)}))"""
 def _prompt_code(card: Card) -> str:
     """The front holds what the tokenizer sets first, so the text is tokenised without it."""
     return f"""\
+# PEFT up to 0.21.2 needs transformers below 5.24 here, or it reads the prompt again at every token.
 from peft import PeftModel
 {_base_code(card)}
 model = PeftModel.from_pretrained(model, {quoted("./" + card.name)})
