@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from softprompt.cli.options import json_option, library_option
+from softprompt.cli.options import json_option, library_option, refuse_missing
 
 if TYPE_CHECKING:
     from softprompt.library.folder import Entry
@@ -25,6 +25,7 @@ def command(library: str, as_json: bool) -> None:
     from softprompt.cli import screen
     from softprompt.library.folder import Library
 
+    refuse_missing(library)
     entries = Library(library).list()
     if as_json:
         screen.print_json({"library": library, "prompts": [_json(entry, Path(library)) for entry in entries]})

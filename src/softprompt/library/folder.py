@@ -215,6 +215,8 @@ class Library:
 
     def _missing(self, name: str) -> str:
         names = self._names()
+        if not self.path.is_dir():
+            return f"There is no prompt called {name}: the library {self.path} is not there; check the path."
         if not names:
             return f"There is no prompt called {name} in {self.path}, which holds none; check the path."
         there = ", ".join(map(_printable, names[:_SHOWN]))

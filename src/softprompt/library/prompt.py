@@ -148,6 +148,12 @@ class Prompt:
         longest = max(map(len, encoded.candidates(example)), default=0)
         return InputTokens(example.input_ids, longest or None)
 
+    def cuts(self, text: Text) -> bool:
+        """Whether a text is longer than the prompt was learnt to read, so that the beginning is left out."""
+        fields = self.template.input_fields
+        row = dict.fromkeys(fields, text) if isinstance(text, str) else text
+        return len(self.request(text).ids) < len(self.base.encode(self.template.input_text(row)))
+
     def save(self, library: str | Path | Library = "prompts", *, overwrite: bool = False) -> Path:
         """Write the artifact, whole or not at all, as ``library/NAME``; its path."""
         shelf = library if isinstance(library, Library) else Library(library)
