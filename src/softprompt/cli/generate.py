@@ -92,7 +92,7 @@ def command(
 def _tell_cuts(prompt: Prompt, asked: Sequence[Text]) -> None:
     from softprompt.cli import screen
 
-    cut = sum(prompt.cuts(text) for text in asked)
+    cut = sum(prompt.tokens(text).cut for text in asked)
     if cut:
         most = prompt.card.template.max_tokens
         screen.say(

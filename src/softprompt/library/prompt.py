@@ -142,17 +142,11 @@ class Prompt:
             return InputTokens(ids)
         if self.template.choices is not None and not _offers(text, self.template.choice_columns):
             room = self.card.template.max_tokens
-            return InputTokens(encode_input(self.template, text, self.base.encode, room))
+            return encode_input(self.template, text, self.base.encode, room)
         encoded = self.encode_request(text)
         (example,) = encoded.examples
         longest = max(map(len, encoded.candidates(example)), default=0)
-        return InputTokens(example.input_ids, longest or None)
-
-    def cuts(self, text: Text) -> bool:
-        """Whether a text is longer than the prompt was learnt to read, so that the beginning is left out."""
-        fields = self.template.input_fields
-        row = dict.fromkeys(fields, text) if isinstance(text, str) else text
-        return len(self.request(text).ids) < len(self.base.encode(self.template.input_text(row)))
+        return InputTokens(example.input_ids, longest or None, bool(encoded.truncated))
 
     def save(self, library: str | Path | Library = "prompts", *, overwrite: bool = False) -> Path:
         """Write the artifact, whole or not at all, as ``library/NAME``; its path."""
