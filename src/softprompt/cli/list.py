@@ -10,7 +10,7 @@ import click
 from softprompt.cli.options import json_option, library_option, refuse_missing
 
 if TYPE_CHECKING:
-    from softprompt.library.folder import Entry
+    from softprompt.library.folder import ListedArtifact
 
 __all__ = ["command"]
 
@@ -45,7 +45,7 @@ def command(library: str, as_json: bool) -> None:
             )
 
 
-def _row(entry: Entry, library: Path) -> tuple[str, ...]:
+def _row(entry: ListedArtifact, library: Path) -> tuple[str, ...]:
     from softprompt.cli.scores import headline
     from softprompt.cli.screen import bytes_text
 
@@ -63,7 +63,7 @@ def _row(entry: Entry, library: Path) -> tuple[str, ...]:
     )
 
 
-def _json(entry: Entry, library: Path) -> dict[str, object]:
+def _json(entry: ListedArtifact, library: Path) -> dict[str, object]:
     if entry.card is None:
         return {"name": entry.name, "fault": entry.fault}
     card = entry.card
