@@ -134,3 +134,44 @@ def test_one_base_answers_while_a_prompt_is_trained_on_it() -> None:
         done.set()
         thread.join()
     assert answers == [expected] * 5
+
+
+def test_an_answer_has_its_least_length_as_in_transformers() -> None:
+    """Neither the end token nor a stop token comes before it; what is told of likelihoods is not changed."""
+    base = tiny.base()
+    ids = tuple(base.encode("hello"))
+    plain = requests(endless(base), Sampling(max_new_tokens=12))[0]
+    plain = dataclasses.replace(plain, prefix=base.prefill_text(""), ids=ids)
+    stop = written([plain])[0][2]
+    sampling = Sampling(max_new_tokens=12, stop_tokens=[stop], ignore_end=True)
+    short = dataclasses.replace(plain, sampling=sampling)
+    assert len(written([short])[0]) <= 2
+    long = dataclasses.replace(plain, sampling=dataclasses.replace(sampling, min_new_tokens=6))
+    found = written([long])[0]
+    with torch.no_grad():
+        wanted = base.model.generate(
+            torch.tensor([ids]),
+            min_new_tokens=6,
+            max_new_tokens=12,
+            do_sample=False,
+            eos_token_id=[stop],
+            pad_token_id=0,
+        )[0, len(ids) :].tolist()
+    assert found == wanted[: len(found)]
+    assert len(found) >= 6
+    assert wanted[len(found) :] in ([], [stop])
+
+
+def test_stops_are_not_looked_for_before_the_least_length() -> None:
+    base = endless(tiny.base())
+    (free, *_) = requests(base, Sampling(max_new_tokens=12))
+    text = generate([free])[0]
+    options = {"max_new_tokens": 12, "stop": text[1]}
+    assert (
+        generate([dataclasses.replace(free, sampling=Sampling(**options))])[0] == text[: text.index(text[1])]
+    )
+    least = dataclasses.replace(free, sampling=Sampling(**options, min_new_tokens=4))
+    longer = generate([least])[0]
+    assert longer.startswith(text[:4])
+    again = text.find(text[1], 4)
+    assert longer == (text if again < 0 else text[:again])

@@ -49,6 +49,13 @@ softprompt serve --host 0.0.0.0 --keys keys.toml
 )
 @click.option("--keys", metavar="FILE", help="API keys, made by `softprompt keys`; needed for other hosts.")
 @click.option("--admin", is_flag=True, help="Open the admin paths where there are no keys.")
+@click.option(
+    "--allowed-origins",
+    "origins",
+    multiple=True,
+    metavar="URL",
+    help="A site whose pages may ask from a browser, such as https://example.org; may repeat.",
+)
 @click.option("--budget", metavar="SIZE", help="Memory for loaded prompts, such as 2GB.  [default: no limit]")
 @click.option(
     "--kv-memory", metavar="SIZE", help="Memory for keys and values of texts at work.  [default: 2GiB]"
@@ -81,7 +88,7 @@ softprompt serve --host 0.0.0.0 --keys keys.toml
 @click.option(
     "--drain",
     type=click.FloatRange(0),
-    default=30.0,
+    default=20.0,
     show_default=True,
     metavar="S",
     help="Seconds to finish requests in when stopped.",
@@ -101,6 +108,7 @@ def command(
     budget: str | None,
     kv_memory: str | None,
     pinned: tuple[str, ...],
+    origins: tuple[str, ...],
     timeout: float,
     drain: float,
     verbose: bool,
@@ -116,6 +124,7 @@ def command(
 
     require("serving")
     refuse_missing(library)
+    from softprompt.atomic import sweep
     from softprompt.planning.sizes import parse_size
     from softprompt.serving.api.app import create_app
     from softprompt.serving.api.gate import Bounds, Drain
@@ -151,7 +160,9 @@ def command(
             drain=stopping,
             admin_open=admin,
             page=page_routes,
+            origins=origins,
         )
+        sweep(engine.library.path)
         address, actual = sock.getsockname()[:2]
         url = _url(host, address, actual)
         engine.start()

@@ -6,7 +6,7 @@ It knows a tokenizer and stop rules. It does not know how a token was chosen, or
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -57,8 +57,11 @@ class Detokenizer:
         """All that was shown."""
         return "".join(self._shown)
 
-    def push(self, token: int) -> str:
-        """The text that may be shown after one more token; often one piece, sometimes none."""
+    def push(self, token: int, *, search: bool = True) -> str:
+        """The text that may be shown after one more token; often one piece, sometimes none.
+
+        With ``search`` off, which it may be for the first tokens only, no stop string is looked for in it.
+        """
         if self.stopped or token in self._facts.silent:
             return ""
         word = self._tokenizer.convert_ids_to_tokens(token)
@@ -71,7 +74,8 @@ class Detokenizer:
         settled = self._settled(text)
         fresh, self._read = text[self._read : settled], settled
         self._forget(len(text) - settled)
-        return self._show(self._stops.read(self._clean(fresh)))
+        fresh = self._clean(fresh)
+        return self._show(self._stops.read(fresh) if search else fresh)
 
     def finish(self) -> str:
         """What was held back and turned out to be text. To be called once, after the last token."""
@@ -182,7 +186,15 @@ class StopRules:
         self._ends = {*sampling.stop_tokens, *special}
         if base.end_id is not None and not sampling.ignore_end:
             self._ends.add(base.end_id)
-        self._longest = longest
+        self._shortest, self._longest = sampling.min_new_tokens, longest
+
+    def barred(self, tokens: int) -> Collection[int]:
+        """What may not come next while the answer has only so many tokens."""
+        return self._ends if tokens < self._shortest else ()
+
+    def searches(self, tokens: int) -> bool:
+        """Whether stop strings are looked for in the text of the token with this number, counted from 1."""
+        return tokens > self._shortest
 
     def ends_before(self, token: int) -> bool:
         """Whether the answer ends at this token, which is then no part of it."""

@@ -145,11 +145,12 @@ class _Generating:
             echoed.append(TokenScore(token, self._piece(token), choice.logprob, choice.top))
 
     def _generate(self, logits: Tensor) -> list[Event]:
-        choice = self._sampler.sample(logits)
+        barred = self._rules.barred(self._written)
+        choice = self._sampler.sample(logits, barred)
         if self._rules.ends_before(choice.id):
             return [TextDelta(self._detokenizer.finish(), ()), self._finished("stop")]
         self._ids.append(choice.id)
-        text = self._detokenizer.push(choice.id)
+        text = self._detokenizer.push(choice.id, search=self._rules.searches(self._written))
         token = TokenScore(choice.id, self._piece(choice.id), choice.logprob, choice.top)
         reason = self._rules.ends_after(self._written, self._detokenizer)
         if reason is None:

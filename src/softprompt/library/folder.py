@@ -15,7 +15,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from softprompt.atomic import new_folder, plain_disk_errors, write_bytes
+from softprompt.atomic import GONE, new_folder, plain_disk_errors, write_bytes
 from softprompt.base.model import Base
 from softprompt.config import NAME_RULE
 from softprompt.config_io import nearest, shown
@@ -171,7 +171,7 @@ class Library:
     def names(self) -> Sequence[str]:
         """Every artifact's name, in order, also of those that are broken."""
         try:
-            found = [entry.name for entry in os.scandir(self.path) if entry.is_dir()]
+            found = [entry.name for entry in os.scandir(self.path)]
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -204,7 +204,7 @@ class Library:
             if path.is_symlink():
                 path.unlink()
                 return
-            aside = Path(tempfile.mkdtemp(dir=self.path, prefix=f".{name}.gone."))
+            aside = Path(tempfile.mkdtemp(dir=self.path, prefix=f".{name}{GONE}"))
             os.rename(path, aside / "old")
             shutil.rmtree(aside, ignore_errors=True)
 
