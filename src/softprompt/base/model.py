@@ -301,7 +301,7 @@ class Base:
 
     def run(self, *, cache: Any, **inputs: Any) -> Tensor:
         """One pass through the layers, without the head: hidden states ``[N, W, E]``."""
-        backbone = getattr(self.model, self.model.base_model_prefix)
+        backbone = getattr(self.model, self.model.base_model_prefix, None) or self.model.model
         found = backbone(**inputs, **cache_argument(backbone, cache), use_cache=True)
         return found.last_hidden_state  # type: ignore[no-any-return]
 

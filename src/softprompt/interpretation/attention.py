@@ -86,7 +86,7 @@ def attention(base: Base, front: Front, encoded: Encoded, *, progress: Progress 
         prefix = base.prefill(front)
         model = twin(base)  # a second model over the base's weights, whose attention can be asked for
         model.set_attn_implementation("eager")
-        backbone = getattr(model, model.base_model_prefix)
+        backbone = getattr(model, model.base_model_prefix, None) or model.model
         last, mean, even = Tensor(), Tensor(), torch.zeros(2, dtype=torch.float64)
         done = 0
         for numbers in batches(rows, _TOKENS):

@@ -197,7 +197,7 @@ def _purposes(work: Workload, ledger: Ledger, *, foreach: bool) -> Iterator[None
             group["foreach"] = foreach
 
     model = work.method.base.model
-    backbone = getattr(model, model.base_model_prefix)
+    backbone = getattr(model, model.base_model_prefix, None) or model.model
     hooks: list[Any] = [
         backbone.register_forward_pre_hook(becomes("activations"), with_kwargs=True),
         model.get_output_embeddings().register_forward_pre_hook(becomes("logits")),
