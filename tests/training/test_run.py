@@ -16,6 +16,7 @@ import peft
 import pytest
 import torch
 import transformers
+from tokenizers import processors
 
 import softprompt
 import tiny
@@ -280,6 +281,34 @@ def test_a_front_of_chat_marks_is_kept_in_the_card(tmp_path: Path) -> None:
     assert prompt.card.template.front == "<system>Say: {soft:4};<user>"
     assert prompt.card.template.input == "{text};<assistant>"
     assert base.decode(prompt.request("1 x").ids) == "1 x;<assistant>"
+
+
+def test_a_chat_begins_once_and_its_bare_base_reads_the_opening(tmp_path: Path) -> None:
+    tokenizer = copy.deepcopy(tiny.tokenizer())
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    tokenizer.chat_template = (
+        "<s>{% for m in messages %}<{{ m.role }}>{{ m.content }};{% endfor %}<assistant>"
+    )
+    base = dataclasses.replace(tiny.base(), tokenizer=tokenizer)
+    assert base.start_ids == (1,)
+    method = {"kind": "text", "front": "Say"}
+    prompt = softprompt.train(
+        base, config(tmp_path, data={"chat": True}).model_dump(exclude_none=True) | {"method": method}
+    )
+    messages = [{"role": "system", "content": "Say"}, {"role": "user", "content": "1 x"}]
+    theirs = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+    ids = base.embed((*theirs[: prompt.card.positions],))
+    assert torch.equal(prompt.front, ids.float())  # type: ignore[arg-type]
+    assert prompt.request("1 x").ids == tuple(theirs[prompt.card.positions :])
+    bare = tokenizer.apply_chat_template(messages[1:], add_generation_prompt=True)["input_ids"]
+    opening = bare[: len(bare) - len(prompt.request("1 x").ids)]
+    assert torch.equal(prompt.bare().front, base.embed(opening))  # type: ignore[arg-type]
+    rows = read(str(tmp_path / "test.jsonl"))
+    untuned = softprompt.train(base, config(tmp_path / "soft", data={"chat": True})).card.scores
+    expected = prompt.bare().evaluate(rows).summary()
+    assert untuned["test, untuned"]["nll"] == pytest.approx(expected["nll"], rel=1e-5)
 
 
 def test_unknown_sampling_options_are_refused(tmp_path: Path) -> None:
