@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import threading
 from typing import Any
 
 import pytest
 import torch
+import transformers
 
 import tiny
 from softprompt.base.model import Base
@@ -53,7 +55,9 @@ def endless(base: Base) -> Base:
         def __call__(self, *args: Any, **options: Any) -> Any:
             return base.tokenizer(*args, **options)
 
-    return dataclasses.replace(base, tokenizer=Endless())
+    model = copy.copy(base.model)
+    model.generation_config = None
+    return dataclasses.replace(base, model=model, tokenizer=Endless())
 
 
 def test_sampling_of_a_row_depends_on_the_seed_not_on_its_batch() -> None:
@@ -95,6 +99,23 @@ def test_the_end_token_ends_an_answer_and_is_not_part_of_it() -> None:
     ended = dataclasses.replace(base, tokenizer=Ends())
     (again,) = written(requests(ended, Sampling(max_new_tokens=6))[:1])
     assert again == seen[:first]
+
+
+def test_every_end_that_the_generation_settings_name_ends_an_answer() -> None:
+    base = endless(tiny.base())
+    (seen,) = written(requests(base, Sampling(max_new_tokens=12))[:1])
+    model = copy.copy(tiny.base().model)
+    model.generation_config = transformers.GenerationConfig(
+        eos_token_id=[2, seen[3]], pad_token_id=0, max_new_tokens=12, do_sample=False
+    )
+    ended = dataclasses.replace(tiny.base(), model=model)
+    ids = [*ended.opening("abc"), *ended.encode(TEXTS[0])]
+    theirs = model.generate(torch.tensor([ids]), use_cache=False)[0, len(ids) :].tolist()
+    assert theirs == seen[: len(theirs)]
+    (found,) = written(requests(ended, Sampling(max_new_tokens=12))[:1])
+    assert [*found, seen[3]] == theirs
+    (on,) = written(requests(ended, Sampling(max_new_tokens=12, ignore_end=True))[:1])
+    assert on == seen
 
 
 def test_a_prefix_of_another_base_is_refused() -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from softprompt.base.cache import BehindFronts, Recorder, cache_argument
-from softprompt.base.head import Head
+from softprompt.base.head import Head, backbone
 from softprompt.base.layout import Layout, Windows
 from softprompt.base.packing import Group, Pack, TokenRow, pack
 from softprompt.base.reach import Reach
@@ -133,10 +134,10 @@ class Base:
         """The longest sequence the model was built for, if it says; see ``Reach``."""
         return Reach.of(self.config).most
 
-    @property
+    @cached_property
     def head(self) -> Head:
-        softcap = getattr(self.text_config, "final_logit_softcapping", None)
-        return Head(self.model.get_output_embeddings(), softcap)
+        """What turns hidden states into logits."""
+        return Head.of(self.model)
 
     # -- text ----------------------------------------------------------------------------------
 
@@ -150,9 +151,22 @@ class Base:
         """The token that ends a text."""
         return self.tokenizer.eos_token_id  # type: ignore[no-any-return]
 
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """The tokens that end an answer: of a text, or of a turn, as the model names them beside it."""
+        settings = getattr(self.model, "generation_config", None)
+        named = getattr(settings, "eos_token_id", None)
+        found = [self.end_id, *(named if isinstance(named, list | tuple) else [named])]
+        return frozenset(token for token in found if token is not None)
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a piece of text, nothing added; special tokens written out are recognised."""
         return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def opening(self, text: str = "") -> list[int]:
+        """Token ids of a text that begins: behind what the tokenizer sets first, where it is not spelt."""
+        start, ids = list(self.start_ids), self.encode(text)
+        return ids if ids[: len(start)] == start else start + ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of token ids, special tokens left out."""
@@ -187,7 +201,7 @@ class Base:
     def prefill_text(self, text: str) -> Prefix:
         """The prefix of a plain text, behind whatever the tokenizer sets first."""
         with torch.no_grad():
-            return self.prefill(self.embed([*self.start_ids, *self.encode(text)]))
+            return self.prefill(self.embed(self.opening(text)))
 
     def accept(self, prefix: Prefix) -> Prefix:
         """The prefix itself, or ``WrongBaseError`` if another base made it."""
@@ -301,8 +315,8 @@ class Base:
 
     def run(self, *, cache: Any, **inputs: Any) -> Tensor:
         """One pass through the layers, without the head: hidden states ``[N, W, E]``."""
-        backbone = getattr(self.model, self.model.base_model_prefix)
-        found = backbone(**inputs, **cache_argument(backbone, cache), use_cache=True)
+        layers = backbone(self.model)
+        found = layers(**inputs, **cache_argument(layers, cache), use_cache=True)
         return found.last_hidden_state  # type: ignore[no-any-return]
 
 

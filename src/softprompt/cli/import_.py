@@ -140,6 +140,7 @@ def _bound(artifact: Artifact, base: Base, name: str, template: TemplateCard | N
 def _new_card(payload: Payload, base: Base, name: str, template: TemplateCard) -> Card:
     import torch
 
+    from softprompt.checkpoints.load import lasting_name
     from softprompt.library.card import BaseCard, Card
 
     return Card(
@@ -147,7 +148,7 @@ def _new_card(payload: Payload, base: Base, name: str, template: TemplateCard) -
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         kind=payload.kind,
         base=BaseCard(
-            name=base.name,
+            name=lasting_name(base.name),
             fingerprint=base.fingerprint,
             model_type=base.config.model_type,
             dtype=str(base.dtype).removeprefix("torch."),

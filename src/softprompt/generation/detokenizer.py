@@ -184,8 +184,8 @@ class StopRules:
         silent = _facts(base.tokenizer).silent
         special = {i for stop, i in named.items() if i in silent and _word(base, i) == stop}
         self._ends = {*sampling.stop_tokens, *special}
-        if base.end_id is not None and not sampling.ignore_end:
-            self._ends.add(base.end_id)
+        if not sampling.ignore_end:
+            self._ends |= base.end_ids
         self._shortest, self._longest = sampling.min_new_tokens, longest
 
     def barred(self, tokens: int) -> Collection[int]:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from softprompt.atomic import GONE, new_folder, plain_disk_errors, write_bytes
 from softprompt.base.model import Base
+from softprompt.checkpoints.load import lasting_name
 from softprompt.config import NAME_RULE
 from softprompt.config_io import nearest, shown
 from softprompt.errors import ArtifactError, ResourceError, SoftpromptError, WrongBaseError
@@ -239,7 +240,8 @@ def check_base(artifact: Artifact, base: Base) -> None:
         return
     about = artifact.card.base
     stored = "" if about.quantisation == "none" else f" in its {about.quantisation} form"
-    other = f"another revision or quantisation of {about.name}" if about.name == base.name else base.name
+    alike = about.name in (base.name, lasting_name(base.name))
+    other = f"another revision or quantisation of {about.name}" if alike else base.name
     raise WrongBaseError(
         f"{artifact.card.name} was learnt on {about.name}{stored} ({_short(about.fingerprint)}), but this "
         f"base is {other} ({_short(base.fingerprint)}); load the base it was learnt on{stored}, or train it "

@@ -415,7 +415,7 @@ def _to_prefix(learnt: Learnt, base: Base) -> Prefix:
 def _from_prefix(prefix: Prefix, base: Base) -> Learnt:
     shapes = _shapes(prefix)
     layers = base.text_config.num_hidden_layers
-    if len(set(shapes)) != 1 or len(shapes) != layers:
+    if len(set(shapes)) != 1 or len(shapes[0]) != 2 or len(shapes) != layers:
         raise ArtifactError(
             f"{base.name} has {layers} layers and {_described(shapes)}; a prefix can be saved only where "
             "every layer has keys and values of its own and of one shape, so learn a soft prompt instead."

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from softprompt.base.model import Base
 from softprompt.config import Config
-from softprompt.data.chat import in_chat
+from softprompt.data.chat import chat_opening, in_chat
 from softprompt.data.rows import Encoded
 from softprompt.data.task import Task, load_task
 from softprompt.errors import ArtifactError, DataError
@@ -90,7 +90,9 @@ class Job:
 
     def score_untuned(self, split: str, progress: Callable[[int, int], None] | None = None) -> Scores:
         """Scores of the bare base behind the same template."""
-        return score(self.base, self.base.embed(self.base.start_ids), self.encoded[split], progress)
+        opening = chat_opening(self.base.render_chat) if self.config.data.chat else ""
+        front = self.base.embed(self.base.opening(opening))
+        return score(self.base, front, self.encoded[split], progress)
 
 
 def identity_of(settings: Mapping[str, Any], digests: Mapping[str, str], fingerprint: str) -> str:

@@ -17,6 +17,7 @@ import torch
 import transformers
 
 import softprompt
+from softprompt.checkpoints.load import lasting_name
 from softprompt.errors import DivergedError
 from softprompt.library.card import (
     BaseCard,
@@ -71,7 +72,7 @@ def _card(job: Job, outcome: Outcome, positions: int, scores: dict[str, dict[str
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         kind=config.method.kind,
         base=BaseCard(
-            name=job.base.name,
+            name=lasting_name(job.base.name),
             revision=config.base.revision,
             fingerprint=job.base.fingerprint,
             model_type=job.base.config.model_type,

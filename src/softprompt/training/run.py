@@ -5,7 +5,8 @@ It ties the layers below together; it knows nothing of screens or command lines.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -74,11 +75,14 @@ def train(
             _tell_notes(trial, listener)
             _open_folder(alone, trial, resume)
             fit_trials([trial], [listener], resume=resume)
-            return save_results(trial, library, listener, overwrite=overwrite)
+            with _keeping([trial]):
+                return save_results(trial, library, listener, overwrite=overwrite)
         search = Search(base, wanted, _folder(wanted), listener)
         _tell_notes(search.tried[0], listener)
         _open_folder(wanted, search.tried[0], resume)
-        return save_search(search.run(), library, listener, overwrite=overwrite)
+        found = search.run()
+        with _keeping(found.learnt):
+            return save_search(found, library, listener, overwrite=overwrite)
 
 
 def train_many(
@@ -127,12 +131,32 @@ def train_many(
         for trial, may in zip(trials, overwrite, strict=True):
             library = Library(trial.config.output.library)
             try:
-                prompts.append(save_results(trial, library, listener, overwrite=may))
+                with _keeping(trials):
+                    prompts.append(save_results(trial, library, listener, overwrite=may))
             except DivergedError as fault:
                 faults.append(fault)
     if faults:
         raise faults[0]
     return prompts
+
+
+@contextmanager
+def _keeping(trials: Sequence[TrialRun]) -> Iterator[None]:
+    """Say of a fault after training, while testing or saving, what is kept and how it is saved after all."""
+    try:
+        yield
+    except DivergedError:
+        raise
+    except Exception as error:
+        kept = [str(trial.checkpoint) for trial in trials if trial.checkpoint.exists()]
+        if not kept:
+            raise
+        said = str(error).strip().rstrip(".") or type(error).__name__
+        raise TrainingError(
+            f"The training is done, but what was learnt could not be saved. {said}. It is kept in "
+            f"{', '.join(kept)}: mend the fault and give the same command again with --resume, which "
+            "saves it without training."
+        ) from error
 
 
 def _config(config: Config | Mapping[str, Any] | str | Path) -> Config:

@@ -22,6 +22,7 @@ from softprompt.training.checkpoint import Checkpoint
 from softprompt.training.job import Job
 from softprompt.training.log import RunLog
 from softprompt.training.loop import Outcome, TrainingRun, fit_many, selection_score
+from softprompt.training.saving import refuse_unsaveable
 
 __all__ = ["EvalRecord", "TrialRun", "changes_in_words", "fit_trials", "identities"]
 
@@ -67,7 +68,9 @@ class TrialRun:
         """Prepared when it is asked for; after ``release`` anew, with what it had learnt, if anything."""
         if self._job is None:
             self._job = Job.prepare(self.base, self.config)
-            if self.outcome is not None and self.outcome.best_step:
+            if self.outcome is None:
+                refuse_unsaveable(self._job)
+            elif self.outcome.best_step:
                 self._job.method.load_state(Checkpoint.load(self.checkpoint).tensors["best"])
         return self._job
 
