@@ -74,8 +74,10 @@ def settings(file: str | None, flags: Mapping[str, Any], assignments: tuple[str,
     return load(file, [*overrides, *single, *assignments]) if single else config
 
 
-def label_words(text: str) -> list[str] | dict[str, str]:
-    """Labels as typed: ``a,b,c``, or ``0=no,1=yes`` where the data's labels stand for other words."""
+def label_words(text: str) -> str | list[str] | dict[str, str]:
+    """Labels as typed: ``a,b,c``, ``auto``, or ``0=no,1=yes`` where labels stand for other words."""
+    if text.strip() == "auto":
+        return "auto"
     parts = [part.strip() for part in text.split(",")]
     if all("=" in part for part in parts):
         pairs = (part.split("=", 1) for part in parts)

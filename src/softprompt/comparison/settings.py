@@ -23,7 +23,7 @@ __all__ = ["Comparison", "Contender", "Entry", "load_comparison"]
 
 _SHARED = (
     *("task", *SOURCES, *(f"{split}_rows" for split in SOURCES), "validation_fraction"),
-    *("group", "draw", "label_column", "choices"),
+    *("group", "draw", "label_column", "label_aliases", "choices"),
 )
 """The settings of [data] that say which rows there are and what is right in them."""
 
