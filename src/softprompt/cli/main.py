@@ -19,6 +19,7 @@ from softprompt.cli.faults import Ending, ending_of
 __all__ = ["main", "run"]
 
 VERBS = {
+    "init": ("softprompt.cli.init", "Look at rows and write a configuration that learns from them."),
     "train": ("softprompt.cli.train", "Teach a base one job and keep the prompt."),
     "plan": ("softprompt.cli.plan", "Say beforehand what a job will need, and whether it fits."),
     "compare": ("softprompt.cli.compare", "Find out which method wins on your rows, and at what cost."),
@@ -28,6 +29,8 @@ VERBS = {
     "prune": ("softprompt.cli.prune", "Make a shorter prompt of a saved one."),
     "list": ("softprompt.cli.list", "List the saved prompts."),
     "show": ("softprompt.cli.show", "Show all that is known about a saved prompt."),
+    "rename": ("softprompt.cli.rename", "Give a saved prompt another name."),
+    "rm": ("softprompt.cli.rm", "Remove saved prompts."),
     "export": ("softprompt.cli.export", "Write a saved prompt as a plain PEFT folder."),
     "import": ("softprompt.cli.import_", "Bring a PEFT prompt or prefix into the library."),
     "serve": ("softprompt.cli.serve", "Serve the saved prompts over HTTP, in OpenAI's form."),
