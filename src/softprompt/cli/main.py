@@ -6,10 +6,13 @@ with Ctrl-C.
 
 from __future__ import annotations
 
+import copy
 import difflib
+import functools
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import click
 
@@ -40,6 +43,9 @@ VERBS = {
 }
 """By verb: the module that holds its ``command``, imported when it is used, and its line in the help."""
 
+LIGHT = ("init", "train", "keys", "models")
+"""Verbs that need no model, or find many faults before they do and wake the rest up by themselves."""
+
 
 class _Verbs(click.Group):
     """A group that imports a verb only when it is called, so that the help is there at once."""
@@ -51,7 +57,11 @@ class _Verbs(click.Group):
         if cmd_name not in VERBS:
             return None
         command: click.Command = importlib.import_module(VERBS[cmd_name][0]).command
-        return command
+        if cmd_name in LIGHT or command.callback is None:
+            return command
+        awake = copy.copy(command)
+        awake.callback = _once_awake(command.callback)
+        return awake
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -103,6 +113,19 @@ def main() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     sys.exit(run(sys.argv[1:]))
+
+
+def _once_awake(callback: Callable[..., Any]) -> Callable[..., Any]:
+    """The same behind a sign of life: what computes takes seconds to be imported."""
+
+    @functools.wraps(callback)
+    def command(*args: Any, **kwargs: Any) -> Any:
+        from softprompt.cli.screen import wake
+
+        wake()
+        return callback(*args, **kwargs)
+
+    return command
 
 
 def _wants_json(args: Sequence[str]) -> bool:

@@ -111,8 +111,10 @@ def learn(config: Config, *, resume: bool = False, typed: Sequence[str] = ()) ->
         resume: go on from the checkpoint, if there is one.
         typed: the arguments the user gave, to say how to go on.
     """
+    from softprompt.cli.screen import say, wake
+
+    wake()
     from softprompt.cli.interrupt import Interrupts
-    from softprompt.cli.screen import say
     from softprompt.cli.watch import watcher
     from softprompt.listener import Listener
     from softprompt.packages import require
