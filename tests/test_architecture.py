@@ -29,6 +29,7 @@ LAYERS = [
     {"comparison", "harness", "planning", "interpretation", "serving"},
     {"demo"},
     {"cli"},
+    {"api"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
