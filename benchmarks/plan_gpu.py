@@ -1,6 +1,7 @@
 """The classic case on a real GPU: a 7B-shaped model by QLoRA under a cap of 16 GB, measured against its plan.
 
     python benchmarks/plan_gpu.py [--json] [--shape llama-7b] [--cap 16GB] [--batch-size 4] [--tokens 512]
+    python benchmarks/plan_gpu.py --shape bloom-7b1 --targets query_key_value --tokens 128
 
 Needs one CUDA device and ``pip install 'softprompt[lora,quantised]'``. No file of a model is needed: the
 weights are random, made and stored in NF4 one layer at a time, so that the model never stands there in 16
@@ -24,6 +25,7 @@ from softprompt.base.attention import IMPLEMENTATION, register
 from softprompt.base.layout import PACKED
 from softprompt.base.model import Base
 from softprompt.base.packing import TokenRow
+from softprompt.checkpoints.placement import choose_dtype
 from softprompt.checkpoints.quantise import keep_differentiable
 from softprompt.config import Config, parse
 from softprompt.data.rows import Encoded, Example
@@ -49,14 +51,14 @@ class Words:
         return {"input_ids": [3 + ord(letter) % 100 for letter in text]}
 
 
-def random_base(shape: str, device: torch.device) -> Base:
+def random_base(shape: str, device: torch.device, dtype: torch.dtype) -> Base:
     """A frozen base of random weights, its linear layers in NF4 with double quantisation."""
     import transformers
     from bitsandbytes.nn import Linear4bit, Params4bit
 
     config = transformers.AutoConfig.for_model(**SHAPES[shape])
     with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
     head = model.get_output_embeddings()
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear) and module is not head:
@@ -65,14 +67,16 @@ def random_base(shape: str, device: torch.device) -> Base:
                 module.in_features,
                 module.out_features,
                 bias=False,
-                compute_dtype=torch.bfloat16,
+                compute_dtype=dtype,
                 compress_statistics=True,
                 quant_type="nf4",
                 device="meta",
             )
             layer.weight = Params4bit(weight, requires_grad=False, quant_type="nf4", compress_statistics=True)
             owner, _, local = name.rpartition(".")
-            setattr(model.get_submodule(owner), local, layer.to(device))
+            layer = layer.to(device)
+            layer.bias = module.bias  # filled below
+            setattr(model.get_submodule(owner), local, layer)
             del weight
     fill(model, device)
     keep_differentiable(model)
@@ -99,9 +103,9 @@ def settings(asked: argparse.Namespace) -> Config:
     """The tutorials' QLoRA job."""
     return parse(
         {
-            "base": {"model": f"shape:{asked.shape}", "dtype": "bfloat16", "quantisation": "nf4"},
+            "base": {"model": f"shape:{asked.shape}", "quantisation": "nf4"},
             "data": {"input": "{text}", "target": " {target}"},
-            "method": {"kind": "lora", "rank": asked.rank, "targets": ["q_proj", "v_proj"]},
+            "method": {"kind": "lora", "rank": asked.rank, "targets": asked.targets.split(",")},
             "train": {"batch_size": asked.batch_size, "accumulation": asked.accumulation},
         }
     )
@@ -150,6 +154,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--accumulation", type=int, default=1)
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--targets", default="q_proj,v_proj")
     return parser.parse_args()
 
 
@@ -163,7 +168,7 @@ def main() -> None:
     planned: Plan = plan(config, measure=False, device_memory=cap, tokens=asked.tokens, rows=STEPS)
     tensors = sum(part.bytes for part in planned.parts if not part.name.startswith("CUDA"))
     torch.cuda.set_per_process_memory_fraction(min(1.0, cap / whole), device)
-    base = random_base(asked.shape, device)
+    base = random_base(asked.shape, device, choose_dtype("auto", device))
     held = torch.cuda.memory_allocated()
     most, seconds = measured(config, asked.tokens, base)
     result = {
@@ -179,6 +184,7 @@ def main() -> None:
         "error": tensors / most - 1,
         "reserved": torch.cuda.max_memory_reserved(),
         "step_seconds": seconds,
+        "dtype": planned.dtype,
         "says_fits": planned.fits,
         **describe(),
     }

@@ -54,7 +54,7 @@ TRAINING = {
 
 USING = {
     "unknown prompt": (["generate", "mood", "hi"], "did you mean moods?"),
-    "no library": (["show", "moods", "--library", "elsewhere"], "which holds none"),
+    "no library": (["show", "moods", "--library", "elsewhere"], "the library elsewhere is not there"),
     "no text": (["generate", "moods"], "There is nothing to answer"),
     "bad row": (["generate", "moods", "--row", "hello"], "expected COLUMN=VALUE"),
     "missing column": (["generate", "moods", "--row", "txt=hi"], "no column 'text'"),

@@ -43,6 +43,32 @@ def test_rows_in_two_splits_are_told(tmp_path: Path) -> None:
     assert "3 of 8 validation rows have the input of a training row." in task.notes
 
 
+def test_rows_without_an_input_are_not_told_to_be_in_two_splits(tmp_path: Path) -> None:
+    for text, input in (("", "{text}"), (" ", "{text}"), ("x", "")):
+        rows = "".join(f"{json.dumps({'text': text, 'label': f'saying {i}'})}\n" for i in range(12))
+        (tmp_path / "empty.jsonl").write_text(rows, encoding="utf-8")
+        options = {
+            "train": str(tmp_path / "empty.jsonl"),
+            "input": input,
+            "target": "{label}",
+            "labels": None,
+        }
+        task = load_task(config(tmp_path).model_copy(update=options), seed=0)
+        assert not [note for note in task.notes if "input of a training row" in note]
+
+
+def test_a_fault_names_the_line_of_the_file_through_every_cut(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    lines = [f"row {i},{'ab'[i % 2]}" for i in range(40)]
+    path.write_text("\n".join(["text,label", *lines]), encoding="utf-8")
+    for options in ({}, {"train_rows": 9, "validation_rows": 5}, {"group": "text"}):
+        task = load_task(config(tmp_path, train=str(path)).model_copy(update=options), seed=3)
+        for table in task.tables.values():
+            for number, row in enumerate(table.rows):
+                line = int(str(row["text"]).removeprefix("row ")) + 2  # the header is the first
+                assert table.place(number) == f"{path}, line {line}"
+
+
 def test_demonstrations_are_solved_training_rows(tmp_path: Path) -> None:
     text = load_task(config(tmp_path), seed=0).demonstrations(2, seed=1)
     assert text.count("T: row ") == 2

@@ -9,8 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
+import transformers
 import yaml  # type: ignore[import-untyped]
+from packaging.version import Version
 
 import tiny
 from library import samples
@@ -124,6 +127,11 @@ def run(code: str) -> str:
 
 
 @PEFT_WARNS
+@pytest.mark.xfail(
+    Version(peft.__version__) <= Version("0.21.2") and Version(transformers.__version__) >= Version("5.24"),
+    reason="PEFT sets the prompt anew at every token, as the card says",
+    strict=True,
+)
 def test_the_peft_code_answers_as_softprompt_does(saved: Path) -> None:
     code = code_blocks((saved / "README.md").read_text(), "python")[1]
     base = tiny.base()

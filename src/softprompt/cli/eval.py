@@ -16,7 +16,9 @@ from softprompt.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from softprompt.data.rows import Encoded
     from softprompt.data.table import Table
+    from softprompt.library.card import Card
     from softprompt.library.prompt import Prompt
 
 __all__ = ["command"]
@@ -71,7 +73,10 @@ def command(
             "Give either rows to score or --harness TASK, and --include-path only with the latter.",
             click.get_current_context(),
         )
+    from softprompt.cli import screen
+    from softprompt.data.rows import collect_faults
     from softprompt.data.sources import read
+    from softprompt.data.splits import subset
     from softprompt.packages import require
 
     if tasks:
@@ -84,11 +89,22 @@ def command(
         _run_tasks(prompt, tasks, include_path, rows, untuned, as_json)
         return
     table = read(data)
-    prompt = open_prompt(name, library, choice)
-    table = _drawn(table, prompt, rows, seed)
-    found = {"learnt": _scored(prompt, table, "Scoring", write)}
+
+    def check(card: Card) -> None:
+        nonlocal table
+        template = card.template.template
+        table.require_columns(template.columns)
+        if rows is not None and rows < len(table):
+            table = subset(table, rows, seed, template.label_column)
+        collect_faults(table, lambda _, row: (template.input_text(row), template.target_text(row)))
+
+    prompt = open_prompt(name, library, choice, check)
+    encoded = prompt.encode(table)
+    for note in encoded.notes:
+        screen.say(note)
+    found = {"learnt": _scored(prompt, table, encoded, "Scoring", write)}
     if untuned:
-        found["untuned"] = _scored(prompt.bare(), table, "Scoring the bare base", write)
+        found["untuned"] = _scored(prompt.bare(), table, encoded, "Scoring the bare base", write)
     _tell(prompt, data, table.origin, found, as_json)
 
 
@@ -115,16 +131,9 @@ def _run_tasks(
     screen.print_grid(("task", "prompt", "metric", "value"), lines, right=[3])
 
 
-def _drawn(table: Table, prompt: Prompt, rows: int | None, seed: int) -> Table:
-    from softprompt.data.splits import subset
-
-    table.require_columns(prompt.template.columns)
-    if rows is None or rows >= len(table):
-        return table
-    return subset(table, rows, seed, prompt.template.label_column)
-
-
-def _scored(prompt: Prompt, table: Table, what: str, write: int | None) -> dict[str, object]:
+def _scored(
+    prompt: Prompt, table: Table, encoded: Encoded, what: str, write: int | None
+) -> dict[str, object]:
     """Scores of the prompt, behind a bar where stderr is a terminal, and of what it writes if asked to."""
     from rich.progress import Progress
 
@@ -138,7 +147,7 @@ def _scored(prompt: Prompt, table: Table, what: str, write: int | None) -> dict[
         scores = score(
             prompt.base,
             prompt.prefix,
-            prompt.encode(table),
+            encoded,
             lambda done, total: bar.update(task, completed=done, total=total),
         )
     found = scores.summary()

@@ -79,6 +79,7 @@ def command(
         say(note)
     if base_only:
         prompt = replace(prompt, front=prompt.base.embed(prompt.base.start_ids))
+    _tell_cuts(prompt, asked)
     if classify:
         _classify(prompt, asked, as_json)
         return
@@ -86,6 +87,18 @@ def command(
         _stream(prompt, asked[0], options)
     else:
         _answer(prompt, asked, options, as_json)
+
+
+def _tell_cuts(prompt: Prompt, asked: Sequence[Text]) -> None:
+    from softprompt.cli import screen
+
+    cut = sum(prompt.tokens(text).cut for text in asked)
+    if cut:
+        most = prompt.card.template.max_tokens
+        screen.say(
+            f"{cut} of {len(asked)} texts had more than the {most} tokens that {prompt.name} reads, so the "
+            "beginning was left out."
+        )
 
 
 def _asked(texts: Sequence[str], cells: Sequence[str], file: str | None) -> list[Text]:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from softprompt.cli.options import json_option, library_option
+from softprompt.cli.options import json_option, library_option, refuse_missing
 
 if TYPE_CHECKING:
-    from softprompt.library.folder import Entry
+    from softprompt.library.folder import ListedArtifact
 
 __all__ = ["command"]
 
@@ -25,6 +25,7 @@ def command(library: str, as_json: bool) -> None:
     from softprompt.cli import screen
     from softprompt.library.folder import Library
 
+    refuse_missing(library)
     entries = Library(library).list()
     if as_json:
         screen.print_json({"library": library, "prompts": [_json(entry, Path(library)) for entry in entries]})
@@ -44,7 +45,7 @@ def command(library: str, as_json: bool) -> None:
             )
 
 
-def _row(entry: Entry, library: Path) -> tuple[str, ...]:
+def _row(entry: ListedArtifact, library: Path) -> tuple[str, ...]:
     from softprompt.cli.scores import headline
     from softprompt.cli.screen import bytes_text
 
@@ -62,7 +63,7 @@ def _row(entry: Entry, library: Path) -> tuple[str, ...]:
     )
 
 
-def _json(entry: Entry, library: Path) -> dict[str, object]:
+def _json(entry: ListedArtifact, library: Path) -> dict[str, object]:
     if entry.card is None:
         return {"name": entry.name, "fault": entry.fault}
     card = entry.card

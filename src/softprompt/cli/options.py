@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -21,13 +22,16 @@ __all__ = [
     "library_option",
     "open_prompt",
     "plain_text",
+    "refuse_missing",
 ]
+
+LIBRARY = "prompts"
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs.")
 library_option = click.option(
-    "--library", default="prompts", show_default=True, metavar="DIR", help="The folder of saved prompts."
+    "--library", default=LIBRARY, show_default=True, metavar="DIR", help="The folder of saved prompts."
 )
 
 
@@ -76,8 +80,23 @@ def base_options(command: Command) -> Command:
     return command
 
 
-def open_prompt(name: str, library: str, choice: BaseChoice) -> Prompt:
-    """A saved prompt on its base; faults of the prompt show before the base is loaded."""
+def refuse_missing(library: str) -> None:
+    """Refuse a library that was named and is not there; the default one need not be there yet.
+
+    Raises:
+        ArtifactError: there is no such folder.
+    """
+    from softprompt.errors import ArtifactError
+
+    if library != LIBRARY and not Path(library).is_dir():
+        what = "is a file, not a folder of prompts" if Path(library).exists() else "is not there"
+        raise ArtifactError(f"The library {library} {what}; check --library.")
+
+
+def open_prompt(
+    name: str, library: str, choice: BaseChoice, check: Callable[[Card], None] = lambda card: None
+) -> Prompt:
+    """A saved prompt on its base; its faults, and what ``check`` finds, show before the base is loaded."""
     from softprompt.cli.screen import command_line
     from softprompt.errors import ArtifactError
     from softprompt.library.folder import Library
@@ -89,6 +108,7 @@ def open_prompt(name: str, library: str, choice: BaseChoice) -> Prompt:
         again = command_line("import", str(artifact.path), "--name", "NAME")
         raise ArtifactError(f"{name} has no card; bring it in with `{again}`.")
     require(*artifact.payload.needs)
+    check(artifact.card)
     return load_prompt(name, _base_of(artifact.card, choice), library)
 
 

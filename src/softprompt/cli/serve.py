@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from softprompt.cli.options import BaseChoice, examples, json_option, library_option
+from softprompt.cli.options import BaseChoice, examples, json_option, library_option, refuse_missing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,6 +115,7 @@ def command(
     from softprompt.packages import require
 
     require("serving")
+    refuse_missing(library)
     from softprompt.planning.sizes import parse_size
     from softprompt.serving.api.app import create_app
     from softprompt.serving.api.gate import Bounds, Drain

@@ -44,10 +44,13 @@ NEUTRAL = "N/A"
 
 
 class InputTokens(NamedTuple):
-    """A text as a prompt reads it: its tokens, and the longest answer its job has; None for any."""
+    """A text as a prompt reads it: its tokens, the longest answer its job has (None for any), and whether
+    its beginning was left out for want of room.
+    """
 
     ids: tuple[int, ...]
     limit: int | None = None
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -208,7 +211,7 @@ def encode_request(
 
 def encode_input(
     template: Template, row_or_text: Row | str, encode: Encode, max_tokens: int, *, reserve: int = 0
-) -> Ids:
+) -> InputTokens:
     """Turn what a client sends into the ids that training would have given it.
 
     Args:
@@ -224,7 +227,8 @@ def encode_input(
     """
     if isinstance(row_or_text, str):
         row_or_text = _row(template, row_or_text)
-    return fit_input(template, template.input_values(row_or_text), encode, max_tokens, reserve)[0]
+    ids, cut = fit_input(template, template.input_values(row_or_text), encode, max_tokens, reserve)
+    return InputTokens(ids, cut=cut)
 
 
 def candidate_ids(template: Template, encode: Encode, end: tuple[int, ...] = ()) -> tuple[Ids, ...] | None:

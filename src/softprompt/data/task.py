@@ -258,10 +258,11 @@ def _shared(tables: Mapping[str, Table], template: Template) -> list[str]:
     """A sentence for each held-out split that has inputs of the training rows in it."""
 
     def read(row: Row) -> tuple[str, ...]:
-        return tuple(str(row.get(column) or "").strip() for column in template.input_fields)
+        return tuple(str(row.get(column)) for column in template.input_fields)
 
     # Rows without an input all have the same one, and learn nothing from each other by it.
-    seen = {found for row in tables["train"].rows if any(found := read(row))}
+    seen = {read(row) for row in tables["train"].rows}
+    seen = {found for found in seen if any(text.strip() for text in found)}
     notes = []
     for name in tables.keys() - {"train"}:
         again = sum(read(row) in seen for row in tables[name].rows)

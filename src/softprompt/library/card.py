@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from softprompt.config_io import nearest, shown
 from softprompt.data.template import Template
 from softprompt.errors import ArtifactError, DataError
+from softprompt.harmless import clipped
 from softprompt.library.files import json_object
 
 __all__ = [
@@ -289,7 +290,14 @@ def _fault(error: ValidationError) -> str:
     path = tuple(map(str, first["loc"]))
     name = _dotted(path)
     if first["type"] == "extra_forbidden":
-        near = nearest(path[-1], _known(path[:-1]))
+        parts: dict[str, type[BaseModel]] = {
+            "base": BaseCard,
+            "template": TemplateCard,
+            "training": TrainingCard,
+            "data": DataCard,
+            "search": SearchCard,
+        }
+        near = nearest(path[-1], (parts[path[0]] if len(path) > 1 else Card).model_fields)
         return f"unknown field {name}" + (f" (did you mean {near}?)" if near else "")
     if first["type"] == "missing":
         return f"the field {name} is missing"
@@ -300,20 +308,5 @@ def _fault(error: ValidationError) -> str:
     return f"the field {name} {expected[:1].lower()}{expected[1:]}, got {shown(first['input'])}"
 
 
-def _known(path: tuple[str, ...]) -> list[str]:
-    """Names of the fields at ``path`` of a card."""
-    parts: dict[str, type[BaseModel]] = {
-        "base": BaseCard,
-        "template": TemplateCard,
-        "training": TrainingCard,
-        "data": DataCard,
-        "search": SearchCard,
-    }
-    return list((parts[path[0]] if path else Card).model_fields)
-
-
 def _dotted(path: tuple[str, ...]) -> str:
-    """Names joined by dots, cut short and with nothing a terminal would obey."""
-    text = ".".join(path) or "the card"
-    safe = "".join(letter if letter.isprintable() else "?" for letter in text)
-    return safe if len(safe) <= 80 else safe[:77] + "..."
+    return clipped(".".join(path) or "the card", 80)

@@ -61,7 +61,13 @@ class Ensemble:
                 raise ConfigError(
                     f"{other.name} and {first.name} have different templates, so they cannot vote."
                 )
-            _refuse_read_otherwise(first, other)
+            for name in _READ_BY:
+                ours, theirs = getattr(first.card.template, name), getattr(other.card.template, name)
+                if ours != theirs:
+                    raise ConfigError(
+                        f"{other.name} has {name} {shown(theirs)} and {first.name} {shown(ours)}, so they "
+                        f"cannot vote; learn both with the same data.{name}."
+                    )
         if not first.template.compares:
             raise ConfigError(f"{first.name} was learnt without labels; only prompts with labels can vote.")
 
@@ -90,14 +96,3 @@ class Ensemble:
         with torch.no_grad():
             judged = judge_many(base, [prompt.prefix for prompt in self.prompts], encoded)
         return majority(torch.stack([one.probabilities for one in judged]))
-
-
-def _refuse_read_otherwise(first: Prompt, other: Prompt) -> None:
-    one, two = first.card.template, other.card.template
-    for name in _READ_BY:
-        ours, theirs = getattr(one, name), getattr(two, name)
-        if ours != theirs:
-            raise ConfigError(
-                f"{other.name} has {name} {shown(theirs)} and {first.name} {shown(ours)}, so they cannot "
-                f"vote; learn both with the same data.{name}."
-            )

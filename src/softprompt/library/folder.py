@@ -20,13 +20,14 @@ from softprompt.base.model import Base
 from softprompt.config import NAME_RULE
 from softprompt.config_io import nearest, shown
 from softprompt.errors import ArtifactError, ResourceError, SoftpromptError, WrongBaseError
+from softprompt.harmless import visible
 from softprompt.library import formats
 from softprompt.library.card import CARD_FILE, Card, card_json, read_card
 from softprompt.library.model_card import model_card
 from softprompt.library.payload import Payload
 from softprompt.library.peft_format import CONFIG_FILE, WEIGHTS_FILE, Learnt
 
-__all__ = ["Artifact", "Entry", "Library", "check_base"]
+__all__ = ["Artifact", "Library", "ListedArtifact", "check_base"]
 
 _MARKS = (CARD_FILE, CONFIG_FILE, WEIGHTS_FILE)
 """A folder with one of these is an artifact, or was meant to be one."""
@@ -67,7 +68,7 @@ class Artifact:
 
 
 @dataclass(frozen=True)
-class Entry:
+class ListedArtifact:
     """One line of a library's list: either ``card`` or, for a broken artifact, ``fault`` is None."""
 
     name: str
@@ -75,7 +76,7 @@ class Entry:
     fault: str | None = None
 
 
-Entries = list[Entry]  # inside the class, "list" is the method
+ListedArtifacts = list[ListedArtifact]  # inside the class, "list" is the method
 
 
 class Library:
@@ -122,7 +123,8 @@ class Library:
             ArtifactError: there is no such artifact, or it is damaged, changed or malformed.
             ResourceError: it cannot be read.
         """
-        if isinstance(name_or_path, str) and not _is_path(name_or_path):
+        marks = [mark for mark in ("/", os.sep, os.altsep) if mark]
+        if isinstance(name_or_path, str) and not any(mark in name_or_path for mark in marks):
             return self.load_named(name_or_path)
         return _read(Path(name_or_path).expanduser())
 
@@ -142,20 +144,41 @@ class Library:
         if not path.is_dir() or not _is_artifact(path):
             raise ArtifactError(self._missing(name))
         home = self.path.resolve()
-        for part in (path, *_files(path)):
+        try:
+            files = sorted(path.iterdir())
+        except OSError as error:
+            raise ResourceError(f"Cannot read {path}: {error.strerror}; check the permissions.") from error
+        for part in (path, *files):
             if not part.resolve().is_relative_to(home):
                 raise ArtifactError(
                     f"{part} is a link that leads out of the library; load its target by its own path."
                 )
         return path
 
-    def list(self) -> Entries:
+    def list(self) -> ListedArtifacts:
         """Every artifact by name, in order; a broken one with what is wrong. Weights are not read."""
-        return [self._entry(name) for name in self._names()]
+        listed = []
+        for name in self.names():
+            try:
+                path = self.find(name)
+                card = read_card(path)
+                _check_positions(card, formats.check(path), path)
+                listed.append(ListedArtifact(name, card))
+            except SoftpromptError as error:
+                listed.append(ListedArtifact(name, None, str(error)))
+        return listed
 
     def names(self) -> Sequence[str]:
         """Every artifact's name, in order, also of those that are broken."""
-        return self._names()
+        try:
+            found = [entry.name for entry in os.scandir(self.path) if entry.is_dir()]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise ResourceError(
+                f"Cannot read the library {self.path}: {error.strerror}; check the path."
+            ) from error
+        return sorted(name for name in found if name[0] != "." and _is_artifact(self.path / name))
 
     def card(self, name: str) -> Card:
         """What is known about an artifact; its weights are not read. Errors as in ``load``."""
@@ -209,34 +232,16 @@ class Library:
             )
         return self.path / name
 
-    def _names(self) -> Sequence[str]:
-        try:
-            found = [entry.name for entry in os.scandir(self.path) if entry.is_dir()]
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise ResourceError(
-                f"Cannot read the library {self.path}: {error.strerror}; check the path."
-            ) from error
-        return sorted(name for name in found if name[0] != "." and _is_artifact(self.path / name))
-
-    def _entry(self, name: str) -> Entry:
-        try:
-            path = self.find(name)
-            card = read_card(path)
-            _check_positions(card, formats.check(path), path)
-        except SoftpromptError as error:
-            return Entry(name, None, str(error))
-        return Entry(name, card)
-
     def _missing(self, name: str) -> str:
-        names = self._names()
+        names = self.names()
+        if not self.path.is_dir():
+            return f"There is no prompt called {name}: the library {self.path} is not there; check the path."
         if not names:
             return f"There is no prompt called {name} in {self.path}, which holds none; check the path."
-        there = ", ".join(map(_printable, names[:_SHOWN]))
+        there = ", ".join(map(visible, names[:_SHOWN]))
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         near = nearest(name, names)
-        hint = f"did you mean {_printable(near)}?" if near else "choose one of them."
+        hint = f"did you mean {visible(near)}?" if near else "choose one of them."
         return f"There is no prompt called {name} in {self.path}, which holds {there}{more}; {hint}"
 
 
@@ -287,27 +292,12 @@ def _is_artifact(path: Path) -> bool:
     return any(os.path.lexists(path / file) for file in _MARKS)
 
 
-def _files(path: Path) -> Sequence[Path]:
-    try:
-        return sorted(path.iterdir())
-    except OSError as error:
-        raise ResourceError(f"Cannot read {path}: {error.strerror}; check the permissions.") from error
-
-
 def _link(source: str, target: str) -> None:
     """The same file under another name or, where the disk knows no such thing, a copy."""
     try:
         os.link(os.path.realpath(source), target)
     except OSError:
         shutil.copy2(source, target)
-
-
-def _is_path(text: str) -> bool:
-    return any(mark in text for mark in {"/", os.sep, os.altsep} if mark)
-
-
-def _printable(name: str) -> str:
-    return name if name.isprintable() else ascii(name)
 
 
 def _short(fingerprint: str) -> str:

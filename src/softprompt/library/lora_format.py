@@ -51,7 +51,6 @@ _PARTS = {
     "lora_B.weight": "lora_B.default.weight",
     "lora_magnitude_vector": "lora_magnitude_vector.default.weight",
 }
-_IN_FILE = {inside: outside for outside, inside in _PARTS.items()}
 
 Shapes = Mapping[str, tuple[int, ...]]
 _Name = Annotated[str, Field(min_length=1, max_length=300)]
@@ -186,7 +185,11 @@ class Adapter:
             use_dora=settings["dora"],
             use_rslora=settings["rslora"],
         )
-        tensors = {_in_file(n): t.to("cpu", torch.float32) for n, t in self.change.tensors.items()}
+        tensors = {}
+        for name, tensor in self.change.tensors.items():
+            layer, inside = name.rsplit(".lora_", 1)
+            outside = next(part for part, here in _PARTS.items() if here == f"lora_{inside}")
+            tensors[f"base_model.model.{layer}.{outside}"] = tensor.to("cpu", torch.float32)
         write_tensors(folder / WEIGHTS_FILE, tensors)
         write_front(folder, self.front)
         write_bytes(folder / CONFIG_FILE, config_bytes(config))
@@ -300,11 +303,6 @@ def _in_model(name: str) -> str:
     found = _NAME.fullmatch(name)
     assert found is not None
     return f"{found[1]}.{_PARTS[found[2]]}"
-
-
-def _in_file(name: str) -> str:
-    part = next(part for part in _IN_FILE if name.endswith(f".{part}"))
-    return f"base_model.model.{name.removesuffix(part)}{_IN_FILE[part]}"
 
 
 def _layers(names: Iterable[str]) -> list[str]:

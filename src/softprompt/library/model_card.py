@@ -21,7 +21,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?"
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
-class _Look(NamedTuple):
+class _KindText(NamedTuple):
     """What the README says differently of artifacts that differ in kind."""
 
     summary: str
@@ -63,17 +63,13 @@ def model_card(card: Card) -> str:
 
 def _front_matter(card: Card) -> str:
     lines = ["---"]
-    if _from_hub(card.base.name):  # the hub refuses any other value
+    name = card.base.name  # the hub refuses any value but an id, so go by its looks
+    if _HUB_ID.fullmatch(name) and name not in catalog.names() and not name.endswith(".gguf"):
         lines.append(f"base_model: {quoted(card.base.name)}")
     tags = ["softprompt", card.kind, card.base.model_type]
     lines += [f"library_name: {_look(card).library}", "pipeline_tag: text-generation", "tags:"]
     lines += [f"- {quoted(tag)}" for tag in dict.fromkeys(tags) if tag]
     return "\n".join([*lines, "---"])
-
-
-def _from_hub(name: str) -> bool:
-    """Whether a base may be a hub id, going by its looks."""
-    return bool(_HUB_ID.fullmatch(name)) and name not in catalog.names() and not name.endswith(".gguf")
 
 
 def _summary(card: Card) -> str:
@@ -146,6 +142,7 @@ print(prompt.generate({_example_row(card)}))"""
 def _prompt_code(card: Card) -> str:
     """The front holds what the tokenizer sets first, so the text is tokenised without it."""
     return f"""\
+# PEFT up to 0.21.2 needs transformers below 5.24 here, or it reads the prompt again at every token.
 from peft import PeftModel
 {_base_code(card)}
 model = PeftModel.from_pretrained(model, {quoted("./" + card.name)})
@@ -237,15 +234,15 @@ answer = model.generate(inputs_embeds=read, max_new_tokens=20, do_sample=False)
 print(tokenizer.decode(answer[0], skip_special_tokens=True))"""
 
 _BEHIND = ", behind {positions} positions of text"
-_PROMPT = _Look("{noun} of {positions} positions in front of the frozen", "", "peft", _prompt_code)
+_PROMPT = _KindText("{noun} of {positions} positions in front of the frozen", "", "peft", _prompt_code)
 _LOOKS = {
-    "lora": _Look("{noun} for the frozen", _BEHIND, "peft", _adapter_code),
-    "full": _Look("{noun} of the", _BEHIND, "transformers", _model_code),
+    "lora": _KindText("{noun} for the frozen", _BEHIND, "peft", _adapter_code),
+    "full": _KindText("{noun} of the", _BEHIND, "transformers", _model_code),
 }
 _TITLES = {"peft": "PEFT", "transformers": "transformers"}
 
 
-def _look(card: Card) -> _Look:
+def _look(card: Card) -> _KindText:
     return _LOOKS.get(card.kind, _PROMPT)
 
 

@@ -169,11 +169,11 @@ class Prompt:
             return InputTokens(ids)
         if self.template.choices is not None and not _offers(text, self.template.choice_columns):
             room = self.card.template.max_tokens
-            return InputTokens(encode_input(self.template, text, self.base.encode, room))
+            return encode_input(self.template, text, self.base.encode, room)
         encoded = self.encode_request(text)
         (example,) = encoded.examples
         longest = max(map(len, encoded.candidates(example)), default=0)
-        return InputTokens(example.input_ids, longest or None)
+        return InputTokens(example.input_ids, longest or None, bool(encoded.truncated))
 
     def save(self, library: str | Path | Library = "prompts", *, overwrite: bool = False) -> Path:
         """Write the artifact, whole or not at all, as ``library/NAME``; its path."""

@@ -128,7 +128,13 @@ class Limiter:
         """
         with self._lock:
             now = self._clock()
-            account = self._account(key, now)
+            account = self._accounts.get(key.id)
+            if account is None:
+                if len(self._accounts) >= self._sweep_at:
+                    # Forget who would begin afresh anyway; the next sweep waits until the number has doubled.
+                    self._accounts = {id: a for id, a in self._accounts.items() if not a.idle(now)}
+                    self._sweep_at = max(_FEW, 2 * len(self._accounts))
+                account = self._accounts[key.id] = _Account(now)
             account.drain(now, key.requests_per_minute)
             _check(key, account)
             account.used += 1.0
@@ -138,19 +144,6 @@ class Limiter:
     def _leave(self, account: _Account) -> None:
         with self._lock:
             account.inside -= 1
-
-    def _account(self, key: Limited, now: float) -> _Account:
-        account = self._accounts.get(key.id)
-        if account is None:
-            if len(self._accounts) >= self._sweep_at:
-                self._sweep(now)
-            account = self._accounts[key.id] = _Account(now)
-        return account
-
-    def _sweep(self, now: float) -> None:
-        """Forget who would begin afresh anyway; the next sweep waits until the number has doubled."""
-        self._accounts = {id: account for id, account in self._accounts.items() if not account.idle(now)}
-        self._sweep_at = max(_FEW, 2 * len(self._accounts))
 
 
 def _check(key: Limited, account: _Account) -> None:

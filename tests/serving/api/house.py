@@ -72,9 +72,9 @@ TEMPLATE = {
 FREE = TEMPLATE | {"target": " {summary}", "labels": None, "label_column": None, "input": "Say: {text}\n"}
 
 
-def prompt(name: str, template: dict[str, Any], seed: int = 3) -> Prompt:
+def prompt(name: str, template: dict[str, Any], seed: int = 3, **about: Any) -> Prompt:
     """A soft prompt of four random vectors, with a card."""
-    made = samples.bound(base(), "prompt-tuning", samples.P, name=name, template=template)
+    made = samples.bound(base(), "prompt-tuning", samples.P, name=name, template=template, **about)
     return Prompt(base(), samples.soft(base(), seed), made)
 
 
@@ -89,6 +89,7 @@ def fill(library: Path) -> dict[str, Prompt]:
         prompt("choices", TEMPLATE | choices, 6),
         prompt("free", FREE, 7),
         prompt("chatty", FREE | {"input": "<|im_start|>user\n{text}" + TAIL}, 8),
+        prompt("brought", FREE, 9, data={}),
         samples.lora(base(), "tuned", positions=2),
     ]
     for one in found:

@@ -26,7 +26,7 @@ USER = [{"role": "user", "content": "rates cut"}]
 
 def ask(http: httpx.Client, **body: Any) -> Any:
     answer = http.post(
-        "/v1/chat/completions", json={"model": "free", "temperature": 0, "max_tokens": 8, **body}
+        "/v1/chat/completions", json={"model": "brought", "temperature": 0, "max_tokens": 8, **body}
     )
     assert answer.status_code == 200, answer.text
     return answer.json()
@@ -36,12 +36,15 @@ def text_of(answer: Any) -> str:
     return str(answer["choices"][0]["message"]["content"])
 
 
-def test_the_chat_stands_behind_the_prefix(http: httpx.Client, prompts: dict[str, Prompt]) -> None:
+@pytest.mark.parametrize("model", ["chatty", "brought"])
+def test_the_chat_stands_behind_the_prefix(
+    http: httpx.Client, prompts: dict[str, Prompt], model: str
+) -> None:
     messages = [{"role": "system", "content": "Be brief."}, *USER]
     ids = tuple(house.base().encode(house.base().render_chat(messages)))
-    eight, prefix = Sampling(max_new_tokens=8), prompts["free"].prefix
+    eight, prefix = Sampling(max_new_tokens=8), prompts[model].prefix
     wanted = generate([GenerateRequest(model=house.base(), prefix=prefix, ids=ids, sampling=eight)])
-    got = ask(http, messages=messages)
+    got = ask(http, model=model, messages=messages)
     assert text_of(got) == wanted[0]
     assert got["choices"][0]["message"]["role"] == "assistant"
     assert got["usage"]["prompt_tokens"] == len(ids)
@@ -52,6 +55,45 @@ def test_a_prompt_learnt_in_a_chat_takes_one_message_by_its_own_template(
 ) -> None:
     got = ask(http, model="chatty", messages=USER)
     assert text_of(got) == prompts["chatty"].generate("rates cut", max_new_tokens=8)
+
+
+def test_a_prompt_learnt_on_texts_takes_one_message_by_its_own_template(
+    http: httpx.Client, prompts: dict[str, Prompt]
+) -> None:
+    got = ask(http, model="free", messages=USER)
+    assert text_of(got) == prompts["free"].generate("rates cut", max_new_tokens=8)
+    assert "softprompt" not in got
+
+
+@pytest.mark.parametrize(
+    ("model", "messages", "said"),
+    [
+        ("free", [{"role": "system", "content": "Be brief."}, *USER], "learnt on single texts"),
+        ("free", [*USER, {"role": "assistant", "content": "why"}, *USER], "/v1/completions"),
+        ("pairs", USER, "2 columns (premise, hypothesis), not on chats; send rows to /v1/classify"),
+    ],
+)
+def test_a_chat_that_a_prompt_learnt_on_texts_cannot_read_is_refused(
+    http: httpx.Client, model: str, messages: Any, said: str
+) -> None:
+    answer = http.post("/v1/chat/completions", json={"model": model, "messages": messages})
+    assert answer.status_code == 400
+    assert said in answer.json()["error"]["message"]
+
+
+def test_a_text_that_was_cut_is_said_in_every_reply(http: httpx.Client) -> None:
+    long = "rates cut again " * 20
+    said = "The text was longer than this prompt was learnt to read, and was cut at the beginning."
+    chat = {"messages": [{"role": "user", "content": long}], "max_tokens": 2}
+    assert ask(http, model="free", **chat)["softprompt"]["notes"] == [said]
+    with http.stream("POST", "/v1/chat/completions", json={"model": "free", "stream": True, **chat}) as got:
+        assert said in next(got.iter_lines())
+    for path, body in {
+        "/v1/completions": {"prompt": [long, "short", long], "max_tokens": 2},
+        "/v1/classify": {"input": [long, "short", long]},
+    }.items():
+        notes = http.post(path, json={"model": "topics", **body}).json()["softprompt"]["notes"]
+        assert notes[0].startswith("2 of 3 texts (0, 2) were longer"), path
 
 
 def test_parts_and_developers_are_text_and_systems(http: httpx.Client) -> None:
@@ -69,7 +111,7 @@ def test_streams_add_up_and_begin_with_the_role(http: httpx.Client, stream_usage
     with openai.OpenAI(base_url=f"{http.base_url}/v1", api_key="none") as client:
         chunks = list(
             client.chat.completions.create(
-                model="free",
+                model="brought",
                 messages=[{"role": "user", "content": "rates cut"}],
                 max_tokens=8,
                 temperature=0,
@@ -146,7 +188,7 @@ def test_clients_made_for_openai_work(http: httpx.Client) -> None:
     langchain = pytest.importorskip("langchain_openai")
     whole = text_of(ask(http, messages=USER))
     model = langchain.ChatOpenAI(
-        base_url=f"{http.base_url}/v1", api_key="none", model="free", temperature=0, max_tokens=8
+        base_url=f"{http.base_url}/v1", api_key="none", model="brought", temperature=0, max_tokens=8
     )
     assert model.invoke("rates cut").content == whole
     assert "".join(str(part.content) for part in model.stream("rates cut")) == whole

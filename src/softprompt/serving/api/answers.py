@@ -20,7 +20,18 @@ from softprompt.serving.api.stream import DONE, Crowd, sse
 from softprompt.serving.api.visit import Visit
 from softprompt.serving.version import Version
 
-__all__ = ["Gathered", "Heading", "alike", "finish", "gather", "generations", "piece", "streamed"]
+__all__ = [
+    "Gathered",
+    "Heading",
+    "alike",
+    "cut_notes",
+    "finish",
+    "gather",
+    "generations",
+    "piece",
+    "streamed",
+    "with_notes",
+]
 
 LEAST = -9999.0
 """What OpenAI sends for a token that cannot be; JSON has no infinity."""
@@ -47,16 +58,39 @@ class Heading:
     model: str
     fingerprint: str
     created: int
+    notes: tuple[str, ...] = ()
 
     @classmethod
-    def new(cls, prefix: str, kind: str, version: Version) -> Heading:
+    def new(cls, prefix: str, kind: str, version: Version, notes: Sequence[str] = ()) -> Heading:
         digest = version.digest.removeprefix("sha256:")[:12]
-        return cls(f"{prefix}-{secrets.token_hex(12)}", kind, version.name, f"fp_{digest}", int(time.time()))
+        name = f"{prefix}-{secrets.token_hex(12)}"
+        return cls(name, kind, version.name, f"fp_{digest}", int(time.time()), tuple(notes))
 
     def body(self, choices: Sequence[Any], **more: Any) -> dict[str, Any]:
         """The reply, or a chunk of it."""
         about = {"id": self.id, "object": self.kind, "created": self.created, "model": self.model}
-        return {**about, "system_fingerprint": self.fingerprint, "choices": list(choices), **more}
+        body = {**about, "system_fingerprint": self.fingerprint, "choices": list(choices), **more}
+        return with_notes(body, self.notes)
+
+
+def with_notes(body: dict[str, Any], notes: Sequence[str]) -> dict[str, Any]:
+    """A reply with what its client should know of it, where there is anything."""
+    return {**body, "softprompt": {"notes": list(notes)}} if notes else body
+
+
+def cut_notes(were_cut: Sequence[bool]) -> list[str]:
+    """Says which of a request's texts lost their beginning; such an answer may be to another question."""
+    cut = [number for number, was_cut in enumerate(were_cut) if was_cut]
+    if not cut:
+        return []
+    which = "The text" if len(were_cut) == 1 else f"{len(cut)} of {len(were_cut)} texts ({_places(cut)})"
+    was = "was" if len(cut) == 1 else "were"
+    return [f"{which} {was} longer than this prompt was learnt to read, and {was} cut at the beginning."]
+
+
+def _places(numbers: Sequence[int]) -> str:
+    shown = ", ".join(map(str, numbers[:10]))
+    return f"{shown}, ..." if len(numbers) > 10 else shown
 
 
 def generations(

@@ -14,6 +14,7 @@ from softprompt.serving.api.answers import (
     Finish,
     Heading,
     alike,
+    cut_notes,
     finish,
     gather,
     generations,
@@ -35,7 +36,9 @@ router = APIRouter(route_class=StrictRoute)
 
 @router.post("/v1/chat/completions", response_model=ChatAnswer, responses=ERRORS, tags=["answers"])
 async def chat_completions(request: Request, body: ChatRequest) -> Response:
-    """Answer a chat in the base's own chat template, behind a prompt or the bare base."""
+    """Answer a chat, behind a prompt or the bare base, in the base's own chat template; one user's message to
+    a prompt that was learnt on single texts is put into that prompt's template.
+    """
     return await attended(request, _answered(request, body))
 
 
@@ -50,11 +53,11 @@ async def _answered(request: Request, body: ChatRequest) -> Response:
         writer = _Writer(visit.version, body, text, jobs)
         if body.stream:
             crowd = await visit.crowd(jobs)
-            heading = Heading.new("chatcmpl", "chat.completion.chunk", visit.version)
+            heading = Heading.new("chatcmpl", "chat.completion.chunk", visit.version, cut_notes([text.cut]))
             chunks = streamed(visit, crowd, heading, body, writer.first, writer.delta, writer.last)
             return EventStream(chunks, visit.stack.pop_all())
         found = await gather(visit, jobs, len(jobs))
-        heading = Heading.new("chatcmpl", "chat.completion", visit.version)
+        heading = Heading.new("chatcmpl", "chat.completion", visit.version, cut_notes([text.cut]))
         choices = [writer.whole(i, one.text, one.tokens, one.reason) for i, one in enumerate(found)]
         return JSONResponse(heading.body(choices, usage=visit.tally.usage))
 
@@ -101,8 +104,13 @@ def _plain(number: int, message: Message) -> dict[str, str]:
 def _text(visit: Visit, messages: Sequence[dict[str, str]]) -> InputTokens:
     version, guard = visit.version, visit.serving.guard
     one = messages[0]["content"] if len(messages) == 1 and messages[0]["role"] == "user" else None
-    if one is not None and version.prompt is not None and _learnt_in_chat(version):
-        return guard.tokens(version.prompt, version.prefix, one)
+    if version.prompt is not None:
+        in_chat = _learnt_in_chat(version)
+        # Of what was brought in without its rows nobody knows how it was learnt; a chat is as good as a text.
+        if version.card is not None and version.card.data and not in_chat:
+            return guard.tokens(version.prompt, version.prefix, _only_text(version, one))
+        if one is not None and in_chat:
+            return guard.tokens(version.prompt, version.prefix, one)
     if not version.model.tokenizer.chat_template:
         raise bad_request("This base has no chat template; use /v1/completions.", "messages")
     try:
@@ -112,6 +120,29 @@ def _text(visit: Visit, messages: Sequence[dict[str, str]]) -> InputTokens:
             raise
         said = str(error).strip().splitlines()[0][:200] if str(error).strip() else "no reason given"
         raise bad_request(f"The base's chat template refuses these messages: {said}.", "messages") from None
+
+
+def _only_text(version: Version, one: str | None) -> str:
+    """The text of a chat to a prompt that was learnt on single texts.
+
+    Raises:
+        ApiError: the chat is more than one text, or the prompt reads more than one.
+    """
+    assert version.prompt is not None
+    fields = version.prompt.template.input_fields
+    if len(fields) > 1:
+        raise bad_request(
+            f"{version.name} was learnt on rows of {len(fields)} columns ({', '.join(fields)}), not on "
+            "chats; send rows to /v1/classify.",
+            "messages",
+        )
+    if one is None:
+        raise bad_request(
+            f"{version.name} was learnt on single texts, not on chats: send one message of the user alone, "
+            "or the text to /v1/completions.",
+            "messages",
+        )
+    return one
 
 
 _HERE = "input-goes-here-9e27"

@@ -11,6 +11,7 @@ from softprompt.data.rows import Encoded
 from softprompt.evaluation.choices import probabilities
 from softprompt.generation.request import CandidateLogprobs, ScoreRequest
 from softprompt.library.prompt import Text
+from softprompt.serving.api.answers import cut_notes, with_notes
 from softprompt.serving.api.errors import ERRORS, bad_request
 from softprompt.serving.api.guard import texts_in
 from softprompt.serving.api.replies import Classified
@@ -44,7 +45,8 @@ async def _classified(request: Request, body: ClassifyRequest) -> Response:
             shares = probabilities(encoded, answers, likelihoods)
             data.append({"index": index, "label": next(iter(shares)), "probabilities": shares})
         about = {"object": "list", "model": visit.version.name, "data": data, "usage": visit.tally.usage}
-        return JSONResponse(about)
+        notes = cut_notes([bool(encoded.truncated) for encoded, _ in rows])
+        return JSONResponse(with_notes(about, notes))
 
 
 def _encoded(visit: Visit, inputs: Sequence[Text]) -> list[tuple[Encoded, list[str]]]:

@@ -14,6 +14,7 @@ from softprompt.serving.api.answers import (
     Finish,
     Heading,
     alike,
+    cut_notes,
     finish,
     gather,
     generations,
@@ -50,7 +51,8 @@ async def _answered(request: Request, body: CompletionRequest) -> Response:
         echo = bool(body.echo) and body.logprobs is not None
         jobs = generations(visit, body, texts, usual=USUAL, logprobs=body.logprobs, echo=echo, param="prompt")
         writer = _Writer(visit.version, body, texts, jobs)
-        heading = Heading.new("cmpl", "text_completion", visit.version)
+        notes = cut_notes([text.cut for text in texts])
+        heading = Heading.new("cmpl", "text_completion", visit.version, notes)
         if body.stream:
             crowd = await visit.crowd(jobs)
             chunks = streamed(visit, crowd, heading, body, writer.first, writer.delta, writer.last)

@@ -42,6 +42,12 @@ class Usage(BaseModel):
     prompt_tokens_details: PromptTokens
 
 
+class Notes(BaseModel):
+    """What a client should know of its answer: that a text was cut, say."""
+
+    notes: list[str]
+
+
 class TextLogprobs(BaseModel):
     """Log-probabilities in the form of completions."""
 
@@ -70,6 +76,7 @@ class Answer(BaseModel):
     system_fingerprint: str | None
     choices: list[TextChoice]
     usage: Usage | None = None
+    softprompt: Notes | None = None
 
 
 class TopLogprob(BaseModel):
@@ -120,6 +127,7 @@ class ChatAnswer(BaseModel):
     system_fingerprint: str | None
     choices: list[ChatChoice]
     usage: Usage
+    softprompt: Notes | None = None
 
 
 class Shares(BaseModel):
@@ -138,6 +146,7 @@ class Classified(BaseModel):
     model: str
     data: list[Shares]
     usage: Usage
+    softprompt: Notes | None = None
 
 
 class PromptFacts(BaseModel):
