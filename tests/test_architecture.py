@@ -16,7 +16,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = [
     {"errors", "harmless"},
-    {"packages"},
+    {"packages", "recipes"},
     {"config_io", "atomic", "numbers", "prefix", "report"},
     {"config", "wheels"},
     {"base"},
@@ -27,8 +27,9 @@ LAYERS = [
     {"library", "listener"},
     {"training"},
     {"comparison", "harness", "planning", "interpretation", "serving"},
-    {"recipes", "demo"},
+    {"demo"},
     {"cli"},
+    {"api"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

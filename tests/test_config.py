@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -19,8 +20,10 @@ from softprompt.config import (
     PromptTuningConfig,
     TextConfig,
     TrainConfig,
+    load,
     parse,
 )
+from softprompt.errors import ConfigError
 
 SECTIONS: list[type[BaseModel]] = [
     BaseConfig,
@@ -166,7 +169,7 @@ def test_label_tables_become_text_and_keep_their_order() -> None:
         (["a", ["b"]], "expected labels that are text, whole numbers, true or false, got ['b']"),
         (["1", "b", 1], "the label '1' stands there twice"),
         ({"a": "yes", "b": "yes"}, "the word 'yes' stands there twice"),
-        ("a,b", "expected a list of labels or a table of label = \"word\", got 'a,b'"),
+        ("a,b", 'expected a list of labels, a table of label = "word" or "auto", got \'a,b\''),
         (["a\udce9", "b"], "expected text that can be written as UTF-8, got 'a\\udce9'"),
     ],
 )
@@ -416,3 +419,25 @@ def test_a_section_that_is_none_is_refused(section: str, value: Any, seen: str) 
 
 def test_settings_that_are_no_table_are_refused() -> None:
     assert faults([1]) == ["A configuration is a table of settings, not [1]."]
+
+
+def test_other_spellings_are_of_labels_and_change_no_digest_where_there_are_none() -> None:
+    rows = {"input": "{t}", "target": " {l}", "labels": ["a", "b"]}
+    plain = parse({"data": rows})
+    assert "label_aliases" not in plain.model_dump(mode="json")["data"]
+    told = parse({"data": {**rows, "label_aliases": {"A": "a"}}})
+    assert parse(told.model_dump(mode="json")) == told != plain
+    for aliases, said in (({"A": "c"}, "'c' is no label"), ({"a": "b"}, "'a' is a label")):
+        with pytest.raises(ConfigError, match=said):
+            parse({"data": {**rows, "label_aliases": aliases}})
+    with pytest.raises(ConfigError, match=r"label_aliases: needs data\.labels"):
+        parse({"data": {"input": "{t}", "target": " {l}", "label_aliases": {"A": "a"}}})
+
+
+def test_a_recipe_is_loaded_by_its_name_unless_a_file_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load("bbc-topics", ["seed=3"]).data.train == "bundled:bbc-news/train"
+    Path("bbc-topics").write_text('name = "mine"\n[data]\ninput = "i"\ntarget = "t"\n', encoding="utf-8")
+    assert load("bbc-topics").name == "mine"

@@ -2,7 +2,7 @@
 
     >>> import softprompt
     >>> base = softprompt.load_base("smollm2-135m")
-    >>> prompt = softprompt.train(base, "bbc-topics.toml")
+    >>> prompt = softprompt.train(base, "bbc-topics")
     >>> prompt.generate("Rates cut as growth slows")
     ' business'
 
@@ -19,9 +19,9 @@ from softprompt import errors
 from softprompt.errors import SoftpromptError
 
 if TYPE_CHECKING:
+    from softprompt.api import compare, train
     from softprompt.base.model import Base
     from softprompt.checkpoints.freeze import freeze, load_base
-    from softprompt.comparison.run import compare
     from softprompt.config import Config
     from softprompt.config import load as load_config
     from softprompt.config import parse as parse_config
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from softprompt.listener import Listener
     from softprompt.prefix import Prefix
     from softprompt.serving.engine import Engine
-    from softprompt.training.run import train, train_many
+    from softprompt.training.run import train_many
 
 __version__ = version("softprompt")
 
@@ -70,13 +70,13 @@ _HOMES = {
     "Prompt": ("softprompt.library.prompt", "Prompt"),
     "Sampling": ("softprompt.generation.sampler", "Sampling"),
     "answer_together": ("softprompt.library.prompt", "answer_together"),
-    "compare": ("softprompt.comparison.run", "compare"),
+    "compare": ("softprompt.api", "compare"),
     "freeze": ("softprompt.checkpoints.freeze", "freeze"),
     "load_base": ("softprompt.checkpoints.freeze", "load_base"),
     "load_config": ("softprompt.config", "load"),
     "load_prompt": ("softprompt.library.prompt", "load_prompt"),
     "parse_config": ("softprompt.config", "parse"),
-    "train": ("softprompt.training.run", "train"),
+    "train": ("softprompt.api", "train"),
     "train_many": ("softprompt.training.run", "train_many"),
 }
 

@@ -26,6 +26,7 @@ __all__ = [
     "nearest",
     "override",
     "read_toml",
+    "setting_paths",
     "shown",
     "to_toml",
     "toml_value",
@@ -249,7 +250,7 @@ def _unknown(names: list[str], owner: Schema, schema: Schema) -> str:
         if key in sibling.model_fields:
             return f"{path} is a setting of {names[0]}s of the kind {tag}, not of this one"
     section = ".".join(names[:-1])
-    guess = _guess(key, section, list(owner.model_fields), list(_paths(schema)))
+    guess = _guess(key, section, list(owner.model_fields), list(setting_paths(schema)))
     if guess:
         return f"{path} is not known; did you mean {guess}?"
     return f"{path} is not known; {section or 'the top level'} knows {', '.join(owner.model_fields)}"
@@ -353,8 +354,9 @@ def _siblings(owner: Schema, schema: Schema) -> dict[str, Schema]:
     return {tag: section for tag, section in family.items() if section is not owner}
 
 
-def _paths(schema: Schema, prefix: str = "") -> Iterator[str]:
+def setting_paths(schema: Schema, prefix: str = "") -> Iterator[str]:
+    """Every setting by its dotted name, those of all kinds of a section included."""
     for name, field in schema.model_fields.items():
         yield prefix + name
         for section in _sections(field):
-            yield from _paths(section, f"{prefix}{name}.")
+            yield from setting_paths(section, f"{prefix}{name}.")

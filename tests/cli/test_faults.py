@@ -215,3 +215,26 @@ def test_a_card_cannot_steer_the_terminal(taught: Shell) -> None:
 
 def test_only_the_environment_of_the_tests_is_offline() -> None:
     assert os.environ["HF_HUB_OFFLINE"] == "1"  # tests/conftest.py; else a fault above would ask the hub
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["train", "--lr", "0.1"], "did you mean --learning-rate?"),
+        (["train", "--learning_rate", "0.1"], "did you mean --learning-rate?"),
+        (["train", "--Epochs", "1"], "did you mean --epochs?"),
+        (["train", "--base-model", "x"], "did you mean --model?"),
+        (["plan", "--base-model", "x"], "did you mean --model?"),
+        (["train", "--gpu", "0"], "did you mean --device?"),
+        (["train", "--warmup", "0.1"], "give it as --set train.warmup=VALUE"),
+        (["train", "--rank", "4"], "give it as --set method.rank=VALUE"),
+        (["train", "--bath-size", "4"], "did you mean --batch-size?"),
+        (["generate", "moods", "--max-tokens", "4"], "did you mean --max-new-tokens?"),
+        (["list", "--dir", "x"], "did you mean --library?"),
+        (["list", "--warmup", "1"], "see softprompt list --help"),
+    ],
+)
+def test_a_flag_of_another_name_leads_to_the_right_one(shell: Shell, args: list[str], words: str) -> None:
+    done = shell(*args)
+    assert done.code == 2
+    assert words in done.err

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import select
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import click
 import pytest
@@ -49,3 +52,31 @@ def test_without_a_verb_the_help_is_shown(shell: Shell) -> None:
 
 def test_the_version_is_told(shell: Shell) -> None:
     assert softprompt.__version__ in shell("--version").out
+
+
+@pytest.mark.parametrize("args", [["list"], ["show", "x"], ["generate", "x", "hi"], ["train", "bbc-topics"]])
+def test_something_is_on_the_screen_before_torch_is_there(args: list[str], tmp_path: Path) -> None:
+    """On a terminal, with a torch that takes for ever to be imported."""
+    (tmp_path / "torch.py").write_text("import time\ntime.sleep(300)\n", encoding="utf-8")
+    screen, terminal = os.openpty()
+    code = f"from softprompt.cli.main import run; run({args!r})"
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.DEVNULL,
+        stdout=terminal,
+        stderr=terminal,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": path, "TERM": "xterm"},
+    )
+    try:
+        seen = b""
+        while b"Starting" not in seen:
+            assert select.select([screen], [], [], 60)[0], seen
+            seen += os.read(screen, 1000)
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+        os.close(screen)
+        os.close(terminal)

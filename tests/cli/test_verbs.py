@@ -266,3 +266,27 @@ def test_models_fetches(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     assert done.code == 0
     assert "smollm2-135m is in" in done.err
     json.loads(done.out)
+
+
+def test_rm_removes_all_or_none(taught: Shell) -> None:
+    assert taught("rename", "moods", "feelings").code == 0
+    assert not (taught.folder / "prompts" / "moods").exists()
+    assert taught("show", "feelings", "--json").json["card"]["name"] == "feelings"
+    assert "feelings" in (taught.folder / "prompts" / "feelings" / "README.md").read_text(encoding="utf-8")
+    assert taught("generate", "feelings", "a good film", "--classify", "--json").json["name"] == "feelings"
+    refused = taught("rm", "feelings", "nothing")
+    assert refused.code == 2
+    assert taught("rename", "feelings", "feelings").code == 2
+    assert taught("rename", "feelings", "../out").code == 2
+    assert [entry.name for entry in (taught.folder / "prompts").iterdir()] == ["feelings"]
+    assert "Removed feelings from prompts." in taught("rm", "feelings", "feelings").out
+    assert list((taught.folder / "prompts").iterdir()) == []
+
+
+def test_the_printed_next_step_works_without_input(shell: Shell) -> None:
+    done = shell("train", "--data", "moods.jsonl", "--model", "base", "--epochs", "1", "--name", "l0",
+                 "--input", "", "--target", "{text}")  # fmt: skip
+    assert done.code == 0
+    assert "looks like" not in done.err + done.out
+    printed = [line for line in done.out.splitlines() if "softprompt generate" in line]
+    assert shell(*shlex.split(printed[0])[1:], "--max-new-tokens", "2").code == 0

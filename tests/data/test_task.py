@@ -175,3 +175,54 @@ def test_calibration_reads_the_input_without_its_content(tmp_path: Path) -> None
     assert text_of(example.neutral_ids or ()) == "T: dog ran\nL: b\n\nT: N/A\nL:"
     plain = load_task(config(tmp_path), 0).encode("validation", letters, max_tokens=99, end=())
     assert all(example.neutral_ids is None for example in plain.examples)
+
+
+def messy(tmp_path: Path, rows: list[tuple[str | None, str | None]], **options: Any) -> DataConfig:
+    path = tmp_path / "messy.jsonl"
+    path.write_text(
+        "".join(json.dumps({"id": i, "text": t, "label": x}) + "\n" for i, (t, x) in enumerate(rows))
+    )
+    return DataConfig(input="{text}", target=" {label}", train=str(path), **options)
+
+
+MESSY: list[tuple[str | None, str | None]] = [
+    *((f"row {i}", "ab"[i % 2]) for i in range(20)),
+    (" ", None),
+    ("odd", "A"),
+    ("", ""),
+]
+
+
+def test_labels_are_found_in_the_training_rows_but_for_other_spellings(tmp_path: Path) -> None:
+    task = load_task(messy(tmp_path, MESSY, labels="auto"), 0)
+    assert list(task.template.labels or ()) == ["A", "a", "b"]
+    joined = load_task(messy(tmp_path, MESSY, labels="auto", label_aliases={"A": "a"}), 0)
+    assert list(joined.template.labels or ()) == ["a", "b"]
+    rows = [row for table in joined.tables.values() for row in table.rows]
+    assert {row["label"] for row in rows if row["text"] == "odd"} == {"a"}
+    assert any("'A' (1 row) looks like 'a' (10 rows)" in note for note in task.notes)
+    assert not any("looks like" in note for note in joined.notes)
+
+
+def test_empty_rows_are_left_out_and_said_so(tmp_path: Path) -> None:
+    task = load_task(messy(tmp_path, MESSY, labels=["a", "b", "A"]), 0)
+    assert sum(map(len, task.tables.values())) == 21
+    path = tmp_path / "messy.jsonl"
+    assert f"2 empty rows were left out of {path}, the first at {path}, line 21." in task.notes
+    half = messy(tmp_path, [*MESSY, ("no label", None)], labels="auto")
+    task = load_task(half.model_copy(update={"validation": half.train}), 0)
+    with pytest.raises(DataError, match="line 24: the column 'label' has no value"):
+        task.encode("train", letters, max_tokens=50, end=())
+
+
+def test_a_free_text_with_few_values_asks_whether_labels_were_meant(tmp_path: Path) -> None:
+    def asked(rows: list[tuple[str | None, str | None]]) -> bool:
+        return any('set data.labels = "auto"' in note for note in load_task(messy(tmp_path, rows), 0).notes)
+
+    assert asked(MESSY[:20])
+    assert not asked([(f"row {i}", f"answer {i // 2}") for i in range(20)])
+
+
+def test_rows_without_input_raise_no_alarm(tmp_path: Path) -> None:
+    quotes = messy(tmp_path, [("", f"word {i}") for i in range(20)])
+    assert not load_task(quotes.model_copy(update={"input": ""}), 0).notes

@@ -161,7 +161,11 @@ def test_an_empty_target_template() -> None:
         ({"text": b"x", "label": "a"}, "holds bytes"),
         ({"text": "x\ud800", "label": "a"}, "half a character"),
         ({"text": "x", "label": None}, "The column 'label' has no value"),
-        ({"text": "x", "label": "A"}, "The label 'A' in column 'label' is not one of 'a', 'b'."),
+        (
+            {"text": "x", "label": "A"},
+            "The label 'A' in column 'label' is not one of 'a', 'b'; did you mean 'a'?",
+        ),
+        ({"text": "x", "label": "z"}, "The label 'z' in column 'label' is not one of 'a', 'b'."),
     ],
 )
 def test_faulty_rows(row: dict[str, Any], said: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,16 +18,31 @@ __all__ = ["command"]
 
 EXAMPLES = """
 softprompt compare sentiment.toml
+softprompt compare sentiment.toml --model Qwen/Qwen3-0.6B --device cuda --set compare.seeds=[0,1]
 softprompt compare sentiment.toml --json > results.json
 """
+_SETTINGS = {
+    "model": "base.model",
+    "device": "base.device",
+    "batch_size": "train.batch_size",
+    "epochs": "train.epochs",
+}
 EVERY = 15.0
 """Seconds between two lines about a training that is going on."""
 
 
 @click.command("compare", epilog=examples(EXAMPLES))
 @click.argument("config", metavar="CONFIG.toml")
+@click.option("--model", metavar="M", help="The base: a bundled name, hub id, folder or .gguf file.")
+@click.option("--device", metavar="D", help="auto, cpu, cuda, cuda:1 or mps.")
+@click.option("--batch-size", type=int, metavar="N", help="Rows of one step.")
+@click.option("--epochs", type=int, metavar="N", help="How often every row is seen.")
+@click.option("--set", "assignments", multiple=True, metavar="A.B=C", help="Any other setting; may repeat.")
 @json_option
-def command(config: str, as_json: bool) -> int:
+@click.pass_context
+def command(
+    context: click.Context, config: str, assignments: tuple[str, ...], as_json: bool, **flags: Any
+) -> int:
     """Find out which method wins on your rows, and at what cost.
 
     Every method gets the same rows and the same number of tuning trials; choices are made on validation,
@@ -38,12 +53,16 @@ def command(config: str, as_json: bool) -> int:
     from softprompt.cli.compare_table import print_comparison
     from softprompt.cli.interrupt import Interrupts
     from softprompt.comparison.run import REPORT, RESULTS, compare, folder_of
+    from softprompt.config_io import toml_value
 
+    given = [f"{_SETTINGS[flag]}={toml_value(value)}" for flag, value in flags.items() if value is not None]
     with Interrupts("\nStopping after this step; what is done is kept, start again to go on.\n") as asked:
         try:
-            results = compare(config, notify=screen.say, watch=_steps(screen.say), stop=asked.asked)
+            results = compare(
+                config, (*given, *assignments), notify=screen.say, watch=_steps(screen.say), stop=asked.asked
+            )
         except KeyboardInterrupt:
-            screen.say(f"Stopped. To go on:\n  {screen.command_line('compare', config)}")
+            screen.say(f"Stopped. To go on:\n  {screen.command_line(*(context.obj or ['compare', config]))}")
             return 130
     if as_json:
         screen.print_json(results.model_dump())

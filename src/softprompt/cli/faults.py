@@ -90,13 +90,47 @@ def _judge(error: BaseException) -> tuple[int, str]:
 def _usage(error: click.ClickException) -> str:
     """Click's words, with the nearest option or where to read on."""
     if isinstance(error, click.NoSuchOption):
-        near = difflib.get_close_matches(error.option_name, error.possibilities or (), n=1, cutoff=0)
-        hint = f"did you mean {near[0]}?" if near else f"see {_path(error)} --help."
-        return f"There is no option {error.option_name}; {hint}"
+        return f"There is no option {error.option_name}; {_instead(error)}"
     message = error.format_message()
     if message.endswith("?") or ";" in message or not isinstance(error, click.UsageError):
         return message
     return f"{message.rstrip('.')}; see {_path(error)} --help."
+
+
+_MEANT = {
+    "base": "model", "base-model": "model", "model-name": "model", "model-id": "model", "checkpoint": "model",
+    "lr": "learning-rate", "rate": "learning-rate", "epoch": "epochs", "num-epochs": "epochs",
+    "num-train-epochs": "epochs", "bs": "batch-size", "batch": "batch-size",
+    "per-device-train-batch-size": "batch-size", "gpu": "device", "cuda": "device", "precision": "dtype",
+    "train": "data", "dataset": "data", "file": "data", "val": "validation", "dev": "validation",
+    "prompt": "input", "template": "input", "label": "labels", "classes": "labels", "output": "library",
+    "output-dir": "library", "out": "library", "dir": "library", "folder": "library", "force": "overwrite",
+    "max-tokens": "max-new-tokens", "max-length": "max-new-tokens", "temp": "temperature", "n": "rows",
+    "limit": "rows", "config": "set", "random-seed": "seed",
+}  # fmt: skip
+"""Flags of other tools, and what they are called here where a verb has it."""
+
+
+def _instead(error: click.NoSuchOption) -> str:
+    """The option or setting that was meant, or where to read on."""
+    command = error.ctx.command if error.ctx is not None else None
+    flags = [flag for param in getattr(command, "params", ()) for flag in param.opts if flag[:2] == "--"]
+    word = error.option_name.lstrip("-").replace("_", "-").lower()
+    for flag in (f"--{word}", f"--{_MEANT.get(word, word)}"):
+        if flag in flags:
+            return f"did you mean {flag}?"
+    if "--set" in flags and (setting := _setting(word.replace("-", "_"))):
+        return f"{setting} is a setting, so give it as --set {setting}=VALUE."
+    near = difflib.get_close_matches(f"--{word}", flags, n=1)
+    return f"did you mean {near[0]}?" if near else f"see {_path(error)} --help."
+
+
+def _setting(word: str) -> str | None:
+    """The setting that is called so, by its dotted name."""
+    from softprompt.config import Config
+    from softprompt.config_io import setting_paths
+
+    return next((path for path in setting_paths(Config) if path.rpartition(".")[2] == word), None)
 
 
 def _path(error: click.UsageError) -> str:

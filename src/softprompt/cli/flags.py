@@ -9,11 +9,12 @@ from typing import Any
 
 import click
 
+from softprompt import recipes
 from softprompt.cli.options import plain_text
 from softprompt.config import Config, load, parse
 from softprompt.config_io import toml_value
 
-__all__ = ["label_words", "settings"]
+__all__ = ["label_words", "name_from", "settings"]
 
 _SETTINGS = {
     "name": "name",
@@ -29,6 +30,9 @@ _SETTINGS = {
     "front": "method.front",
     "learning_rate": "train.learning_rate",
     "epochs": "train.epochs",
+    "batch_size": "train.batch_size",
+    "device": "base.device",
+    "dtype": "base.dtype",
     "library": "output.library",
     "overwrite": "output.overwrite",
 }
@@ -51,17 +55,19 @@ def settings(file: str | None, flags: Mapping[str, Any], assignments: tuple[str,
     """
     if file is None and flags["data"] is None and not assignments:
         raise click.UsageError(
-            "There is nothing to learn from; give a configuration file, or --data, --input and --target.",
+            "There is nothing to learn from; give a configuration file, a recipe "
+            f"({', '.join(recipes.names())}), or --data, --input and --target.",
             click.get_current_context(),
         )
     if file is not None and Path(file).suffix.lower() in _ROWS:
         raise click.UsageError(
-            f"{file} looks like rows, not like a configuration; give it as --data {file}.",
+            f"{file} looks like rows, not like a configuration; give it as --data {file}, or let "
+            f"`softprompt init {file}` write one.",
             click.get_current_context(),
         )
     given = {flag: value for flag, value in flags.items() if value not in (None, ()) and value is not False}
     if file is None and "name" not in given and "data" in given:
-        given["name"] = _name_from(given["data"])
+        given["name"] = name_from(given["data"])
     overrides = [_override(flag, value) for flag, value in given.items()]
     if file is None:
         return parse({}, [*overrides, *assignments], folder=Path.cwd())
@@ -74,8 +80,10 @@ def settings(file: str | None, flags: Mapping[str, Any], assignments: tuple[str,
     return load(file, [*overrides, *single, *assignments]) if single else config
 
 
-def label_words(text: str) -> list[str] | dict[str, str]:
-    """Labels as typed: ``a,b,c``, or ``0=no,1=yes`` where the data's labels stand for other words."""
+def label_words(text: str) -> str | list[str] | dict[str, str]:
+    """Labels as typed: ``a,b,c``, ``auto``, or ``0=no,1=yes`` where labels stand for other words."""
+    if text.strip() == "auto":
+        return "auto"
     parts = [part.strip() for part in text.split(",")]
     if all("=" in part for part in parts):
         pairs = (part.split("=", 1) for part in parts)
@@ -109,7 +117,7 @@ def _value(flag: str, value: Any) -> Any:
     return plain_text(value) if flag in _TYPED else value
 
 
-def _name_from(data: str) -> str:
+def name_from(data: str) -> str:
     """A name for what is learnt from ``data``: a file's stem, or the name of a bundled or hub set."""
     name = Path(data).stem
     if data.startswith("bundled:"):

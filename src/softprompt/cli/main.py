@@ -6,10 +6,13 @@ with Ctrl-C.
 
 from __future__ import annotations
 
+import copy
 import difflib
+import functools
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import click
 
@@ -19,6 +22,7 @@ from softprompt.cli.faults import Ending, ending_of
 __all__ = ["main", "run"]
 
 VERBS = {
+    "init": ("softprompt.cli.init", "Look at rows and write a configuration that learns from them."),
     "train": ("softprompt.cli.train", "Teach a base one job and keep the prompt."),
     "plan": ("softprompt.cli.plan", "Say beforehand what a job will need, and whether it fits."),
     "compare": ("softprompt.cli.compare", "Find out which method wins on your rows, and at what cost."),
@@ -28,6 +32,8 @@ VERBS = {
     "prune": ("softprompt.cli.prune", "Make a shorter prompt of a saved one."),
     "list": ("softprompt.cli.list", "List the saved prompts."),
     "show": ("softprompt.cli.show", "Show all that is known about a saved prompt."),
+    "rename": ("softprompt.cli.rename", "Give a saved prompt another name."),
+    "rm": ("softprompt.cli.rm", "Remove saved prompts."),
     "export": ("softprompt.cli.export", "Write a saved prompt as a plain PEFT folder."),
     "import": ("softprompt.cli.import_", "Bring a PEFT prompt or prefix into the library."),
     "serve": ("softprompt.cli.serve", "Serve the saved prompts over HTTP, in OpenAI's form."),
@@ -36,6 +42,9 @@ VERBS = {
     "demo": ("softprompt.cli.demo", "See it work: teach the bundled base to sort headlines."),
 }
 """By verb: the module that holds its ``command``, imported when it is used, and its line in the help."""
+
+LIGHT = ("init", "train", "keys", "models")
+"""Verbs that need no model, or find many faults before they do and wake the rest up by themselves."""
 
 
 class _Verbs(click.Group):
@@ -48,7 +57,11 @@ class _Verbs(click.Group):
         if cmd_name not in VERBS:
             return None
         command: click.Command = importlib.import_module(VERBS[cmd_name][0]).command
-        return command
+        if cmd_name in LIGHT or command.callback is None:
+            return command
+        awake = copy.copy(command)
+        awake.callback = _once_awake(command.callback)
+        return awake
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -100,6 +113,19 @@ def main() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     sys.exit(run(sys.argv[1:]))
+
+
+def _once_awake(callback: Callable[..., Any]) -> Callable[..., Any]:
+    """The same behind a sign of life: what computes takes seconds to be imported."""
+
+    @functools.wraps(callback)
+    def command(*args: Any, **kwargs: Any) -> Any:
+        from softprompt.cli.screen import wake
+
+        wake()
+        return callback(*args, **kwargs)
+
+    return command
 
 
 def _wants_json(args: Sequence[str]) -> bool:

@@ -5,6 +5,7 @@ Artifacts and data come from strangers: nothing printed here lets them steer the
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import shlex
@@ -36,6 +37,7 @@ __all__ = [
     "say",
     "seconds_text",
     "waiting",
+    "wake",
 ]
 
 _UNREAD_WIDTH = 120
@@ -87,6 +89,13 @@ def waiting(what: str) -> Iterator[None]:
         return
     with console.status(Text(clean(what))):
         yield
+
+
+def wake() -> None:
+    """Import what computes, which takes seconds, while a spinner turns."""
+    if "torch" not in sys.modules:
+        with waiting("Starting"):
+            importlib.import_module("softprompt.library.prompt")
 
 
 def print_grid(heads: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:

@@ -19,7 +19,8 @@ __all__ = ["command", "learn", "tell"]
 
 EXAMPLES = r"""
 softprompt train --data train.jsonl --input "Q: {question}\nA:" --target " {answer}"
-softprompt train topics.toml --epochs 5 --set train.batch_size=8
+softprompt train topics.toml --epochs 5 --batch-size 8
+softprompt train bbc-topics
 softprompt train topics.toml --learning-rate 0.01,0.03 --front "{soft:10}" --front "{soft:40}" --seeds 0,1,2
 """
 
@@ -40,7 +41,7 @@ def _numbers(kind: type[int] | type[float]) -> Callable[[Any, Any, str | None], 
 
 
 @click.command("train", epilog=examples(EXAMPLES))
-@click.argument("config", required=False, metavar="[CONFIG.toml]")
+@click.argument("config", required=False, metavar="[CONFIG.toml | RECIPE]")
 @click.option(
     "--data", metavar="FILE", help="Training rows: .jsonl, .csv, ..., bundled:NAME/SPLIT or hub:..."
 )
@@ -48,7 +49,9 @@ def _numbers(kind: type[int] | type[float]) -> Callable[[Any, Any, str | None], 
 @click.option("--test", metavar="FILE", help="Rows to score once, at the end.")
 @click.option("--input", metavar="TEXT", help=r'What the model reads, such as "Headline: {text}\nTopic:".')
 @click.option("--target", metavar="TEXT", help='What it should write, such as " {label}".')
-@click.option("--labels", metavar="A,B,C", help="The possible labels; 0=no,1=yes where words differ.")
+@click.option(
+    "--labels", metavar="A,B,C", help="The possible labels; auto finds them; 0=no,1=yes where words differ."
+)
 @click.option("--name", metavar="N", help="Name of the prompt.  [default: the data's name]")
 @click.option("--model", metavar="M", help="The base: a bundled name, hub id, folder or .gguf file.")
 @click.option(
@@ -64,6 +67,9 @@ def _numbers(kind: type[int] | type[float]) -> Callable[[Any, Any, str | None], 
     help="Highest learning rate; of several the one that validates best.",
 )
 @click.option("--epochs", type=int, metavar="N", help="How often every row is seen.")
+@click.option("--batch-size", type=int, metavar="N", help="Rows of one step.")
+@click.option("--device", metavar="D", help="auto, cpu, cuda, cuda:1 or mps.")
+@click.option("--dtype", metavar="T", help="auto, float32, bfloat16 or float16.")
 @click.option("--seed", type=int, metavar="N", help="Fixes every random choice.")
 @click.option(
     "--seeds", callback=_numbers(int), metavar="N,N...", help="Learn on several seeds; keeps each of them."
@@ -85,8 +91,8 @@ def command(
 ) -> int:
     """Teach a base one job and keep the prompt.
 
-    Either a configuration file, or flags alone; flags win over the file, --set over both. Several learning
-    rates, fronts or seeds train together, and the choice is made on validation.
+    Either a configuration file or the name of a recipe, or flags alone; flags win over the file, --set over
+    both. Several learning rates, fronts or seeds train together, and the choice is made on validation.
     """
     from softprompt.cli.flags import settings
 
@@ -105,8 +111,10 @@ def learn(config: Config, *, resume: bool = False, typed: Sequence[str] = ()) ->
         resume: go on from the checkpoint, if there is one.
         typed: the arguments the user gave, to say how to go on.
     """
+    from softprompt.cli.screen import say, wake
+
+    wake()
     from softprompt.cli.interrupt import Interrupts
-    from softprompt.cli.screen import say
     from softprompt.cli.watch import watcher
     from softprompt.listener import Listener
     from softprompt.packages import require

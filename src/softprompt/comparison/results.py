@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from softprompt.atomic import write_bytes
 from softprompt.errors import ResourceError
+from softprompt.report.notebook import grid_html
 
 __all__ = ["Costs", "MethodResult", "Metric", "Pair", "Results", "Run", "Seeds", "TestRow", "Trial"]
 
@@ -174,6 +175,16 @@ class Results(_Value):
     def __repr__(self) -> str:
         names = ", ".join(method.name for method in self.methods) or "no methods"
         return f"<Results {self.name}: {names}, by {self.metric}>"
+
+    def _repr_html_(self) -> str:
+        found = [(method, method.summary.get(self.metric)) for method in self.methods]
+        rows = [
+            (m.name, "-" if s is None else f"{s.mean:.3f} ({s.low:.3f}-{s.high:.3f})", m.trouble)
+            for m, s in found
+        ]
+        return grid_html(
+            self.name, ("method", f"{self.metric} on test", ""), rows, "95% intervals in brackets."
+        )
 
     def save(self, path: Path) -> None:
         """Write it whole or not at all."""

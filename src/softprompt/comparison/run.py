@@ -95,6 +95,7 @@ class _Bench:
 
 def compare(
     source: str | Path | Mapping[str, Any],
+    overrides: Sequence[str] = (),
     *,
     notify: Callable[[str], None] = lambda message: None,
     watch: Callable[[str, Report], None] = lambda what, report: None,
@@ -109,6 +110,7 @@ def compare(
 
     Args:
         source: the path of a TOML file, or its content as a mapping.
+        overrides: settings that win over it, as ``a.b=value`` each.
         notify: told plain sentences as results come in.
         watch: told (what is being trained, report) of every step.
         stop: asked after every step whether to end now; raises KeyboardInterrupt then.
@@ -117,7 +119,7 @@ def compare(
         ConfigError: a setting is wrong; nothing has been trained yet.
         DataError: the rows are wrong.
     """
-    comparison, contenders = load_comparison(source)
+    comparison, contenders = load_comparison(source, overrides)
     measurement = _measurement(comparison)
     require("an HTML page", *measurement.needs, *(need for one in contenders for need in one.needs))
     bench = _Bench(

@@ -6,7 +6,7 @@ It turns that file into complete run configurations; it does not train or score 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 from softprompt.config import NAME_RULE, BaseConfig, Config, DataConfig, TrainConfig, parse
 from softprompt.config.data import SOURCES
 from softprompt.config.section import Section
-from softprompt.config_io import BrokenRuleError, faults, read_toml, shown
+from softprompt.config_io import BrokenRuleError, faults, override, read_toml, shown
 from softprompt.errors import ConfigError
 from softprompt.packages import Need
 
@@ -23,7 +23,7 @@ __all__ = ["Comparison", "Contender", "MethodEntry", "load_comparison"]
 
 _SHARED = (
     *("task", *SOURCES, *(f"{split}_rows" for split in SOURCES), "validation_fraction"),
-    *("group", "draw", "label_column", "choices"),
+    *("group", "draw", "label_column", "label_aliases", "choices"),
 )
 """The settings of [data] that say which rows there are and what is right in them."""
 
@@ -181,17 +181,26 @@ class Contender:
         return "ensemble" if self.votes_of is not None else self._configs[0].method.kind
 
 
-def load_comparison(source: str | Path | Mapping[str, Any]) -> tuple[Comparison, list[Contender]]:
+def load_comparison(
+    source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()
+) -> tuple[Comparison, list[Contender]]:
     """Read a comparison and resolve every trial of every method; all faults come at once.
+
+    Args:
+        source: the path of a TOML file, or its content.
+        overrides: ``a.b=value`` each, over what is the same for all methods.
 
     Raises:
         ConfigError: a setting is wrong, or methods that learn have different numbers of trials.
     """
     settings = _settings(source)
+    found = override(settings, overrides, Comparison)
     try:
         comparison = Comparison.model_validate(settings)
     except ValidationError as error:
-        raise ConfigError("\n".join(faults(error, Comparison))) from None
+        raise ConfigError("\n".join(found + faults(error, Comparison))) from None
+    if found:
+        raise ConfigError("\n".join(found))
     contenders = [_contender(comparison, settings, entry) for entry in comparison.methods]
     _check_equal_trials(contenders)
     return comparison, contenders

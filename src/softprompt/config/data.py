@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from softprompt.config.presets import TASKS, preset
 from softprompt.config.section import Section, as_unicode
@@ -21,6 +21,7 @@ SOURCES = ("train", "validation", "test")
 class DataConfig(Section):
     """The rows to learn from, and how a row becomes text."""
 
+    later: ClassVar[tuple[str, ...]] = ("label_aliases",)
     task: str | None = None
     """A known task, such as superglue:cb, whose settings stand for those that are not given here."""
     train: str | None = Field(default=None, min_length=1)
@@ -33,8 +34,10 @@ class DataConfig(Section):
     """The template of what the model reads, such as "Headline: {text}"."""
     target: str = Field(min_length=1)
     """The template of what the model should write, such as " {label}"."""
-    labels: list[str] | dict[str, str] | None = None
-    """The possible labels, or a table from each label in the data to its word."""
+    labels: Literal["auto"] | list[str] | dict[str, str] | None = None
+    """The possible labels, or a table from each label to its word; auto means those of the training rows."""
+    label_aliases: dict[str, str] | None = None
+    """Other spellings of labels in the data, each with the label it stands for."""
     choices: str | list[str] | None = None
     """The answers each row offers: the column that holds their list, or a template for each."""
     label_column: str | None = Field(default=None, min_length=1)
@@ -122,13 +125,29 @@ class DataConfig(Section):
     @field_validator("labels", mode="before")
     @classmethod
     def _labels_are_text(cls, labels: Any) -> Any:
-        if labels is None:
-            return None
+        if labels is None or labels == "auto":
+            return labels
         if isinstance(labels, Mapping):
             return dict(zip(_words(labels, "label"), _words(labels.values(), "word"), strict=True))
         if isinstance(labels, list | tuple):
             return _words(labels, "label")
-        raise BrokenRuleError(f'expected a list of labels or a table of label = "word", got {shown(labels)}')
+        raise BrokenRuleError(
+            f'expected a list of labels, a table of label = "word" or "auto", got {shown(labels)}'
+        )
+
+    @field_validator("label_aliases")
+    @classmethod
+    def _aliases_are_of_labels(cls, aliases: dict[str, str] | None, info: ValidationInfo) -> Any:
+        if not aliases or "labels" not in info.data:
+            return aliases
+        labels = info.data["labels"]
+        if labels is None:
+            raise BrokenRuleError("needs data.labels, which is missing")
+        for other, label in aliases.items():
+            if labels != "auto" and (other in labels or label not in labels):
+                wrong = f"{shown(other)} is a label" if other in labels else f"{shown(label)} is no label"
+                raise BrokenRuleError(f'expected other spellings = "label", but {wrong}')
+        return aliases
 
 
 def _label(value: Any) -> str:

@@ -5,21 +5,21 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
     Field,
-    SerializerFunctionWrapHandler,
     ValidationError,
     ValidationInfo,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
+from softprompt import recipes
 from softprompt.config.data import SOURCES, DataConfig
 from softprompt.config.method import MethodConfig, PromptTuningConfig
 from softprompt.config.search import SearchConfig
@@ -38,6 +38,7 @@ _NO_PATH = ("bundled:", "hub:", "superglue:")
 class Config(Section):
     """All settings of one run."""
 
+    later: ClassVar[tuple[str, ...]] = ("search",)
     name: str = "prompt"
     """The name of the artifact and of its folder."""
     seed: int = Field(default=0, ge=0, le=2**32 - 1)
@@ -70,12 +71,6 @@ class Config(Section):
     def needs(self) -> tuple[Need, ...]:
         """What the run takes that softprompt does not bring by itself."""
         return tuple(need for part in (self.method, self.base, self.data, self.output) for need in part.needs)
-
-    @model_serializer(mode="wrap")
-    def _without_a_search(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A run that searches nothing is written, and named by its digest, as if there were no searches."""
-        written: dict[str, Any] = write(self)
-        return written if self.search is not None else {k: v for k, v in written.items() if k != "search"}
 
     @model_validator(mode="before")
     @classmethod
@@ -117,7 +112,12 @@ class Config(Section):
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a TOML file, whose paths start at its folder; one that gives no name gives its own."""
+    """Read a TOML file, whose paths start at its folder, or a recipe by its name.
+
+    A file that gives no name gives its own.
+    """
+    if str(path) in recipes.names() and not Path(path).exists():
+        return parse(tomllib.loads(recipes.text(str(path))), overrides, folder=Path.cwd())
     path = Path(path)
     named = {"name": path.stem} if NAME_RULE.fullmatch(path.stem) else {}
     return parse(named | _rooted(read_toml(path), path.parent), overrides, folder=Path.cwd())

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from softprompt.config_io import NONE, BrokenRuleError, may_be_none
 
@@ -21,6 +28,14 @@ class Section(BaseModel):
         validate_default=True,
         use_attribute_docstrings=True,
     )
+    later: ClassVar[tuple[str, ...]] = ()
+    """Settings that came after others had been stored: where they are off, a section is written, and named by
+    its digest, as if there were no such settings."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_off(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        return {k: v for k, v in written.items() if v is not None or k not in self.later}
 
     @model_validator(mode="before")
     @classmethod

@@ -105,6 +105,8 @@ def _read_delimited(path: Path, delimiter: str) -> _Placed:
             if header is None:
                 header = _header(path, cells)
                 continue
+            if len(cells) != len(header) and not any(cell.strip() for cell in cells):
+                continue  # a line of spaces or commas, as spreadsheets leave behind
             if len(cells) != len(header):
                 raise DataError(
                     f"{path}, line {start} has {_count(len(cells), 'field')} "

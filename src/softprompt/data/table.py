@@ -11,7 +11,7 @@ from functools import cached_property
 
 from softprompt.errors import DataError
 
-__all__ = ["Row", "Table", "Text", "as_text", "missing_column"]
+__all__ = ["Row", "Table", "Text", "as_text", "is_blank", "missing_column"]
 
 Row = Mapping[str, object]
 
@@ -64,11 +64,28 @@ class Table:
         chosen = tuple(indices)
         return Table(tuple(self.rows[i] for i in chosen), origin, tuple(self.place(i) for i in chosen))
 
+    def without_blank(self, columns: tuple[str, ...]) -> tuple[Table, str]:
+        """The rows that have something in one of ``columns``, and a sentence about the others, if any."""
+        kept = [i for i, row in enumerate(self.rows) if any(not is_blank(row.get(name)) for name in columns)]
+        gone = len(self) - len(kept)
+        if not gone or not kept:
+            return self, ""
+        first = next(i for i, place in enumerate([*kept, len(self)]) if i != place)
+        rows = "1 empty row" if gone == 1 else f"{gone} empty rows"
+        where = self.place(first) if gone == 1 else f"{self.origin}, the first at {self.place(first)}"
+        was = "was" if gone == 1 else "were"
+        return self.take(kept, self.origin), f"{rows} {was} left out of {where}."
+
     def require_columns(self, names: tuple[str, ...]) -> None:
         """Raise ``DataError`` for the first of ``names`` that no row has."""
         for name in names:
             if name not in self.columns:
                 raise DataError(f"{self.origin}: {missing_column(name, self.columns)}")
+
+
+def is_blank(value: object) -> bool:
+    """Whether a cell holds nothing: null, not a number (how tables store a missing value) or white space."""
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
 
 
 def as_text(value: object) -> str:

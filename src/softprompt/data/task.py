@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from softprompt.config import DataConfig
+from softprompt.data.labels import counted, found_labels, hints
 from softprompt.data.retrieve import nearest_texts
 from softprompt.data.rows import Before, Encoded, Ids, Normalise, collect_faults, encode
 from softprompt.data.sources import read
@@ -17,9 +18,12 @@ from softprompt.data.table import Row, Table, as_text
 from softprompt.data.template import Template
 from softprompt.errors import ConfigError
 
-__all__ = ["Task", "load_task", "refuse_retrieval"]
+__all__ = ["Task", "as_meant", "load_task", "refuse_retrieval"]
 
 Encoder = Callable[[str], list[int]]
+
+_FEW, _REPEATED = 20, 5
+"""Different values of a free text, each in so many rows on average, that make it look like labels."""
 
 
 @dataclass(frozen=True)
@@ -119,28 +123,73 @@ def load_task(config: DataConfig, seed: int, *, input: str | None = None) -> Tas
         ConfigError: no training source.
         DataError: a source, template or label is wrong, or a split is smaller than asked for.
     """
-    template = Template(
-        config.input if input is None else input,
-        config.target,
-        config.labels,
-        config.label_column,
-        config.choices,
-    )
     if config.train is None:
         raise ConfigError(
             "data.train is missing: name a file, bundled:NAME/SPLIT, superglue:TASK/SPLIT or "
             "hub:OWNER/NAME/SPLIT."
         )
-    tables = _cut(config, seed, template, {name: read(spec) for name, spec in _sources(config).items()})
+    found = {name: read(spec) for name, spec in _sources(config).items()}
+    template = _template(config, found["train"], config.input if input is None else input)
+    notes = template.warnings()
+    for name, table in found.items():
+        found[name], left_out = as_meant(table, config, template)
+        notes += [left_out] if left_out else []
+    tables = _cut(config, seed, template, found)
     return Task(
         template,
         tables,
-        (*template.warnings(), *_shared(tables, template), *_absent(tables, template)),
+        (
+            *notes,
+            *_spellings(config, found["train"], template),
+            *_shared(tables, template),
+            *_absent(tables, template),
+        ),
         config.normalise,
         config.calibrate,
         config.retrieve,
         config.group,
     )
+
+
+def as_meant(table: Table, config: DataConfig, template: Template) -> tuple[Table, str]:
+    """The rows that are not empty, labels spelt as the job does, and a sentence on what was empty."""
+    table.require_columns(template.columns)
+    table, note = table.without_blank(template.columns)
+    column, aliases = template.label_column, config.label_aliases
+    if not aliases or column is None:
+        return table, note
+    rows = tuple(
+        {**row, column: aliases.get(as_text(row.get(column)), row.get(column))} for row in table.rows
+    )
+    return replace(table, rows=rows), note
+
+
+def _template(config: DataConfig, train: Table, input: str) -> Template:
+    """How a row becomes text; labels that are to be found are those of the training rows."""
+    labels = config.labels
+    if labels == "auto":
+        column = Template(input, config.target, ["a", "b"], config.label_column).label_column
+        assert column is not None
+        labels = [label for label in found_labels(train, column) if label not in (config.label_aliases or {})]
+    return Template(input, config.target, labels, config.label_column, config.choices)
+
+
+def _spellings(config: DataConfig, train: Table, template: Template) -> list[str]:
+    """Sentences on labels that look alike, and on a free text that looks like labels."""
+    if template.labels is not None and template.label_column is not None:
+        counts = counted(train, template.label_column)
+        known = {label: count for label, count in counts.items() if label in template.labels}
+        return hints(known, config.label_aliases or {})
+    fields = template.target_fields
+    if template.choices is not None or len(fields) != 1 or not template.input_fields:
+        return []
+    values = counted(train, fields[0])
+    if not 2 <= len(values) <= _FEW or sum(values.values()) < _REPEATED * len(values):
+        return []
+    return [
+        f"The column {fields[0]!r} has only {len(values)} different values in {len(train)} rows; if they are "
+        'labels to choose among, set data.labels = "auto".'
+    ]
 
 
 def refuse_retrieval(config: DataConfig) -> None:

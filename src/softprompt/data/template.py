@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from softprompt.config_io import nearest
 from softprompt.data.choices import CHOICE, choice_sources, choice_texts, right_places
 from softprompt.data.table import Row, as_text, missing_column
 from softprompt.errors import DataError
@@ -101,6 +102,11 @@ class Template:
     def input_fields(self) -> tuple[str, ...]:
         """The columns the input template names, each once."""
         return _fields("input", self.input)
+
+    @property
+    def target_fields(self) -> tuple[str, ...]:
+        """What the target template names in braces, each once."""
+        return _fields("target", self.target)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -208,7 +214,8 @@ class Template:
         value = _value(row, self.label_column)
         if value not in self.labels:
             raise DataError(
-                f"The label {value!r} in column {self.label_column!r} is not one of {_some(self)}."
+                f"The label {value!r} in column {self.label_column!r} is not one of {_some(self)}"
+                f"{_near(value, self.labels)}"
             )
         return list(self.labels).index(value)
 
@@ -340,6 +347,12 @@ def _value(row: Row, column: str) -> str:
     if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
         raise DataError(f"The column {column!r} holds half a character (a lone surrogate): repair the text.")
     return text
+
+
+def _near(value: str, labels: Mapping[str, str]) -> str:
+    """The end of a sentence, with the label that ``value`` may be."""
+    near = nearest(value.strip(), labels)
+    return f"; did you mean {near!r}?" if near else "."
 
 
 def _kind(value: object) -> str:

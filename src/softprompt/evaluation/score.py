@@ -20,8 +20,10 @@ from softprompt.errors import DataError
 from softprompt.evaluation.choices import ChoiceScores, calibrated, padded
 from softprompt.evaluation.intervals import Interval, bootstrap_ratio, wilson
 from softprompt.evaluation.metrics import macro_f1
+from softprompt.evaluation.words import SCORE_HEADS, score_rows
 from softprompt.generation.likelihood import likelihoods_from_hidden
 from softprompt.prefix import Front, Prefix
+from softprompt.report.notebook import grid_html
 
 __all__ = [
     "Scores",
@@ -79,6 +81,10 @@ class Scores:
     def summary(self) -> dict[str, object]:
         """The scores without what is told of each row, for a card or a log."""
         return {k: v for k, v in asdict(self).items() if k not in _OF_ROWS and v is not None}
+
+    def _repr_html_(self) -> str:
+        rows = score_rows({"rows": self.summary()})
+        return grid_html("Scores", SCORE_HEADS[: len(rows[0])], rows, "95% intervals in brackets.")
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON values."""

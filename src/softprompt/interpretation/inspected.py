@@ -22,7 +22,7 @@ from softprompt.data.rows import Encoded
 from softprompt.data.sources import read
 from softprompt.data.splits import subset
 from softprompt.data.table import Table
-from softprompt.data.task import Task
+from softprompt.data.task import Task, as_meant
 from softprompt.errors import ArtifactError, ConfigError, DataError, SoftpromptError
 from softprompt.library.card import Card
 from softprompt.library.folder import Artifact, Library, check_base
@@ -250,7 +250,7 @@ def _held_out(prompt: Prompt, config: Config) -> Table:
     if data.validation is None:
         task, _ = read_task(prompt.base, config)
         return task.tables["validation"]
-    table = read(data.validation)
+    table, _ = as_meant(read(data.validation), data, prompt.template)
     if data.validation_rows is None:
         return table
     draw = config.seed if data.draw is None else data.draw

@@ -5,15 +5,16 @@ It knows prompts and how votes are counted; it does not know how the prompts wer
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 from torch import Tensor
 
 from softprompt.config_io import shown
+from softprompt.data.memory import Rows, as_table, as_texts
 from softprompt.data.rows import Encoded
-from softprompt.data.table import Table
 from softprompt.errors import ConfigError
 from softprompt.evaluation.score import judge_many
 from softprompt.library.prompt import Prompt, Text
@@ -70,8 +71,14 @@ class Ensemble:
         if not first.template.compares:
             raise ConfigError(f"{first.name} was learnt without labels; only prompts with labels can vote.")
 
-    def classify(self, text: Text) -> dict[str, float]:
-        """Share of the votes of every label, or of every choice the row offers, the winner first."""
+    @overload
+    def classify(self, text: Text) -> dict[str, float]: ...
+    @overload
+    def classify(self, text: Rows) -> list[dict[str, float]]: ...
+    def classify(self, text: Text | Rows) -> dict[str, float] | list[dict[str, float]]:
+        """Share of the votes of every label, or of every choice of the row, the winner first."""
+        if not isinstance(text, str | Mapping):
+            return [self.classify(one) for one in as_texts(text)]
         first = self.prompts[0]
         (shares,) = self._votes(first.encode_request(text))
         total = shares.sum()
@@ -79,9 +86,9 @@ class Ensemble:
         named = zip(answers, (shares / total).tolist(), strict=True)
         return dict(sorted(named, key=lambda pair: -pair[1]))
 
-    def predict(self, table: Table) -> list[int]:
+    def predict(self, rows: Rows) -> list[int]:
         """The number of the label, or choice, that wins each row."""
-        votes: list[int] = self._votes(self.prompts[0].encode(table)).argmax(1).tolist()
+        votes: list[int] = self._votes(self.prompts[0].encode(as_table(rows))).argmax(1).tolist()
         return votes
 
     def _votes(self, encoded: Encoded) -> Tensor:

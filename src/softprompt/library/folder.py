@@ -209,6 +209,22 @@ class Library:
             os.rename(path, aside / "old")
             shutil.rmtree(aside, ignore_errors=True)
 
+    def rename(self, name: str, new: str) -> Path:
+        """Give an artifact another name, on its card too; its folder. Nobody finds half of it, or none.
+
+        Raises:
+            ArtifactError: there is no such artifact, or ``new`` is no name.
+            ResourceError: the new name is taken, or the disk refuses.
+        """
+        old, path = self.find(name), self._named(new)
+        card = Card.model_validate(read_card(old).model_dump() | {"name": new})
+        with new_folder(path) as staging:
+            shutil.copytree(old, staging, copy_function=_link, dirs_exist_ok=True)
+            write_bytes(staging / CARD_FILE, card_json(card).encode())
+            write_bytes(staging / "README.md", model_card(card).encode())
+        self.remove(name)
+        return path
+
     def _named(self, name: str) -> Path:
         if not NAME_RULE.fullmatch(name):
             raise ArtifactError(
@@ -276,6 +292,14 @@ def _check_positions(card: Card, positions: int, path: Path) -> None:
 
 def _is_artifact(path: Path) -> bool:
     return any(os.path.lexists(path / file) for file in _MARKS)
+
+
+def _link(source: str, target: str) -> None:
+    """The same file under another name or, where the disk knows no such thing, a copy."""
+    try:
+        os.link(os.path.realpath(source), target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _short(fingerprint: str) -> str:

@@ -16,11 +16,13 @@ import torch
 from softprompt.base.copies import Change
 from softprompt.base.model import Base
 from softprompt.data.chat import chat_opening
+from softprompt.data.memory import Rows, as_table, as_texts
 from softprompt.data.rows import Encoded, InputTokens, candidate_ids, encode, encode_input, encode_request
 from softprompt.data.table import Table, Text
 from softprompt.data.template import Template
 from softprompt.errors import ArtifactError, ConfigError
 from softprompt.evaluation.score import Scores, judge, score
+from softprompt.evaluation.words import SCORE_HEADS, score_rows
 from softprompt.evaluation.writing import Written, references, write
 from softprompt.generation.offline import generate
 from softprompt.generation.request import GenerateRequest, sampling_of
@@ -29,6 +31,7 @@ from softprompt.library.card import Card
 from softprompt.library.folder import Library, check_base
 from softprompt.library.formats import payload
 from softprompt.prefix import Front, Prefix
+from softprompt.report.notebook import grid_html
 
 __all__ = ["Prompt", "Text", "answer_together", "load_prompt"]
 
@@ -55,6 +58,13 @@ class Prompt:
     def __repr__(self) -> str:
         return f"<Prompt {self.name}: {self.card.kind}, {self.card.positions} positions, on {self.base.name}>"
 
+    def _repr_html_(self) -> str:
+        card = self.card
+        about = f"{card.kind}, {card.positions} positions, {card.trained_parameters:,} learnt numbers"
+        rows = score_rows(card.scores)
+        note = f"{about}, on {self.base.name}."
+        return grid_html(card.name, SCORE_HEADS[: len(rows[0]) if rows else 4], rows, note)
+
     @property
     def name(self) -> str:
         return self.card.name
@@ -73,9 +83,9 @@ class Prompt:
     @overload
     def generate(self, text: Text, **sampling: Any) -> str: ...
     @overload
-    def generate(self, text: Sequence[Text], **sampling: Any) -> list[str]: ...
-    def generate(self, text: Text | Sequence[Text], **sampling: Any) -> str | list[str]:
-        """Answer one text, or a list of them in one batch.
+    def generate(self, text: Rows, **sampling: Any) -> list[str]: ...
+    def generate(self, text: Text | Rows, **sampling: Any) -> str | list[str]:
+        """Answer one text, or a list, data frame or data set of them in one batch.
 
         Args:
             text: plain text where the input template has one field, else a row with its columns.
@@ -86,12 +96,18 @@ class Prompt:
             BaseModelError: a text longer than the base's positions.
         """
         single = isinstance(text, str | Mapping)
-        texts: Sequence[Text] = [text] if isinstance(text, str | Mapping) else text
+        texts: list[Text] = [text] if isinstance(text, str | Mapping) else as_texts(text)
         answers = answer_together([(self, t) for t in texts], self.base, **sampling)
         return answers[0] if single else answers
 
-    def classify(self, text: Text) -> dict[str, float]:
+    @overload
+    def classify(self, text: Text) -> dict[str, float]: ...
+    @overload
+    def classify(self, text: Rows) -> list[dict[str, float]]: ...
+    def classify(self, text: Text | Rows) -> dict[str, float] | list[dict[str, float]]:
         """Probability of every label, or of every choice the row offers, the likeliest first.
+
+        Of a list, data frame or data set, those of each.
 
         Raises:
             ConfigError: a prompt without labels or choices.
@@ -99,22 +115,33 @@ class Prompt:
         """
         if not self.template.compares:
             raise ConfigError(f"{self.name} was learnt without labels; use generate.")
+        if not isinstance(text, str | Mapping):
+            return [self.classify(one) for one in as_texts(text)]
         encoded = self.encode_request(text)
         answers = self.template.answers({} if isinstance(text, str) else text)
         with torch.no_grad():
             shares = judge(self.base, self.prefix, encoded).probabilities[0].tolist()
         return dict(sorted(zip(answers, shares, strict=True), key=lambda pair: -pair[1]))
 
-    def evaluate(self, table: Table) -> Scores:
-        """Scores on labelled rows: accuracy where there are labels, loss per token anyway."""
-        return score(self.base, self.prefix, self.encode(table))
+    def evaluate(self, rows: Rows) -> Scores:
+        """Scores on labelled rows: accuracy where there are labels, loss per token anyway.
 
-    def write(self, table: Table, *, max_new_tokens: int = 64) -> Written:
+        Args:
+            rows: a list of dicts, a data frame, a data set, a table or a source such as a path.
+
+        Raises:
+            DataError: they are no rows, or do not fit the template.
+        """
+        return score(self.base, self.prefix, self.encode(as_table(rows)))
+
+    def write(self, rows: Rows, *, max_new_tokens: int = 64) -> Written:
         """Answer every row, greedily, and hold the answers against the targets: ROUGE, BLEU and more.
 
         Raises:
+            DataError: as in ``evaluate``.
             ResourceError: rouge-score or sacrebleu is not installed.
         """
+        table = as_table(rows)
         right = references(self.template, table)
         return write(self.base, self.prefix, self.encode(table), right, max_new_tokens=max_new_tokens)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,9 +18,10 @@ from softprompt.base.lowrank import ridden
 from softprompt.base.model import Base
 from softprompt.base.workers import let_workers_go
 from softprompt.checkpoints.prepacked import prepacked
+from softprompt.data.memory import Rows, as_texts, is_frame
 from softprompt.data.rows import Encoded
 from softprompt.data.table import Text
-from softprompt.errors import ConfigError
+from softprompt.errors import ConfigError, DataError
 from softprompt.evaluation.choices import probabilities
 from softprompt.generation.request import (
     CandidateLogprobs,
@@ -47,6 +48,10 @@ class Ask(NamedTuple):
 
     prompt: str | None
     text: Text
+
+
+Asks = Iterable[Text | tuple[str | None, Text]] | Rows
+"""Texts to answer, each alone or with the name of a prompt."""
 
 
 class Engine:
@@ -148,11 +153,13 @@ class Engine:
         """Hand in a request; its events come in the engine's thread. Errors as in ``Scheduler.submit``."""
         return self._scheduler.submit(request, callback, block=block)
 
-    def generate(self, asks: Iterable[str | tuple[str | None, Text]], **sampling: object) -> list[str]:
+    def generate(self, asks: Asks, prompt: str | None = None, **sampling: object) -> list[str]:
         """Answer texts, each behind a prompt of its own, in shared batches.
 
         Args:
-            asks: (name of a prompt, text or row) each; a text by itself asks the bare base.
+            asks: (name of a prompt, text or row) each; what stands by itself asks ``prompt``. Or rows as a
+                data frame or a data set, all for ``prompt``.
+            prompt: whom those ask that name none; None is the bare base.
             sampling: fields of ``Sampling``; 64 tokens, greedily, by default.
 
         Raises:
@@ -162,14 +169,18 @@ class Engine:
         """
         wanted = sampling_of(sampling)
         pending = [
-            self._ask(ask, _generating(ask.text, wanted, row)) for row, ask in enumerate(map(_ask, asks))
+            self._ask(ask, _generating(ask.text, wanted, row)) for row, ask in enumerate(_asked(asks, prompt))
         ]
         return [
             "".join(event.text for event in one.wait()[0] if isinstance(event, TextDelta)) for one in pending
         ]
 
-    def classify(self, asks: Iterable[tuple[str | None, Text]]) -> list[dict[str, float]]:
+    def classify(self, asks: Asks, prompt: str | None = None) -> list[dict[str, float]]:
         """Probability of every label, or of every choice a row offers, for each text; the likeliest first.
+
+        Args:
+            asks: as in ``generate``.
+            prompt: as in ``generate``.
 
         Raises:
             ConfigError: a prompt without labels or choices.
@@ -188,7 +199,7 @@ class Engine:
 
             return requests
 
-        pending = [self._ask(_ask(ask), scoring(ask[1])) for ask in asks]
+        pending = [self._ask(ask, scoring(ask.text)) for ask in _asked(asks, prompt)]
         return [
             probabilities(*row, _likelihoods(one.wait())) for row, one in zip(asked, pending, strict=True)
         ]
@@ -238,8 +249,21 @@ class _Pending:
         return self._told
 
 
-def _ask(ask: str | tuple[str | None, Text]) -> Ask:
-    return Ask(None, ask) if isinstance(ask, str) else Ask(*ask)
+def _asked(asks: Asks, prompt: str | None) -> list[Ask]:
+    """Each text with the prompt it is for."""
+    if isinstance(asks, str | Mapping):
+        raise DataError("Texts to answer must be a list, also of one.")
+    if is_frame(asks):
+        return [Ask(prompt, text) for text in as_texts(asks)]
+    found = []
+    for ask in asks:
+        if isinstance(ask, tuple) and len(ask) == 2 and isinstance(ask[0], str | None):
+            (text,) = as_texts([ask[1]])
+            found.append(Ask(ask[0], text))
+        else:
+            (text,) = as_texts([ask])
+            found.append(Ask(prompt, text))
+    return found
 
 
 def _generating(text: Text, sampling: Sampling, row: int) -> Callable[[Version], Sequence[ModelRequest]]:
