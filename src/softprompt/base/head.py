@@ -24,7 +24,7 @@ LARGEST = 4096.0
 
 
 LEAST = -60.0
-"""The log-probability below which the rest is taken to be impossible: a finite loss with a finite gradient."""
+"""The least log-probability the rest may have, so that loss and gradient stay finite."""
 
 
 class Head:
@@ -109,7 +109,7 @@ class _Label(NamedTuple):
 class _Soft(NamedTuple):
     """A distribution over k tokens and the rest.
 
-    With q = z / sum(z), its gradient is q - p at a token that is named, and elsewhere q (1 - p_rest / q_rest).
+    With q = z / sum(z), the gradient is q - p at a token that is named, else q (1 - p_rest / q_rest).
     """
 
     top: TopTokens

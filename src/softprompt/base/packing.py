@@ -28,7 +28,7 @@ class TokenRow:
     Attributes:
         ids: the tokens.
         scored_from: the first that is to be predicted.
-        teacher: what another reader expected at each of those, to be matched instead of the tokens themselves.
+        teacher: what another reader expected at each of those, which is to be matched instead.
     """
 
     ids: tuple[int, ...]

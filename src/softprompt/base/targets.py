@@ -38,7 +38,7 @@ class TopTokens:
 
     @property
     def rest(self) -> Tensor:
-        """``[M]`` the probability of all other tokens together; what rounding alone may leave counts as none."""
+        """``[M]`` the probability of all other tokens together; a rounding alone counts as none."""
         left = 1 - self.probabilities.sum(1)
         return left.where(left > ROUNDING, 0.0)
 
@@ -65,7 +65,7 @@ class TopTokens:
 
     @classmethod
     def joined(cls, parts: Sequence[TopTokens]) -> TopTokens:
-        """All of them in order; where one names fewer tokens than another it is filled up with impossible ones."""
+        """All of them in order; one that names fewer tokens is filled up with impossible ones."""
         most = max(part.ids.shape[1] for part in parts)
         filled = [part if part.ids.shape[1] == most else part._filled(most) for part in parts]
         return cls(torch.cat([p.ids for p in filled]), torch.cat([p.probabilities for p in filled]))

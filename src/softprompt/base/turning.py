@@ -55,7 +55,7 @@ def _check(base: Base) -> None:
         found = _turned(base, layer, k, torch.tensor([_FAR], device=k.device))
         if not (found - moved).norm() <= 0.02 * moved.norm():
             raise BaseModelError(
-                f"Keys of {base.name} cannot be moved to other positions, so those of a text cannot be picked; "
+                f"Keys of {base.name} cannot be moved to other positions, so none can be picked; "
                 'set method.keep = "last" or "first".'
             )
 

@@ -24,6 +24,7 @@ from softprompt.config.data import SOURCES, DataConfig
 from softprompt.config.method import MethodConfig, PromptTuningConfig
 from softprompt.config.search import SearchConfig
 from softprompt.config.section import Section
+from softprompt.config.teacher import TeacherConfig, with_a_teacher
 from softprompt.config.train import BaseConfig, OutputConfig, TrainConfig
 from softprompt.config_io import BrokenRuleError, faults, override, read_toml, shown, to_toml
 from softprompt.errors import ConfigError
@@ -54,6 +55,8 @@ class Config(Section):
     """Where results go."""
     search: SearchConfig | None = None
     """What to try and on which seeds; none means one run."""
+    teacher: TeacherConfig | None = None
+    """What to answer like; none means to learn from the rows' own answers."""
 
     @property
     def seeds(self) -> list[int]:
@@ -73,14 +76,17 @@ class Config(Section):
 
     @model_serializer(mode="wrap")
     def _without_a_search(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A run that searches nothing is written, and named by its digest, as if there were no searches."""
+        """What a run does without is not written, nor named in its digest: a search, a teacher."""
         written: dict[str, Any] = write(self)
-        return written if self.search is not None else {k: v for k, v in written.items() if k != "search"}
+        return {k: v for k, v in written.items() if k not in ("search", "teacher") or v is not None}
 
     @model_validator(mode="before")
     @classmethod
     def _name_what_data_lacks(cls, settings: Any) -> Any:
-        return {"data": {}, **settings} if isinstance(settings, Mapping) else settings
+        if not isinstance(settings, Mapping):
+            return settings
+        taught = with_a_teacher(dict(settings)) if settings.get("teacher") is not None else settings
+        return {"data": {}, **taught}
 
     @field_validator("name")
     @classmethod
@@ -225,12 +231,11 @@ def _plain(value: Any) -> Any:
 
 
 def _rooted(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
-    data = settings.get("data")
-    if not isinstance(data, dict):
-        return settings
-    return settings | {
-        "data": {key: _absolute(v, folder) if key in SOURCES else v for key, v in data.items()}
-    }
+    rooted = dict(settings)
+    for section, paths in (("data", SOURCES), ("teacher", ("file",))):
+        if isinstance(found := settings.get(section), dict):
+            rooted[section] = {k: _absolute(v, folder) if k in paths else v for k, v in found.items()}
+    return rooted
 
 
 def _absolute(source: Any, folder: Path) -> Any:
