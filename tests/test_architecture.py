@@ -25,6 +25,7 @@ LAYERS = [
     {"data", "methods"},
     {"evaluation"},
     {"library", "listener"},
+    {"distillation"},
     {"training"},
     {"comparison", "harness", "planning", "interpretation", "serving"},
     {"demo"},

@@ -20,6 +20,7 @@ from softprompt.base.head import Head, backbone
 from softprompt.base.layout import Layout, Windows
 from softprompt.base.packing import Group, Pack, TokenRow, pack
 from softprompt.base.reach import Reach
+from softprompt.base.targets import TopTokens
 from softprompt.errors import BaseModelError, WrongBaseError
 from softprompt.prefix import Front, Prefix
 
@@ -47,7 +48,7 @@ class TokenLosses:
     """Negative log-likelihoods of the scored tokens of a batch, row after row.
 
     Attributes:
-        nll: ``[M]`` nats, fp32.
+        nll: ``[M]`` nats, fp32; of a row with a teacher the divergence from what that expected.
         counts: how many of the M belong to each row.
     """
 
@@ -239,9 +240,14 @@ class Base:
         """
         scored = [scorable(batch) for batch in batches]
         wanted = [[(n, t - 1) for n, row in enumerate(rows) for t in row.targets] for rows in scored]
-        targets = [row.ids[t] for rows in scored for row in rows for t in row.targets]
-        hidden = self.hidden(batches, wanted)
-        nll = self.head.nll(hidden, torch.tensor(targets, dtype=torch.long, device=self.device))
+        hidden, flat = self.hidden(batches, wanted), [row for rows in scored for row in rows]
+        targets = torch.tensor([row.ids[t] for row in flat for t in row.targets], dtype=torch.long)
+        if any(row.teacher is not None for row in flat):
+            pairs = zip(flat, targets.split([row.scored for row in flat]), strict=True)
+            top = TopTokens.joined([row.teacher or TopTokens.certain(ids) for row, ids in pairs])
+            nll = self.head.divergence(hidden, top.to(self.device))
+        else:
+            nll = self.head.nll(hidden, targets.to(self.device))
         parts = nll.split([len(places) for places in wanted])
         counts = [tuple(row.scored for row in rows) for rows in scored]
         return [TokenLosses(*found) for found in zip(parts, counts, strict=True)]
@@ -328,7 +334,7 @@ def _expects(front: Front) -> bool:
 def scorable(batch: Batch) -> list[TokenRow]:
     """The rows of a batch, a first token unscored where nothing in front expects it; see ``Base.nll``."""
     first = 0 if _expects(batch.front) else 1
-    return [TokenRow(row.ids, max(row.scored_from, first)) for row in batch.rows]
+    return [row.scored_behind(first) for row in batch.rows]
 
 
 def ends(batch: Batch) -> list[Place]:

@@ -24,6 +24,7 @@ __all__ = ["main", "run"]
 VERBS = {
     "init": ("softprompt.cli.init", "Look at rows and write a configuration that learns from them."),
     "train": ("softprompt.cli.train", "Teach a base one job and keep the prompt."),
+    "distil": ("softprompt.cli.distil", "Learn a long text into a short prompt that answers like it."),
     "plan": ("softprompt.cli.plan", "Say beforehand what a job will need, and whether it fits."),
     "compare": ("softprompt.cli.compare", "Find out which method wins on your rows, and at what cost."),
     "generate": ("softprompt.cli.generate", "Answer texts with a saved prompt."),

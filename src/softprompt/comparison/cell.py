@@ -27,7 +27,7 @@ from softprompt.data.rows import Encoded
 from softprompt.data.task import Task
 from softprompt.errors import SoftpromptError
 from softprompt.evaluation.perturb import perturbed
-from softprompt.evaluation.score import score, target_rows
+from softprompt.evaluation.score import score
 from softprompt.generation.offline import generate
 from softprompt.generation.request import GenerateRequest
 from softprompt.generation.sampler import Sampling
@@ -149,7 +149,7 @@ def train(
             validations.append((report.step, measurement.curve(report.scores)))
         watch(report)
 
-    rows = target_rows(job.encoded["train"].examples, whole_text=config.data.loss_on == "text")
+    rows = job.rows
     run = TrainingRun(job.method, rows, config.train, config.seed, listener=Listener(step=told, stop=stop))
     with threads(config.train.threads), Peak(base.device) as peak:
         outcome = fit(run, lambda: job.score("validation"))

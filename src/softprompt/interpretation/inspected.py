@@ -33,7 +33,7 @@ from softprompt.methods.build import Material, build_method
 from softprompt.methods.front import FrontPart, parse_front, with_demonstrations
 from softprompt.methods.text import held
 from softprompt.prefix import Front, Prefix
-from softprompt.training.job import learnt_vectors, read_task
+from softprompt.training.job import learnt_front, read_task
 
 __all__ = [
     "PRUNED",
@@ -321,7 +321,7 @@ def _start(prompt: Prompt, config: Config, library: Path) -> tuple[Front, dict[i
     task = functools.cache(lambda: _training(prompt, config))
     material = Material(
         demonstrations=lambda count: task().demonstrations(count, config.seed),
-        artifact=lambda name: learnt_vectors(name, base, library),
+        artifact=lambda name: learnt_front(name, base, library),
         label_words=template.candidates() if template.labels else (),
         seed=config.seed,
     )

@@ -16,7 +16,7 @@ from softprompt.atomic import plain_disk_errors, write_bytes
 from softprompt.base.model import Base
 from softprompt.config import Config, dump_toml
 from softprompt.errors import TrainingError
-from softprompt.evaluation.score import Scores, target_rows
+from softprompt.evaluation.score import Scores
 from softprompt.listener import Listener, Report
 from softprompt.training.checkpoint import Checkpoint
 from softprompt.training.job import Job
@@ -165,7 +165,7 @@ class TrialRun:
             listener.step(report)
 
         job, config = self.job, self.config
-        rows = target_rows(job.encoded["train"].examples, whole_text=config.data.loss_on == "text")
+        rows = job.rows
         heard = replace(listener, step=told)
         return TrainingRun(job.method, rows, config.train, config.seed, self.checkpoint, job.identity, heard)
 
