@@ -27,7 +27,7 @@ LAYERS = [
     {"library", "listener"},
     {"training"},
     {"comparison", "harness", "planning", "interpretation", "serving"},
-    {"recipes", "demo"},
+    {"recipes", "demo", "vllm"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
@@ -51,6 +51,7 @@ HOMES = {
     "starlette": {"serving/api"},
     "uvicorn": {"serving/api"},
     "prometheus_client": {"serving/api"},
+    "vllm": {"vllm"},
     "click": {"cli"},
     "rich": {"cli"},
     "huggingface_hub": {"checkpoints", "planning/blueprint.py"},
