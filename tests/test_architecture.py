@@ -28,7 +28,7 @@ LAYERS = [
     {"distillation"},
     {"training"},
     {"comparison", "harness", "planning", "interpretation", "serving"},
-    {"demo"},
+    {"demo", "vllm"},
     {"cli"},
     {"api"},
 ]
@@ -53,6 +53,7 @@ HOMES = {
     "starlette": {"serving/api"},
     "uvicorn": {"serving/api"},
     "prometheus_client": {"serving/api"},
+    "vllm": {"vllm"},
     "click": {"cli"},
     "rich": {"cli"},
     "huggingface_hub": {"checkpoints", "planning/blueprint.py"},

@@ -27,6 +27,7 @@ Need = Literal[
     "TensorBoard's log",
     "the harness",
     "serving",
+    "vLLM",
 ]
 
 _MODULES: dict[Need, tuple[str, ...]] = {
@@ -42,6 +43,7 @@ _MODULES: dict[Need, tuple[str, ...]] = {
     "TensorBoard's log": ("tensorboard",),
     "the harness": ("lm_eval",),
     "serving": ("fastapi", "prometheus_client", "python_multipart", "uvicorn"),
+    "vLLM": ("vllm",),
 }
 assert _MODULES.keys() == set(get_args(Need))
 
@@ -55,6 +57,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "umap": ("umap",),
     "harness": ("lm_eval",),
     "serve": ("fastapi", "prometheus_client", "python_multipart", "uvicorn"),
+    "vllm": ("vllm",),
 }
 """By extra, the modules it brings, as pyproject.toml lists their packages."""
 

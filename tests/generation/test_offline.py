@@ -187,11 +187,9 @@ def test_stops_are_not_looked_for_before_the_least_length() -> None:
     base = endless(tiny.base())
     (free, *_) = requests(base, Sampling(max_new_tokens=12))
     text = generate([free])[0]
-    options = {"max_new_tokens": 12, "stop": text[1]}
-    assert (
-        generate([dataclasses.replace(free, sampling=Sampling(**options))])[0] == text[: text.index(text[1])]
-    )
-    least = dataclasses.replace(free, sampling=Sampling(**options, min_new_tokens=4))
+    stopping = Sampling(max_new_tokens=12, stop=text[1])
+    assert generate([dataclasses.replace(free, sampling=stopping)])[0] == text[: text.index(text[1])]
+    least = dataclasses.replace(free, sampling=dataclasses.replace(stopping, min_new_tokens=4))
     longer = generate([least])[0]
     assert longer.startswith(text[:4])
     again = text.find(text[1], 4)

@@ -236,7 +236,7 @@ class _AnyFrozenLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: Head, weight: Tensor, target: _Target) -> Tensor:
-        losses, gradients = [], []
+        losses, gradients = list[Tensor](), list[Tensor]()
         for m, h in _chunks(hidden):
             with torch.enable_grad():
                 h = h.detach().requires_grad_()

@@ -38,6 +38,7 @@ VERBS = {
     "export": ("softprompt.cli.export", "Write a saved prompt as a plain PEFT folder."),
     "import": ("softprompt.cli.import_", "Bring a PEFT prompt or prefix into the library."),
     "serve": ("softprompt.cli.serve", "Serve the saved prompts over HTTP, in OpenAI's form."),
+    "vllm-args": ("softprompt.cli.vllm_args", "Print the flags with which vLLM itself serves saved prompts."),
     "keys": ("softprompt.cli.keys", "Make, list and revoke the API keys of a server."),
     "models": ("softprompt.cli.models", "List the base models that come by name, or fetch one."),
     "demo": ("softprompt.cli.demo", "See it work: teach the bundled base to sort headlines."),

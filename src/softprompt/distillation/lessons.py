@@ -203,8 +203,8 @@ def _ask(
     if any(map(encoded.candidates, examples)):
         judged = judge(teacher.base, teacher.prefix, replace(encoded, examples=tuple(examples)))
         best = judged.weights.argmax(1).tolist()
-        said = [encoded.candidates(example)[place] for example, place in zip(examples, best, strict=True)]
-        return [Answer(teacher.base.decode(ids), ids) for ids in said]
+        chosen = [encoded.candidates(example)[place] for example, place in zip(examples, best, strict=True)]
+        return [Answer(teacher.base.decode(candidate), candidate) for candidate in chosen]
     ids: list[list[int]] = [[] for _ in examples]
     ended = [False] * len(examples)
 

@@ -177,20 +177,23 @@ class StopRules:
 
     A stop string that is a special token, such as ``<|im_end|>``, is a stop token: decoded text never
     shows it.
+
+    Attributes:
+        ends: tokens at which the answer ends, and which are no part of it.
     """
 
     def __init__(self, base: Base, sampling: Sampling, longest: int) -> None:
         named = {stop: base.tokenizer.convert_tokens_to_ids(stop) for stop in sampling.stop}
         silent = _facts(base.tokenizer).silent
         special = {i for stop, i in named.items() if i in silent and _word(base, i) == stop}
-        self._ends = {*sampling.stop_tokens, *special}
+        self.ends = {*sampling.stop_tokens, *special}
         if not sampling.ignore_end:
-            self._ends |= base.end_ids
+            self.ends |= base.end_ids
         self._shortest, self._longest = sampling.min_new_tokens, longest
 
     def barred(self, tokens: int) -> Collection[int]:
         """What may not come next while the answer has only so many tokens."""
-        return self._ends if tokens < self._shortest else ()
+        return self.ends if tokens < self._shortest else ()
 
     def searches(self, tokens: int) -> bool:
         """Whether stop strings are looked for in the text of the token with this number, counted from 1."""
@@ -198,7 +201,7 @@ class StopRules:
 
     def ends_before(self, token: int) -> bool:
         """Whether the answer ends at this token, which is then no part of it."""
-        return token in self._ends
+        return token in self.ends
 
     def ends_after(self, tokens: int, detokenizer: Detokenizer) -> FinishReason | None:
         """Why the answer ends now that it has so many tokens, or None."""

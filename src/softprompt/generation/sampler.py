@@ -16,7 +16,7 @@ from torch import Tensor
 
 from softprompt.errors import BaseModelError, ConfigError
 
-__all__ = ["MOST_LOGPROBS", "Sampler", "Sampling", "TokenChoice", "eligible", "token_choice"]
+__all__ = ["MOST_LOGPROBS", "Sampler", "Sampling", "TokenChoice", "eligible", "row_seed", "token_choice"]
 
 MOST_LOGPROBS = 100
 """The most alternatives that may be asked for of every token."""
@@ -126,7 +126,7 @@ class Sampler:
     def __init__(self, sampling: Sampling, prompt_ids: Iterable[int] = (), row: int = 0) -> None:
         """prompt_ids: the text's tokens, which count for ``repetition_penalty``; row: seeds the draws."""
         self._sampling = sampling
-        self._generator = torch.Generator().manual_seed(_row_seed(sampling.seed, row))
+        self._generator = torch.Generator().manual_seed(row_seed(sampling.seed, row))
         self._history = _History()
         self._penalises = sampling.presence_penalty != 0 or sampling.frequency_penalty != 0
         if sampling.repetition_penalty != 1:
@@ -282,7 +282,8 @@ def _finite(number: Tensor) -> None:
         )
 
 
-def _row_seed(seed: int, row: int) -> int:
+def row_seed(seed: int, row: int) -> int:
+    """What the draws of one of several rows of equal seed begin with."""
     return (seed * 1_000_003 + row) % (2**63)
 
 

@@ -297,7 +297,7 @@ class _Inspector:
         seed = self._options.seed
         self.found.speech = speak(self.prompt.base, self.prompt.front, seed=seed)
         self.found.shift = shift(
-            self.prompt.front, self.rows, self._vocabulary, bare=self.prompt.bare().front, seed=seed
+            self.prompt.front, self.rows, self._vocabulary, bare=self.prompt.prompt.bare().front, seed=seed
         )
 
     def mixing(self) -> None:

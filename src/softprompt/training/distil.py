@@ -17,7 +17,7 @@ import torch
 
 from softprompt.atomic import write_bytes
 from softprompt.base.model import Base
-from softprompt.config import Config
+from softprompt.config import Config, PrefixTuningConfig, PromptTuningConfig
 from softprompt.distillation.figures import Contestant, Figures, Kept, measure
 from softprompt.errors import ConfigError, DataError, DivergedError
 from softprompt.library.card import Card
@@ -120,7 +120,8 @@ def lengths(config: Config) -> list[Config]:
         raise ConfigError("There is nobody to learn from; give [teacher] a text, a file or a prompt.")
     if config.search is not None:
         raise ConfigError(f"{config.name} has a search, which softprompt train runs; leave [search] out.")
-    if not hasattr(config.method, "of_length"):
+    method = config.method
+    if not isinstance(method, PromptTuningConfig | PrefixTuningConfig):
         raise ConfigError(
             f'method.kind "{config.method.kind}" has no length to choose; set it to "prefix-tuning" or '
             '"prompt-tuning".'
@@ -131,7 +132,7 @@ def lengths(config: Config) -> list[Config]:
         config.model_copy(
             update={
                 "name": config.name if len(several) == 1 else f"{config.name}-{length}",
-                "method": config.method.of_length(length),
+                "method": method.of_length(length),
             }
         )
         for length in several
