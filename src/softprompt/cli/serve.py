@@ -140,7 +140,9 @@ def command(
     """
     from softprompt.packages import require
 
-    require("serving", *(["vLLM"] if engine == "vllm" else []))
+    require("serving")
+    if engine == "vllm":
+        require("vLLM")
     refuse_missing(library)
     from softprompt.atomic import sweep
     from softprompt.errors import ConfigError
