@@ -6,13 +6,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format setup clean
+.PHONY: demo test quick check format setup clean
 
 demo: $(READY)
 	$(BIN)/softprompt demo
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses auto
+	$(BIN)/python -m pytest --numprocesses auto $(FLAGS)
+
+# An answer in under a minute: layers, settings, rows, the head and the sampler; no real model.
+quick: $(READY)
+	$(BIN)/python -m pytest --numprocesses auto -m "not real_base" tests/test_architecture.py \
+		tests/test_config*.py tests/data tests/base/test_head.py tests/generation/test_sampler.py
 
 check: $(READY)
 	$(BIN)/ruff check
