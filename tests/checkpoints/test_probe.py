@@ -243,3 +243,26 @@ def test_models_whose_configuration_or_backbone_is_called_otherwise_are_read(fam
         logits = plain(input_ids=ids[None], use_cache=False).logits[0, :-1]
         expected = torch.nn.functional.cross_entropy(logits, ids[1:], reduction="sum")
         torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0, check_stride=False)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (
+            lambda: transformers.Lfm2Config(**tiny._LLAMA, layer_types=["conv", "full_attention", "conv"]),
+            "has layers that keep a state or an index in place of keys and values",
+        ),
+        (
+            lambda: transformers.MambaConfig(
+                vocab_size=97, hidden_size=32, state_size=4, num_hidden_layers=2, time_step_rank=4
+            ),
+            "keeps no keys and values, which a prefix is made of",
+        ),
+    ],
+    ids=["hybrid", "recurrent"],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_of_states_is_refused_by_its_reason(config: Any, said: str) -> None:
+    model = transformers.AutoModelForCausalLM.from_config(config())
+    with pytest.raises(BaseModelError, match=said):
+        freeze(model.eval(), tiny.tokenizer(), "tiny")

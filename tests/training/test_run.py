@@ -398,6 +398,28 @@ def latent_attention() -> Base:
     )
 
 
+def test_vectors_that_a_model_cannot_read_are_refused_before_the_first_step(tmp_path: Path) -> None:
+    about = transformers.Gemma4TextConfig(
+        **tiny._LLAMA,
+        head_dim=8,
+        global_head_dim=8,
+        sliding_window=16,
+        layer_types=["sliding_attention", "full_attention", "full_attention"],
+        vocab_size_per_layer_input=tiny.VOCABULARY,
+        hidden_size_per_layer_input=8,
+        num_kv_shared_layers=0,
+    )
+    base = random_base(about)
+    with pytest.raises(ConfigError, match="reads no vectors but those of its words"):
+        softprompt.train(base, config(tmp_path), listener=NEVER_STEPS)
+    assert not (tmp_path / "runs").exists()
+    lora = {"method": {"kind": "lora", "rank": 2}, "name": "adapters"}
+    slowly = config(tmp_path, train={"learning_rate": 0.003})
+    settings = slowly.model_dump(mode="json", exclude_none=True) | lora
+    prompt = softprompt.train(base, settings)
+    assert prompt.card.scores["test"]["nll"] < prompt.card.scores["test, untuned"]["nll"]
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("method", "said"),

@@ -195,6 +195,8 @@ class Base:
         self._check_reach(len(front))
         recorder = Recorder()
         out = self.run(inputs_embeds=front[None].to(self.dtype), cache=recorder)
+        if not recorder.pairs:
+            raise BaseModelError(f"{self.name} keeps no keys and values, which a prefix is made of")
         pairs = [recorder.pairs[layer] for layer in sorted(recorder.pairs)]
         keys, values = (tuple(pair[side][0] for pair in pairs) for side in (0, 1))
         return Prefix(keys, values, out[0, -1], self.fingerprint)
@@ -305,7 +307,7 @@ class Base:
     def _inputs(self, packed: Pack, fronts: Sequence[Front]) -> Tensor:
         """Ids [N, W], or embeddings [N, W, E] with the fronts that are read in this pass in their slots."""
         pairs = zip(packed.heads, fronts, strict=True)
-        inline = [(head, front) for head, front in pairs if isinstance(front, Tensor)]
+        inline = [(head, front) for head, front in pairs if isinstance(front, Tensor) and len(front)]
         if not inline:
             return packed.ids
         embedded: Tensor = self.embedding(packed.ids)

@@ -77,6 +77,8 @@ def settle(base: Base) -> Base:
         except _NotCausalError as failure:
             reason = str(failure)
             break
+        except BaseModelError as failure:
+            reason = str(failure).rstrip(".")
         except Exception as failure:  # anything at all comes from a model that is asked for what it lacks
             said = str(failure).strip().partition("\n")[0][:120] or "no message"
             reason = f"it fails with {type(failure).__name__}: {said}"

@@ -1,4 +1,4 @@
-"""Whether what a job learns can be saved and read again, tried before its first step.
+"""Whether what a job learns can be read by its model, saved and read again, tried before its first step.
 
 It knows the library's formats through one payload; it does not know which method made it.
 """
@@ -15,6 +15,7 @@ from softprompt.atomic import plain_disk_errors
 from softprompt.base.copies import Change
 from softprompt.errors import ArtifactError, BaseModelError, ConfigError
 from softprompt.library.formats import payload, read
+from softprompt.methods.method import Method
 from softprompt.prefix import Front, Prefix
 from softprompt.training.job import Job
 
@@ -33,8 +34,9 @@ def refuse_unsaveable(job: Job) -> None:
         ResourceError: the disk refuses.
     """
     method, base = job.method, job.base
+    front, change = method.front(), method.change()
     with torch.no_grad():
-        front, change = method.front(), method.change()
+        _refuse_unreadable(method, front)
     saved = payload(method.base, front, change)
     if saved.numbers >= sum(parameter.numel() for parameter in base.model.parameters()):
         return
@@ -51,6 +53,21 @@ def refuse_unsaveable(job: Job) -> None:
             f"What {job.config.method.kind} learns on {base.name} could not be read again once saved, so it "
             f"is not begun ({fault}); choose other method.targets or another method.kind."
         )
+
+
+def _refuse_unreadable(method: Method, front: Front) -> None:
+    """Some models look a second embedding up by the word that a vector is, which a learnt one is not."""
+    if not (isinstance(front, Tensor) and front.requires_grad):
+        return
+    try:
+        method.base.prefill(front + 0.1 * front.std())
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        said = str(error).partition("\n")[0][:120]
+        raise ConfigError(
+            f"{method.base.name} reads no vectors but those of its words ({said}); learn LoRA on it instead."
+        ) from error
 
 
 def _tensors(front: Front, change: Change | None, dtype: torch.dtype) -> dict[str, Tensor]:
