@@ -20,7 +20,7 @@ _COMMON: dict[str, Any] = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
-LLAMA: dict[str, Any] = {
+_LLAMA: dict[str, Any] = {
     **_COMMON,
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -32,11 +32,11 @@ LLAMA: dict[str, Any] = {
 _GPT: dict[str, Any] = {**_COMMON, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 512}
 
 CONFIGS: dict[str, Any] = {
-    "llama": lambda: transformers.LlamaConfig(**LLAMA),
+    "llama": lambda: transformers.LlamaConfig(**_LLAMA),
     "bloom": lambda: transformers.BloomConfig(**_COMMON, hidden_size=32, n_layer=3, n_head=4),
     "gpt2": lambda: transformers.GPT2Config(**_GPT),
     "gpt-neox": lambda: transformers.GPTNeoXConfig(
-        **{k: v for k, v in LLAMA.items() if k != "num_key_value_heads"}
+        **{k: v for k, v in _LLAMA.items() if k != "num_key_value_heads"}
     ),
     "opt": lambda: transformers.OPTConfig(
         **_COMMON,
@@ -47,10 +47,10 @@ CONFIGS: dict[str, Any] = {
         max_position_embeddings=512,
         word_embed_proj_dim=24,
     ),
-    "mistral": lambda: transformers.MistralConfig(**LLAMA, sliding_window=6),
-    "qwen3": lambda: transformers.Qwen3Config(**LLAMA, head_dim=8),
+    "mistral": lambda: transformers.MistralConfig(**_LLAMA, sliding_window=6),
+    "qwen3": lambda: transformers.Qwen3Config(**_LLAMA, head_dim=8),
     "gemma3": lambda: transformers.Gemma3TextConfig(
-        **LLAMA,
+        **_LLAMA,
         head_dim=8,
         sliding_window=6,
         layer_types=["sliding_attention", "full_attention"] * 1 + ["sliding_attention"],

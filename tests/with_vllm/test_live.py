@@ -1,6 +1,6 @@
 """vLLM itself behind the engine, where it is installed: its answers are those of our own engine.
 
-One vLLM with a tiny base, in so little memory that rows are preempted; `make vllm` makes it a place to run in.
+One vLLM with a tiny base, in so little memory that rows are preempted; `make vllm` makes it a place to run.
 """
 
 from __future__ import annotations
@@ -32,8 +32,6 @@ pytestmark = [
     pytest.mark.filterwarnings("default"),  # vLLM's own
 ]
 
-WIDE: dict[str, Any] = {"hidden_size": 64, "head_dim": 32}
-"""vLLM's kernels on CPUs take no smaller heads."""
 LABELS = {"sport": "team", "business": "tea", "tech": "bits"}
 TEXTS = ["rates cut", "a", "the long awaited final is won by the team that nobody had named before"]
 
@@ -42,7 +40,9 @@ TEXTS = ["rates cut", "a", "the long awaited final is won by the team that nobod
 def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
     folder = tmp_path_factory.mktemp("base")
     torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(transformers.LlamaConfig(**tiny.LLAMA | WIDE))
+    config = tiny.CONFIGS["llama"]()
+    config.hidden_size, config.head_dim = 64, 32  # vLLM's kernels on CPUs take no smaller heads
+    model = transformers.AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:

@@ -344,9 +344,7 @@ class VllmEngine:
                         return question, {token: one.logprobs[0][token].logprob for token in question.tokens}
             raise BaseModelError("vLLM ended the answer early; its own log says why.")
 
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(told(question)) for question in questions(request)]
-        values = summed(request, [task.result() for task in tasks])
+        values = summed(request, await asyncio.gather(*map(told, questions(request))))
         if any(math.isnan(value) for value in values):
             raise _not_finite()
         callback(CandidateLogprobs(values))
