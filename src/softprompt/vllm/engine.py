@@ -49,6 +49,7 @@ from softprompt.generation.sequence import AnswerState
 from softprompt.library.folder import Library
 from softprompt.serving.version import Version
 from softprompt.vllm.flags import engine_fields, refuse_base
+from softprompt.vllm.probe import ADAPTERS, worst_by_kind
 from softprompt.vllm.sampling import Question, choice_of, questions, sampling_fields, summed
 from softprompt.vllm.slots import placeholders
 from softprompt.vllm.store import PARAMETER, Store, Stored
@@ -57,9 +58,6 @@ __all__ = ["VllmEngine", "greatest_rank"]
 
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The ranks vLLM has room for."""
-
-_ADAPTERS = 8
-"""Most adapters in one step."""
 
 _log = logging.getLogger("softprompt.serving")
 
@@ -75,6 +73,9 @@ class VllmEngine:
         kv_memory: bytes of vLLM's paged cache; its own choice if None.
         rank: the greatest rank of a LoRA adapter that may come; 0 for none.
         options: further fields of vLLM's ``EngineArgs``.
+
+    Attributes:
+        preemptions: how often vLLM took a row's memory away, to read it again later.
 
     Raises:
         BaseModelError: vLLM cannot serve this base, or does not answer as the base itself does.
@@ -103,18 +104,22 @@ class VllmEngine:
         self._changed = threading.Condition()
         self._tasks: dict[RequestHandle, asyncio.Task[None]] = {}
         self._count, self._steps, self._closing = 0, 0, False
+        self.preemptions = 0
         self._numbers = itertools.count()
         self._loop = asyncio.new_event_loop()
         self._folder = tempfile.TemporaryDirectory(prefix="softprompt-vllm-")
         self._store = Store(Path(self._folder.name), self._forget)
         fields = engine_fields(base, self._folder.name)
-        fields |= {"max_num_seqs": rows, "max_logprobs": MOST_LOGPROBS, "max_model_len": -1}
+        fields |= {"max_num_seqs": rows, "max_logprobs": MOST_LOGPROBS}
+        options = {"max_model_len": -1} | dict(options or {})
         if kv_memory is not None:
             fields["kv_cache_memory_bytes"] = kv_memory
         if self._rank:
-            fields |= {"enable_lora": True, "max_lora_rank": self._rank, "max_loras": _ADAPTERS}
-            fields["max_cpu_loras"] = 4 * _ADAPTERS
-        self._llm = self._loop.run_until_complete(_started(fields, options or {}, self._record))
+            fields |= {"enable_lora": True, "max_lora_rank": self._rank, "max_loras": ADAPTERS}
+            fields["max_cpu_loras"] = 4 * ADAPTERS
+            # Not the head: where it may change, vLLM 0.32 dies on CPUs of a wish for a text's likelihoods.
+            fields["lora_target_modules"] = sorted({n.rpartition(".")[2] for n in linear_layers(base)})
+        self._llm = self._loop.run_until_complete(_started(fields, options, self._record))
         try:
             self._longest: int = self._llm.model_config.max_model_len
             cache = self._llm.vllm_config.cache_config
@@ -123,6 +128,11 @@ class VllmEngine:
         except BaseException:
             self._shut()
             raise
+
+    @property
+    def zero_adapter(self) -> bool:
+        """Whether rows without an adapter carry one that changes nothing, as this vLLM needs it."""
+        return self._zero is not None
 
     # -- what a prompt is to vLLM ----------------------------------------------------------------------
 
@@ -252,8 +262,10 @@ class VllmEngine:
         self._store.close()
         self._folder.cleanup()
 
-    def _record(self, stats: Any) -> None:
+    def _record(self, stats: Any, iteration: Any) -> None:
         self._stats, self._steps = stats, self._steps + 1
+        if iteration is not None:
+            self.preemptions += iteration.num_preempted_reqs
 
     def _begin(self, request: ModelRequest, callback: Callback, handle: RequestHandle) -> None:
         task = self._loop.create_task(self._answered(request, callback, handle))
@@ -332,9 +344,7 @@ class VllmEngine:
                         return question, {token: one.logprobs[0][token].logprob for token in question.tokens}
             raise BaseModelError("vLLM ended the answer early; its own log says why.")
 
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(told(question)) for question in questions(request)]
-        values = summed(request, [task.result() for task in tasks])
+        values = summed(request, await asyncio.gather(*map(told, questions(request))))
         if any(math.isnan(value) for value in values):
             raise _not_finite()
         callback(CandidateLogprobs(values))
@@ -375,8 +385,6 @@ class VllmEngine:
         Raises:
             BaseModelError: plain texts or texts behind prompts are answered wrongly.
         """
-        from softprompt.vllm.probe import worst_by_kind
-
         allowed = TOLERANCE[self._base.dtype]
 
         def wrong(kinds: Collection[str]) -> dict[str, float]:
@@ -465,7 +473,7 @@ async def _started(fields: dict[str, Any], options: Mapping[str, Any], record: A
             self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0
         ) -> None:
             if scheduler_stats is not None:
-                record(scheduler_stats)
+                record(scheduler_stats, iteration_stats)
 
         def log_engine_initialized(self) -> None: ...
 

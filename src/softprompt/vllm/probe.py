@@ -24,11 +24,13 @@ from softprompt.generation.request import (
 )
 from softprompt.generation.sampler import Sampling
 from softprompt.generation.scheduler import Scheduler
-from softprompt.prefix import Prefix
 
-__all__ = ["worst_by_kind"]
+__all__ = ["ADAPTERS", "worst_by_kind"]
 
-_POSITIONS = (1, 5, 37)
+_POSITIONS = (1, 5, 37, 12)
+ADAPTERS = 2 * len(_POSITIONS)
+"""How many adapters are asked for at once. A vLLM with room for more could hide what it does to rows without
+one: on CPUs 0.32 gives them whatever lies in the last place."""
 _NEW = 4
 """Tokens of an answer."""
 
@@ -103,19 +105,15 @@ def _requests(base: Base) -> Iterator[tuple[str, ModelRequest]]:
             hidden=None,
         )
         for kind, prefix, change in (
-            ("plain", bare, None),
             ("prompt", soft, None),
             ("LoRA", changed, adapter),
             ("prompt", trained, None),
-            ("LoRA", _copy(bare), _adapter(base, draw)),
+            ("LoRA", replace(bare), _adapter(base, draw)),
+            ("plain", bare, None),
         ):
             behind: dict[str, Any] = {"model": model, "prefix": prefix, "adapter": change}
             yield kind, GenerateRequest(**behind, ids=ids(9 + turn), sampling=writes, echo=turn == 0)
             yield kind, ScoreRequest(**behind, ids=ids(7), candidates=(ids(1), ids(3)), whole=True)
-
-
-def _copy(prefix: Prefix) -> Prefix:
-    return replace(prefix)
 
 
 def _adapter(base: Base, draw: torch.Generator) -> LowRank:
