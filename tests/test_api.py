@@ -175,7 +175,7 @@ def test_what_is_no_text_is_a_sentence(prompt: Prompt) -> None:
     for ask in (prompt.generate, prompt.classify):
         for wrong in (3, [3], None):
             with pytest.raises(DataError):
-                ask(wrong)  # type: ignore[operator]
+                ask(wrong)
 
 
 def test_progress_is_shown_on_a_terminal_unless_quiet(

@@ -175,7 +175,7 @@ def _changed(source: Any, given: Mapping[str, Any], splits: Mapping[str, Rows], 
         name: kept_rows(rows, folder, f"{name} rows") for name, rows in splits.items() if rows is not None
     }
     changes = [*_assignments(given), *(f"data.{name}={toml_value(spec)}" for name, spec in rows.items())]
-    return load(source, changes) if isinstance(source, str | os.PathLike) else parse(source, changes)
+    return load(Path(source), changes) if isinstance(source, str | os.PathLike) else parse(source, changes)
 
 
 def _assignments(given: Mapping[str, Any]) -> list[str]:

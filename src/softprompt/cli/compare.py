@@ -41,7 +41,7 @@ EVERY = 15.0
 @json_option
 @click.pass_context
 def command(
-    context: click.Context, config: str, assignments: tuple[str, ...], as_json: bool, **flags: Any
+    context: click.Context, /, config: str, assignments: tuple[str, ...], as_json: bool, **flags: Any
 ) -> int:
     """Find out which method wins on your rows, and at what cost.
 

@@ -255,9 +255,9 @@ def check_base(artifact: Artifact, base: Base) -> None:
         return
     about = artifact.card.base
     stored = "" if about.quantisation == "none" else f" in its {about.quantisation} form"
-    other = f"another revision or quantisation of {about.name}" if about.name == base.name else base.name
+    other = f"another revision or quantisation of {about.called}" if about.called == base.name else base.name
     raise WrongBaseError(
-        f"{artifact.card.name} was learnt on {about.name}{stored} ({_short(about.fingerprint)}), but this "
+        f"{artifact.card.name} was learnt on {about.called}{stored} ({_short(about.fingerprint)}), but this "
         f"base is {other} ({_short(base.fingerprint)}); load the base it was learnt on{stored}, or train it "
         "again."
     )
