@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format setup clean
+.PHONY: demo test check format docs setup clean
 
 demo: $(READY)
 	$(BIN)/softprompt demo
@@ -23,6 +23,10 @@ format: $(READY)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+docs: $(READY)
+	$(BIN)/python benchmarks/reference.py
+	$(BIN)/mkdocs build --strict
+
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
@@ -30,9 +34,9 @@ $(READY): pyproject.toml constraints.txt
 		{ echo "softprompt needs Python 3.11 or newer; try: make PYTHON=python3.12"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 		{ echo "Python's venv module is missing; on Debian: apt install python3-venv"; exit 2; }
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[data,tensorboard,lora,quantised,compare,report,umap,harness,serve,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[data,tensorboard,lora,quantised,compare,report,umap,harness,serve,docs,dev]'
 	$(BIN)/softprompt models --fetch smollm2-135m
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build dist site *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache
