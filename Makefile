@@ -34,7 +34,7 @@ $(READY): pyproject.toml constraints.txt
 		{ echo "softprompt needs Python 3.11 or newer; try: make PYTHON=python3.12"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 		{ echo "Python's venv module is missing; on Debian: apt install python3-venv"; exit 2; }
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[data,tensorboard,lora,quantised,compare,report,umap,harness,serve,docs,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[data,tensorboard,trackers,lora,quantised,compare,report,umap,harness,serve,docs,dev]'
 	$(BIN)/softprompt models --fetch smollm2-135m
 	@touch $@
 

@@ -50,6 +50,7 @@ EXAMPLES: dict[str, Any] = {
     "train.evaluate_every": 25,
     "train.patience": 3,
     "train.threads": 2,
+    "train.report_to": ["wandb"],
     "search.grid": {"train.learning_rate": [0.01, 0.03]},
     "search.seeds": [0, 1, 2],
     "methods.name": "LoRA, low rate",

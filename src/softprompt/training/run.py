@@ -24,6 +24,7 @@ from softprompt.training.job import identity_of
 from softprompt.training.results import save_results, save_search
 from softprompt.training.search import Search
 from softprompt.training.threads import threads
+from softprompt.training.trackers import refuse_unfollowable
 from softprompt.training.trial import TrialRun, fit_trials, identities
 
 __all__ = ["train", "train_many"]
@@ -62,6 +63,7 @@ def train(
     """
     wanted = _config(config)
     require(*wanted.needs)
+    refuse_unfollowable(wanted)
     refuse_retrieval(wanted.data)
     library = Library(wanted.output.library)
     overwrite = _may_overwrite(library, wanted, resume)
@@ -109,6 +111,7 @@ def train_many(
     names = [config.name for config in wanted]
     for number, config in enumerate(wanted):
         refuse_retrieval(config.data)
+        refuse_unfollowable(config)
         if config.name in names[:number]:
             raise ConfigError(f"Two jobs are called {config.name!r}; give each a name of its own.")
         if config.search is not None:
