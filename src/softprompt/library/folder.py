@@ -26,6 +26,7 @@ from softprompt.library.card import CARD_FILE, Card, card_json, read_card
 from softprompt.library.model_card import model_card
 from softprompt.library.payload import Payload
 from softprompt.library.peft_format import CONFIG_FILE, WEIGHTS_FILE, Learnt
+from softprompt.library.share import HUB, brought
 
 __all__ = ["Artifact", "Library", "ListedArtifact", "check_base"]
 
@@ -116,13 +117,16 @@ class Library:
     def load(self, name_or_path: str | os.PathLike[str]) -> Artifact:
         """Read the artifact of a name in this library, or of a folder anywhere.
 
-        A text with a slash in it, or a ``Path``, is a folder; any other text is a name. Where the
+        ``hub:OWNER/NAME`` is a repository of the model hub; another text with a slash in it, or a
+        ``Path``, is a folder; any other text is a name. Where the
         text may come from a stranger use ``load_named``.
 
         Raises:
             ArtifactError: there is no such artifact, or it is damaged, changed or malformed.
             ResourceError: it cannot be read.
         """
+        if isinstance(name_or_path, str) and name_or_path.startswith(HUB):
+            return _read(brought(name_or_path))
         marks = [mark for mark in ("/", os.sep, os.altsep) if mark]
         if isinstance(name_or_path, str) and not any(mark in name_or_path for mark in marks):
             return self.load_named(name_or_path)
