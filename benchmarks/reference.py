@@ -96,14 +96,14 @@ def settings_page() -> str:
 
 
 def _sections(schema: type[BaseModel], skip: tuple[str, ...]) -> Iterator[str]:
-    top = {name: field for name, field in schema.model_fields.items() if not _models(field)}
+    top = {name: field for name, field in schema.model_fields.items() if not models(field)}
     if top:
         yield from _table("At the top", "", top)
     for name, field in schema.model_fields.items():
         if name in skip:
             continue
         listed = any(get_origin(arm) is list for arm in _arms(field))
-        for model in _models(field):
+        for model in models(field):
             kind = model.model_fields.get("kind")
             heading = f"`[[{name}]]`" if listed else f"`[{name}]`"
             if kind is not None:
@@ -172,7 +172,7 @@ def _arms(field: FieldInfo) -> tuple[Any, ...]:
     return get_args(field.annotation) if union else (field.annotation,)
 
 
-def _models(field: FieldInfo) -> list[type[BaseModel]]:
+def models(field: FieldInfo) -> list[type[BaseModel]]:
     arms = [inner for arm in _arms(field) for inner in (get_args(arm) if get_origin(arm) is list else (arm,))]
     return [arm for arm in arms if isinstance(arm, type) and issubclass(arm, BaseModel)]
 
