@@ -80,8 +80,6 @@ def test_the_example_of_a_setting_is_allowed(section: str, model: Any) -> None:
         if setting == "init":
             lines["init"] = 'init = "random"'
             lines["positions"] = "positions = 4" if "positions" in model.model_fields else ""
-                "positions = 4" if section == "method" and "positions" in model.model_fields else ""
-            )
         given = tomllib.loads("\n".join(lines.values()))
         if not (setting == "retrieve" and section == "data"):
             parse({**needed, section: {**needed.get(section, {}), **given}})
@@ -145,7 +143,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     if find_spec("mkdocs") is None or find_spec("material") is None or find_spec("mkdocstrings") is None:
         pytest.skip("mkdocs-material and mkdocstrings are not installed: pip install '.[docs]'")
     site = str(tmp_path / "site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", site]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", site]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=280)
     assert built.returncode == 0, built.stderr
     python = (tmp_path / "site" / "reference" / "python.html").read_text(encoding="utf-8")

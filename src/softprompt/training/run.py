@@ -104,7 +104,7 @@ def train_many(
         The prompts in the order of ``configs``, saved in their libraries.
 
     Raises:
-        As ``train``; DivergedError only when what the others learnt has been saved.
+        DivergedError: only when what the others learnt has been saved; all other errors as in ``train``.
     """
     wanted = [_config(config) for config in configs]
     require(*(need for one in wanted for need in one.needs))
