@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 VLLM := .venv-vllm
 VLLM_READY := $(VLLM)/.ready
 
-.PHONY: demo test quick check format setup vllm clean
+.PHONY: demo test quick check format docs setup vllm clean
 
 demo: $(READY)
 	$(BIN)/softprompt demo
@@ -31,6 +31,10 @@ format: $(READY)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+docs: $(READY)
+	$(BIN)/python benchmarks/reference.py
+	$(BIN)/mkdocs build --strict
+
 setup: $(READY)
 
 # vLLM brings its own torch, so it has an environment of its own; these are the tests that run only there.
@@ -48,9 +52,9 @@ $(READY): pyproject.toml constraints.txt
 		{ echo "softprompt needs Python 3.11 or newer; try: make PYTHON=python3.12"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 		{ echo "Python's venv module is missing; on Debian: apt install python3-venv"; exit 2; }
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[data,tensorboard,lora,quantised,compare,report,umap,harness,serve,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[data,tensorboard,trackers,lora,quantised,compare,report,umap,harness,serve,docs,dev]'
 	$(BIN)/softprompt models --fetch smollm2-135m
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VLLM) build dist *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VLLM) build dist site *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -49,6 +49,7 @@ HOMES = {
     "datasets": {"data/sources.py"},
     "pyarrow": {"data/sources.py"},
     "tensorboard": {"training/log.py"},
+    "accelerate": {"training/trackers.py"},
     "fastapi": {"serving/api"},
     "starlette": {"serving/api"},
     "uvicorn": {"serving/api"},

@@ -18,7 +18,7 @@ from softprompt.errors import ResourceError
 from softprompt.packages import EXTRAS, Need, require
 
 ROOT = Path(__file__).parent.parent
-NOT_ASKED_FOR = {"dev"}
+NOT_ASKED_FOR = {"dev", "docs"}
 
 
 def without(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:

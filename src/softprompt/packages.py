@@ -25,6 +25,7 @@ Need = Literal[
     "a UMAP map",
     "relating prompts",
     "TensorBoard's log",
+    "a tracker",
     "the harness",
     "serving",
     "vLLM",
@@ -41,6 +42,7 @@ _MODULES: dict[Need, tuple[str, ...]] = {
     "a UMAP map": ("umap",),
     "relating prompts": ("scipy",),
     "TensorBoard's log": ("tensorboard",),
+    "a tracker": ("accelerate",),
     "the harness": ("lm_eval",),
     "serving": ("fastapi", "prometheus_client", "python_multipart", "uvicorn"),
     "vLLM": ("vllm",),
@@ -50,6 +52,7 @@ assert _MODULES.keys() == set(get_args(Need))
 EXTRAS: dict[str, tuple[str, ...]] = {
     "data": ("datasets", "pyarrow"),
     "tensorboard": ("tensorboard",),
+    "trackers": ("accelerate",),
     "lora": ("peft",),
     "quantised": ("accelerate", "bitsandbytes"),
     "report": ("jinja2", "matplotlib", "scipy"),

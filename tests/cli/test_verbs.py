@@ -290,3 +290,12 @@ def test_the_printed_next_step_works_without_input(shell: Shell) -> None:
     assert "looks like" not in done.err + done.out
     printed = [line for line in done.out.splitlines() if "softprompt generate" in line]
     assert shell(*shlex.split(printed[0])[1:], "--max-new-tokens", "2").code == 0
+
+
+def test_a_base_in_a_folder_is_found_from_everywhere(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shell.train("--epochs", "1").code == 0
+    monkeypatch.chdir("/")
+    library = ("--library", str(shell.folder / "prompts"))
+    done = shell("generate", "moods", "a good film", *library, "--json")
+    assert (done.code, done.json["base"]) == (0, "base")
+    assert shell("list", *library, "--json").json["prompts"][0]["base"] == str(shell.folder / "base")

@@ -8,7 +8,7 @@ from pathlib import Path
 from softprompt.atomic import disk_fault
 from softprompt.errors import BaseModelError, ResourceError
 
-__all__ = ["CODE", "DESCRIPTION", "WEIGHTS", "bring", "is_hub_id", "must_stay_local"]
+__all__ = ["CODE", "DESCRIPTION", "WEIGHTS", "bring", "is_hub_id", "must_stay_local", "push"]
 
 DESCRIPTION = ("*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken")
 """Patterns of the small files: configuration and tokenizer."""
@@ -16,6 +16,8 @@ DESCRIPTION = ("*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken")
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 CODE = ("*.py",)
 
+_KINDS = {"config.json": "transformers model", "softprompt.json": "prompt of softprompt"}
+"""What a repository is by the file it has."""
 _TIMEOUT = 8.0  # seconds
 
 
@@ -24,7 +26,7 @@ def is_hub_id(source: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", source) is not None
 
 
-def must_stay_local(source: str, revision: str | None, *, hint: str = "") -> bool:
+def must_stay_local(source: str, revision: str | None, *, hint: str = "", file: str = "config.json") -> bool:
     """Whether the hub cannot be asked now and ``source`` has to come from its local cache.
 
     One question with a short time limit and no retries, since the downloads after it would retry for a while
@@ -33,6 +35,7 @@ def must_stay_local(source: str, revision: str | None, *, hint: str = "") -> boo
     Args:
         source: a hub id.
         revision: branch, tag or commit; the default branch if None.
+        file: what has to be in it.
         hint: a half-sentence on what else the user may have meant, put at the end of the message.
 
     Raises:
@@ -42,9 +45,9 @@ def must_stay_local(source: str, revision: str | None, *, hint: str = "") -> boo
     import huggingface_hub as hub
     from huggingface_hub import errors
 
-    cached = isinstance(hub.try_to_load_from_cache(source, "config.json", revision=revision), str)
+    cached = isinstance(hub.try_to_load_from_cache(source, file, revision=revision), str)
     try:
-        url = hub.hf_hub_url(source, "config.json", revision=revision)
+        url = hub.hf_hub_url(source, file, revision=revision)
         hub.get_hf_file_metadata(url, timeout=_TIMEOUT)
     except errors.GatedRepoError as error:
         raise BaseModelError(
@@ -61,7 +64,7 @@ def must_stay_local(source: str, revision: str | None, *, hint: str = "") -> boo
         ) from error
     except errors.EntryNotFoundError as error:
         raise BaseModelError(
-            f"The hub repository {source} has no config.json, so it is no transformers model: choose another."
+            f"The hub repository {source} has no {file}, so it is no {_KINDS[file]}: choose another."
         ) from error
     except Exception as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
@@ -101,6 +104,32 @@ def bring(source: str, revision: str | None, patterns: tuple[str, ...], *, offli
     except Exception as error:
         raise _trouble(source, error) from error
     return Path(folder)
+
+
+def push(folder: Path, repo: str, *, private: bool) -> str:
+    """Put the files of a folder into the repository ``repo``, made if need be; its address.
+
+    Raises:
+        ResourceError: nobody is logged in, the hub refuses, or it cannot be reached.
+    """
+    import huggingface_hub as hub
+
+    try:
+        address = hub.create_repo(repo, private=private, exist_ok=True)
+        hub.upload_folder(repo_id=repo, folder_path=folder, commit_message="Pushed by softprompt")
+    except Exception as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in (401, 403) or type(error).__name__ == "LocalTokenNotFoundError":
+            raise ResourceError(
+                f"The hub does not let you write to {repo}; run `hf auth login` with a token that may."
+            ) from error
+        if status is not None:
+            said = str(error).strip().splitlines()[0].rstrip(".")
+            raise ResourceError(f"The hub refuses {repo} ({said}); check the name, or try again.") from error
+        raise ResourceError(
+            f"{repo} could not be pushed: there is no network, or the hub does not answer; try again."
+        ) from error
+    return str(address)
 
 
 def _trouble(source: str, error: BaseException) -> ResourceError:

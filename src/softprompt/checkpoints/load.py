@@ -17,7 +17,7 @@ from softprompt.checkpoints.placement import choose_device, choose_dtype
 from softprompt.checkpoints.quantise import STORED, compute_in, keep_differentiable, quantised
 from softprompt.errors import BaseModelError, ResourceError
 
-__all__ = ["Loaded", "lasting_name", "open_model"]
+__all__ = ["Loaded", "open_model"]
 
 _WHAT_A_SOURCE_IS = "a bundled name ({}), a folder with config.json, a .gguf file or a hub id"
 _TOKENIZER_FILES = (
@@ -106,13 +106,6 @@ def open_model(
     keep_differentiable(model)
     model = _move(place, model, where)
     return Loaded(model, tokenizer, source, place.folder.name if place.remote else None, where, number_format)
-
-
-def lasting_name(source: str) -> str:
-    """What finds the same base from every working folder: a folder or file by its whole path."""
-    path = Path(source).expanduser()
-    local = source and source not in catalog.names() and path.exists()
-    return str(path.resolve()) if local else source
 
 
 def _find(source: str, revision: str | None, trusted: bool, notify: Callable[[str], None]) -> _Place:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -119,9 +118,7 @@ def _template(payload: Payload, input: str, target: str, labels: str | None) -> 
 def _base(artifact: Artifact, choice: BaseChoice) -> Base:
     if artifact.card is None:
         return choice.load(choice.model or "")
-    about = artifact.card.base
-    choice = replace(choice, quantisation=about.quantisation)
-    return choice.load(about.name, about.revision) if choice.model is None else choice.load(choice.model)
+    return choice.load_for(artifact.card.base)
 
 
 def _bound(artifact: Artifact, base: Base, name: str, template: TemplateCard | None) -> tuple[Payload, Card]:
@@ -140,15 +137,14 @@ def _bound(artifact: Artifact, base: Base, name: str, template: TemplateCard | N
 def _new_card(payload: Payload, base: Base, name: str, template: TemplateCard) -> Card:
     import torch
 
-    from softprompt.checkpoints.load import lasting_name
-    from softprompt.library.card import BaseCard, Card
+    from softprompt.library.card import BaseCard, Card, kept_name
 
     return Card(
         name=name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         kind=payload.kind,
         base=BaseCard(
-            name=lasting_name(base.name),
+            name=kept_name(base.name),
             fingerprint=base.fingerprint,
             model_type=base.config.model_type,
             dtype=str(base.dtype).removeprefix("torch."),

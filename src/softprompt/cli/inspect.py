@@ -111,10 +111,7 @@ def base_of(names: tuple[str, ...], library: str, choice: BaseChoice) -> Base:
     from softprompt.library.folder import Library
 
     cards = [card_of(Library(library).load(name)) for name in names]
-    about = cards[0].base
-    model = about.name if choice.model is None else choice.model
-    revision = about.revision if choice.model is None else None
-    return choice.load(model, revision, about.quantisation)
+    return choice.load_for(cards[0].base)
 
 
 @contextmanager

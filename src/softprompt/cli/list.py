@@ -54,7 +54,7 @@ def _row(entry: ListedArtifact, library: Path) -> tuple[str, ...]:
     return (
         entry.name,
         card.kind.replace("-", " "),
-        card.base.name,
+        card.base.called,
         str(card.positions),
         headline(card.scores.get("validation", {})),
         headline(card.scores.get("test", {})),

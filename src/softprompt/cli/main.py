@@ -36,6 +36,7 @@ VERBS = {
     "rename": ("softprompt.cli.rename", "Give a saved prompt another name."),
     "rm": ("softprompt.cli.rm", "Remove saved prompts."),
     "export": ("softprompt.cli.export", "Write a saved prompt as a plain PEFT folder."),
+    "push": ("softprompt.cli.push", "Put a saved prompt on the model hub."),
     "import": ("softprompt.cli.import_", "Bring a PEFT prompt or prefix into the library."),
     "serve": ("softprompt.cli.serve", "Serve the saved prompts over HTTP, in OpenAI's form."),
     "vllm-args": ("softprompt.cli.vllm_args", "Print the flags with which vLLM itself serves saved prompts."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,7 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from softprompt.base.model import Base
-    from softprompt.library.card import Card
+    from softprompt.library.card import BaseCard, Card
     from softprompt.library.prompt import Prompt
 
 __all__ = [
@@ -61,6 +61,12 @@ class BaseChoice:
                 notify=screen.say,
             )
 
+    def load_for(self, about: BaseCard) -> Base:
+        """The base a prompt was learnt on, by its name for people, or the one asked for instead."""
+        if self.model is not None:
+            return self.load(self.model, quantisation=about.quantisation)
+        return replace(self.load(about.name, about.revision, about.quantisation), name=about.called)
+
 
 def base_options(command: Command) -> Command:
     """Add the options that say how to load the base; they arrive as ``model``, ``dtype``, ``device``, ..."""
@@ -109,14 +115,7 @@ def open_prompt(
         raise ArtifactError(f"{name} has no card; bring it in with `{again}`.")
     require(*artifact.payload.needs)
     check(artifact.card)
-    return load_prompt(name, _base_of(artifact.card, choice), library)
-
-
-def _base_of(card: Card, choice: BaseChoice) -> Base:
-    about = card.base
-    if choice.model is not None:
-        return choice.load(choice.model, quantisation=about.quantisation)
-    return choice.load(about.name, about.revision, about.quantisation)
+    return load_prompt(name, choice.load_for(artifact.card.base), library)
 
 
 def plain_text(text: str) -> str:

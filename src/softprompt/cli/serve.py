@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["cards_of", "command", "served_base"]
 
 BUNDLED = "smollm2-135m"
-"""What is served where neither --base nor a prompt names a base."""
+"""What is served where neither --model nor a prompt names a base."""
 
 _EXAMPLES = """
 softprompt serve
@@ -35,6 +35,7 @@ softprompt serve --engine vllm --engine-arg tensor_parallel_size=2
 @click.command("serve", epilog=examples(_EXAMPLES))
 @library_option
 @click.option(
+    "--model",
     "--base",
     "model",
     metavar="M",
@@ -232,13 +233,11 @@ def served_base(choice: BaseChoice, cards: Sequence[Card]) -> Base:
         kinds = {quantisation for name, _, quantisation in bases if name == choice.model}
         return choice.load(choice.model, quantisation=kinds.pop() if len(kinds) == 1 else None)
     if len(bases) > 1:
-        names = ", ".join(sorted({name for name, _, _ in bases}))
+        names = ", ".join(sorted({card.base.called for card in cards}))
         raise ConfigError(
-            f"The prompts of this library are for several bases ({names}); say with --base which to serve."
+            f"The prompts of this library are for several bases ({names}); say with --model which to serve."
         )
-    for name, revision, quantisation in bases:
-        return choice.load(name, revision, quantisation)
-    return choice.load(BUNDLED)
+    return choice.load_for(cards[0].base) if cards else choice.load(BUNDLED)
 
 
 def _vllm(base: Base, library: str, engine_args: Sequence[str], shape: dict[str, Any]) -> Backend:
@@ -291,7 +290,13 @@ def _tell(url: str, base: Base, cards: Sequence[Card], keyed: bool, as_json: boo
 
 def _curl(url: str, base: Base, cards: Sequence[Card], keyed: bool) -> str:
     """A line to try, with a prompt that plain text will do for."""
-    one = next((card.name for card in cards if len(card.template.template.input_fields) == 1), base.name)
-    asked = json.dumps({"model": one, "prompt": "Rates cut as growth slows"})
+    one = next((card for card in cards if len(card.template.template.input_fields) == 1), None)
     key = ' -H "Authorization: Bearer $KEY"' if keyed else ""
-    return f"  curl {url}/v1/completions{key} -H 'Content-Type: application/json' -d {shlex.quote(asked)}"
+    path, words = (
+        "completions",
+        {"model": base.name if one is None else one.name, "prompt": "Once upon a time"},
+    )
+    if one is not None and one.template.labels is not None:
+        path, words = "classify", {"model": one.name, "input": "your text"}
+    asked = shlex.quote(json.dumps(words))
+    return f"  curl {url}/v1/{path}{key} -H 'Content-Type: application/json' -d {asked}"

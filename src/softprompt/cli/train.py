@@ -119,8 +119,10 @@ def learn(config: Config, *, resume: bool = False, typed: Sequence[str] = ()) ->
     from softprompt.listener import Listener
     from softprompt.packages import require
     from softprompt.training.run import train
+    from softprompt.training.trackers import refuse_unfollowable
 
     require(*config.needs)
+    refuse_unfollowable(config)
     if not resume:  # whether what is there may be gone on with, the run itself finds out
         _refuse_overwriting(config)
     _check_rows(config)

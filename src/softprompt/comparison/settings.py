@@ -133,6 +133,13 @@ class Comparison(Section):
                 raise BrokenRuleError(f"{entry.name!r} votes for {entry.votes_of!r}, which is a vote itself")
         return methods
 
+    @field_validator("train")
+    @classmethod
+    def _is_followed_by_its_results(cls, train: TrainConfig) -> TrainConfig:
+        if train.report_to:
+            raise BrokenRuleError("trackers follow one run, not a comparison; take it out", at="report_to")
+        return train
+
     @field_validator("data")
     @classmethod
     def _has_a_test_split(cls, data: DataConfig, info: ValidationInfo) -> DataConfig:

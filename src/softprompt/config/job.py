@@ -73,7 +73,11 @@ class Config(Section):
     @property
     def needs(self) -> tuple[Need, ...]:
         """What the run takes that softprompt does not bring by itself."""
-        return tuple(need for part in (self.method, self.base, self.data, self.output) for need in part.needs)
+        return tuple(
+            need
+            for part in (self.method, self.base, self.data, self.train, self.output)
+            for need in part.needs
+        )
 
     @model_validator(mode="before")
     @classmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -34,9 +34,15 @@ class BaseConfig(Section):
         return () if self.quantisation == "none" else ("a quantised base",)
 
 
+Tracker = Literal[
+    "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"
+]
+
+
 class TrainConfig(Section):
     """How the method is trained."""
 
+    later: ClassVar[tuple[str, ...]] = ("report_to",)
     learning_rate: float = Field(default=0.02, gt=0)
     """The highest learning rate of the schedule; when not given, one that suits the method."""
     epochs: int = Field(default=3, ge=0)
@@ -67,6 +73,12 @@ class TrainConfig(Section):
     """The validation score that picks the best state."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads; none leaves the choice to torch."""
+    report_to: list[Tracker] | None = None
+    """The trackers a run is followed by, such as wandb or mlflow, through accelerate."""
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return ("a tracker",) if self.report_to else ()
 
     @field_validator("accumulation")
     @classmethod

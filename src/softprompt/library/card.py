@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from softprompt.checkpoints import catalog
 from softprompt.config_io import nearest, shown
 from softprompt.data.template import Template
 from softprompt.errors import ArtifactError, DataError
@@ -33,6 +34,7 @@ __all__ = [
     "TrainingCard",
     "TrialCard",
     "card_json",
+    "kept_name",
     "read_card",
 ]
 
@@ -67,6 +69,17 @@ class BaseCard(_Part):
     """The number format the prompt was learnt in."""
     quantisation: str = Field(default="none", min_length=1)
     """How its linear layers were stored: "none", "nf4" or "int8"."""
+
+    @property
+    def called(self) -> str:
+        """Its name for people: of a folder or file the last part of its path."""
+        return Path(self.name).name if Path(self.name).is_absolute() else self.name
+
+
+def kept_name(model: str) -> str:
+    """What a card calls a base: a folder or file by its absolute path, to be found from anywhere."""
+    path = Path(model).expanduser()
+    return str(path.absolute()) if model and model not in catalog.names() and path.exists() else model
 
 
 class TemplateCard(_Part):

@@ -17,16 +17,16 @@ from pathlib import Path
 
 from softprompt.atomic import GONE, new_folder, plain_disk_errors, write_bytes
 from softprompt.base.model import Base
-from softprompt.checkpoints.load import lasting_name
 from softprompt.config import NAME_RULE
 from softprompt.config_io import nearest, shown
 from softprompt.errors import ArtifactError, ResourceError, SoftpromptError, WrongBaseError
 from softprompt.harmless import visible
 from softprompt.library import formats
-from softprompt.library.card import CARD_FILE, Card, card_json, read_card
+from softprompt.library.card import CARD_FILE, Card, card_json, kept_name, read_card
 from softprompt.library.model_card import model_card
 from softprompt.library.payload import Payload
 from softprompt.library.peft_format import CONFIG_FILE, WEIGHTS_FILE, Learnt
+from softprompt.library.share import HUB, brought
 
 __all__ = ["Artifact", "Library", "ListedArtifact", "check_base"]
 
@@ -117,13 +117,16 @@ class Library:
     def load(self, name_or_path: str | os.PathLike[str]) -> Artifact:
         """Read the artifact of a name in this library, or of a folder anywhere.
 
-        A text with a slash in it, or a ``Path``, is a folder; any other text is a name. Where the
+        ``hub:OWNER/NAME`` is a repository of the model hub; another text with a slash in it, or a
+        ``Path``, is a folder; any other text is a name. Where the
         text may come from a stranger use ``load_named``.
 
         Raises:
             ArtifactError: there is no such artifact, or it is damaged, changed or malformed.
             ResourceError: it cannot be read.
         """
+        if isinstance(name_or_path, str) and name_or_path.startswith(HUB):
+            return _read(brought(name_or_path))
         marks = [mark for mark in ("/", os.sep, os.altsep) if mark]
         if isinstance(name_or_path, str) and not any(mark in name_or_path for mark in marks):
             return self.load_named(name_or_path)
@@ -256,10 +259,10 @@ def check_base(artifact: Artifact, base: Base) -> None:
         return
     about = artifact.card.base
     stored = "" if about.quantisation == "none" else f" in its {about.quantisation} form"
-    alike = about.name in (base.name, lasting_name(base.name))
-    other = f"another revision or quantisation of {about.name}" if alike else base.name
+    alike = base.name in (about.name, about.called) or kept_name(base.name) == about.name
+    other = f"another revision or quantisation of {about.called}" if alike else base.name
     raise WrongBaseError(
-        f"{artifact.card.name} was learnt on {about.name}{stored} ({_short(about.fingerprint)}), but this "
+        f"{artifact.card.name} was learnt on {about.called}{stored} ({_short(about.fingerprint)}), but this "
         f"base is {other} ({_short(base.fingerprint)}); load the base it was learnt on{stored}, or train it "
         "again."
     )

@@ -18,6 +18,7 @@ from softprompt.library.wording import noun
 __all__ = ["model_card"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+_RESULTS = ("accuracy", "macro_f1", "nll")
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -69,7 +70,27 @@ def _front_matter(card: Card) -> str:
     tags = ["softprompt", card.kind, card.base.model_type]
     lines += [f"library_name: {_look(card).library}", "pipeline_tag: text-generation", "tags:"]
     lines += [f"- {quoted(tag)}" for tag in dict.fromkeys(tags) if tag]
-    return "\n".join([*lines, "---"])
+    return "\n".join([*lines, *_results(card), "---"])
+
+
+def _results(card: Card) -> list[str]:
+    """The scores as the hub's leaderboards read them: those on test rows, or else on validation rows."""
+    split = "test" if "test" in card.scores else "validation"
+    scores, about = card.scores.get(split, {}), card.data.get(split)
+    metrics = [(name, scores[name]) for name in _RESULTS if isinstance(scores.get(name), float)]
+    if about is None or not metrics:
+        return []
+    task = "text-generation" if card.template.labels is None else "text-classification"
+    return [
+        "model-index:",
+        f"- name: {quoted(card.name)}",
+        "  results:",
+        f"  - task:\n      type: {task}",
+        f"    dataset:\n      name: {quoted(about.origin)}\n      type: {quoted(about.origin)}",
+        f"      split: {split}",
+        "    metrics:",
+        *(f"    - type: {name}\n      value: {value!r}" for name, value in metrics),
+    ]
 
 
 def _summary(card: Card) -> str:

@@ -5,6 +5,7 @@ It knows a front, a card and a base; it does not know how the front was learnt.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -27,9 +28,10 @@ from softprompt.evaluation.writing import Written, references, write
 from softprompt.generation.offline import generate
 from softprompt.generation.request import GenerateRequest, sampling_of
 from softprompt.generation.sampler import Sampling
-from softprompt.library.card import Card
+from softprompt.library.card import Card, read_card
 from softprompt.library.folder import Library, check_base
 from softprompt.library.formats import payload
+from softprompt.library.share import push
 from softprompt.prefix import Front, Prefix
 from softprompt.report.notebook import grid_html
 
@@ -184,6 +186,19 @@ class Prompt:
         learnt = payload(self.base, self.front, self.change)
         return shelf.save(self.name, learnt, self.card, overwrite=overwrite)
 
+    def push_to_hub(self, repo: str, *, private: bool = False) -> str:
+        """Put the artifact on the model hub as ``repo``, OWNER/NAME, and return its address.
+
+        ``load_prompt("hub:OWNER/NAME", base)`` brings it back. Paths of this machine are left out.
+
+        Raises:
+            ArtifactError: ``repo`` is no OWNER/NAME.
+            ResourceError: nobody is logged in, the hub refuses, or it cannot be reached.
+        """
+        with tempfile.TemporaryDirectory() as made:
+            folder = self.save(made)
+            return push(folder, read_card(folder), repo, private=private)
+
     @property
     def _end(self) -> tuple[int, ...]:
         end = self.base.end_id
@@ -210,7 +225,7 @@ class Prompt:
 
 
 def load_prompt(name: str | Path, base: Base, library: str | Path = "prompts") -> Prompt:
-    """Load a saved prompt, by its name in a library or by its folder.
+    """Load a saved prompt, by its name in a library, by its folder, or from the hub (``hub:OWNER/NAME``).
 
     One that changes the model (LoRA, full fine-tuning) is read with a changed copy; ``base`` stays as it is.
 

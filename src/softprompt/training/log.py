@@ -1,4 +1,4 @@
-"""A run's log: one JSON object a line, and TensorBoard on request."""
+"""A run's log: one JSON object a line, and TensorBoard or trackers on request."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from softprompt.atomic import plain_disk_errors, write_bytes
 from softprompt.listener import Report
 from softprompt.packages import require
+from softprompt.training.trackers import Trackers
 
 __all__ = ["RunLog"]
 
@@ -17,8 +18,16 @@ __all__ = ["RunLog"]
 class RunLog:
     """Writes every report of a run to ``log.jsonl``."""
 
-    def __init__(self, folder: Path, *, tensorboard: bool = False, keep_to: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        tensorboard: bool = False,
+        trackers: Trackers | None = None,
+        keep_to: int | None = None,
+    ) -> None:
         """keep_to: on resume, the last step already done; later lines are forgotten."""
+        self._trackers = trackers
         self._path = folder / "log.jsonl"
         kept = [] if keep_to is None else _lines_to(self._path, keep_to)
         write_bytes(self._path, "".join(kept).encode())
@@ -40,19 +49,29 @@ class RunLog:
             values["scores"] = report.scores.summary()
         with plain_disk_errors(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
+        charted = _charted(report)
         if self._board is not None:
-            charted = {name: values.get(name) for name in ("loss", "learning_rate")}
-            if report.scores is not None:
-                charted["validation/nll"] = report.scores.nll
-                charted["validation/accuracy"] = report.scores.accuracy
             for name, value in charted.items():
-                if value is not None and not math.isnan(value):
-                    self._board.add_scalar(name, value, report.step)
+                self._board.add_scalar(name, value, report.step)
+        if self._trackers is not None:
+            self._trackers.log(charted, report.step)
 
     def close(self) -> None:
         """Finish TensorBoard's file, if there is one."""
         if self._board is not None:
             self._board.close()
+        if self._trackers is not None:
+            self._trackers.close()
+
+
+def _charted(report: Report) -> dict[str, float]:
+    """The numbers of a step that are drawn over time."""
+    numbers = {"loss": report.loss, "learning_rate": report.learning_rate}
+    if report.scores is not None:
+        numbers["validation/nll"] = report.scores.nll
+        if report.scores.accuracy is not None:
+            numbers["validation/accuracy"] = report.scores.accuracy
+    return {name: value for name, value in numbers.items() if not math.isnan(value)}
 
 
 def _lines_to(path: Path, step: int) -> list[str]:

@@ -17,7 +17,6 @@ import torch
 import transformers
 
 import softprompt
-from softprompt.checkpoints.load import lasting_name
 from softprompt.errors import DivergedError
 from softprompt.library.card import (
     BaseCard,
@@ -27,6 +26,7 @@ from softprompt.library.card import (
     TemplateCard,
     TrainingCard,
     TrialCard,
+    kept_name,
 )
 from softprompt.library.folder import Library
 from softprompt.library.prompt import Prompt
@@ -71,7 +71,7 @@ def _card(job: Job, outcome: Outcome, positions: int, scores: dict[str, dict[str
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         kind=config.method.kind,
         base=BaseCard(
-            name=lasting_name(job.base.name),
+            name=kept_name(job.base.name),
             revision=config.base.revision,
             fingerprint=job.base.fingerprint,
             model_type=job.base.config.model_type,

@@ -25,6 +25,7 @@ from softprompt.training.job import identity_of
 from softprompt.training.results import save_results, save_search
 from softprompt.training.search import Search
 from softprompt.training.threads import threads
+from softprompt.training.trackers import refuse_unfollowable
 from softprompt.training.trial import TrialRun, fit_trials, identities
 
 __all__ = ["config_of", "folder_of", "may_overwrite", "open_folder", "tell_notes", "train", "train_many"]
@@ -63,6 +64,7 @@ def train(
     """
     wanted = config_of(config)
     require(*wanted.needs)
+    refuse_unfollowable(wanted)
     refuse_retrieval(wanted.data)
     library = Library(wanted.output.library)
     overwrite = may_overwrite(library, wanted, resume)
@@ -106,13 +108,14 @@ def train_many(
         The prompts in the order of ``configs``, saved in their libraries.
 
     Raises:
-        As ``train``; DivergedError only when what the others learnt has been saved.
+        DivergedError: only when what the others learnt has been saved; all other errors as in ``train``.
     """
     wanted = [config_of(config) for config in configs]
     require(*(need for one in wanted for need in one.needs))
     names = [config.name for config in wanted]
     for number, config in enumerate(wanted):
         refuse_retrieval(config.data)
+        refuse_unfollowable(config)
         if config.name in names[:number]:
             raise ConfigError(f"Two jobs are called {config.name!r}; give each a name of its own.")
         if config.search is not None:

@@ -23,6 +23,7 @@ from softprompt.training.job import Job
 from softprompt.training.log import RunLog
 from softprompt.training.loop import Outcome, TrainingRun, fit_many, selection_score
 from softprompt.training.saving import refuse_unsaveable
+from softprompt.training.trackers import Trackers
 
 __all__ = ["EvalRecord", "TrialRun", "changes_in_words", "fit_trials", "identities"]
 
@@ -150,7 +151,11 @@ class TrialRun:
             self.folder.mkdir(parents=True, exist_ok=True)
         write_bytes(self.folder / "config.toml", dump_toml(self.config).encode())
         done = self.saved_step() if resume else None
-        log = RunLog(self.folder, tensorboard=self.config.output.tensorboard, keep_to=done)
+        names = self.config.train.report_to
+        settings = self.config.model_dump(mode="json")
+        trackers = Trackers(names, self.config.name, self.folder, settings) if names else None
+        board = self.config.output.tensorboard
+        log = RunLog(self.folder, tensorboard=board, trackers=trackers, keep_to=done)
         self.recall()
         return log
 
