@@ -1,12 +1,12 @@
 """What long texts lose when they are learnt into short prefixes, on the real base.
 
-    python benchmarks/distil.py [SOURCE ...] [--data FOLDER] [--threads 1]
+    python benchmarks/distil.py [SOURCE ...] [--positions 16,64] [--data FOLDER] [--threads 1]
 
-A source is a configuration of ``examples/distil``. Each is distilled as a user would do it,
-into all lengths its file names. Beside them stand the same prefixes before training, the text cut to each
-length, a prefix of the middle length trained on the text itself (next tokens, as many steps),
-nothing, and the whole text. Writes ``results/distil/SOURCE.json``; what is there is not made again, and a run
-that was killed goes on from its checkpoint. ``--data`` is the folder of ``ag_news/``.
+A source is a configuration of ``examples/distil``. Each is distilled as a user would do it, into all lengths its
+file names, or those given. Beside them stand the same prefixes before training, the text cut to each length, a
+prefix of the middle length trained on the text itself (next tokens, as many steps), nothing, and the whole text.
+Writes ``results/distil/SOURCE.json``; what is there is not made again, and a run that was killed goes on from its
+checkpoint. ``--data`` is the folder of ``ag_news/``.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("sources", nargs="*", default=SOURCES)
     parser.add_argument("--data", type=Path, default=EXAMPLES)
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "distil")
+    parser.add_argument("--positions", type=lambda text: [int(part) for part in text.split(",")])
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     asked = parser.parse_args()
@@ -56,6 +57,9 @@ def main() -> None:
             print(f"{source}: done already")
             continue
         config = _config(source, asked.data, asked.work)
+        if asked.positions is not None and config.teacher is not None:
+            teacher = config.teacher.model_copy(update={"positions": asked.positions})
+            config = config.model_copy(update={"teacher": teacher})
         found = _measured(base, config)
         path.write_text(json.dumps({"source": source} | found | {"machine": describe()}, indent=1) + "\n")
 

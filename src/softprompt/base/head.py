@@ -64,7 +64,8 @@ class Head:
 
     def _plain(self, hidden: Tensor) -> bool:
         """Whether autograd has to see every step, or nothing is to be learnt."""
-        return self._softcap is not None or self._projection.weight.requires_grad or not hidden.requires_grad
+        learnt = bool(self._projection.weight.requires_grad)
+        return self._softcap is not None or learnt or not hidden.requires_grad
 
 
 def _divergence(logits: Tensor, top: TopTokens) -> Tensor:

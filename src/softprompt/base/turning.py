@@ -76,7 +76,7 @@ def _turned(base: Base, layer: int, keys: Tensor, steps: Tensor) -> Tensor:
     rotary = getattr(backbone, "rotary_emb", None)
     if rotary is None:
         return keys
-    kinds = getattr(base.text_config, "layer_types", None)
+    kinds: Any = getattr(base.text_config, "layer_types", None)
     more = (
         {"layer_type": kinds[layer]} if "layer_type" in inspect.signature(rotary.forward).parameters else {}
     )

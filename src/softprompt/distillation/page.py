@@ -6,6 +6,7 @@ It knows figures and the drawing board; it does not know how anything was learnt
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from softprompt.atomic import write_bytes
 from softprompt.distillation.figures import Costs, Figures, Kept
@@ -120,7 +121,13 @@ def _curve(figures: Figures) -> Trusted:
             continue
         places, shares = [row.positions for row in rows], [row.kept.value for row in rows]
         lowest = min(lowest, *shares)
-        style = {"color": colour, "marker": mark, "linestyle": line, "linewidth": 2, "markersize": 6}
+        style: dict[str, Any] = {
+            "color": colour,
+            "marker": mark,
+            "linestyle": line,
+            "linewidth": 2,
+            "markersize": 6,
+        }
         axes.plot(places, shares, zorder=3, **style)
         for row in rows:
             axes.plot(

@@ -129,21 +129,17 @@ def lengths(config: Config) -> list[Config]:
         raise ConfigError("There is nobody to learn from; give [teacher] a text, a file or a prompt.")
     if config.search is not None:
         raise ConfigError(f"{config.name} has a search, which softprompt train runs; leave [search] out.")
-    if not hasattr(config.method, "of_length"):
+    if getattr(config.method, "of_length", None) is None:
         raise ConfigError(
             f'method.kind "{config.method.kind}" has no length to choose; set it to "prefix-tuning" or '
             '"prompt-tuning".'
         )
-    config = _with_a_start(config)
-    several = sorted(config.teacher.positions) if config.teacher is not None else []
+    several = sorted(config.teacher.positions)
+    method: Any = _with_a_start(config).method
+    names = [config.name if len(several) == 1 else f"{config.name}-{length}" for length in several]
     return [
-        config.model_copy(
-            update={
-                "name": config.name if len(several) == 1 else f"{config.name}-{length}",
-                "method": config.method.of_length(length),
-            }
-        )
-        for length in several
+        config.model_copy(update={"name": name, "method": method.of_length(length)})
+        for name, length in zip(names, several, strict=True)
     ]
 
 
