@@ -2,11 +2,11 @@
 
     python benchmarks/distil.py [SOURCE ...] [--positions 16,64] [--data FOLDER] [--threads 1]
 
-A source is a configuration of ``examples/distil``. Each is distilled as a user would do it, into all lengths its
-file names, or those given. Beside them stand the same prefixes before training, the text cut to each length, a
-prefix of the middle length trained on the text itself (next tokens, as many steps), nothing, and the whole text.
-Writes ``results/distil/SOURCE.json``; what is there is not made again, and a run that was killed goes on from its
-checkpoint. ``--data`` is the folder of ``ag_news/``.
+A source is a configuration of ``examples/distil``. Each is distilled as a user would do it, into all lengths
+its file names, or those given. Beside them stand the same prefixes before training, the text cut to each
+length, a prefix of the middle length trained on the text itself (next tokens, as many steps), nothing and the
+whole text. Writes ``results/distil/SOURCE.json``; what is there is not made again, and a run that was killed
+goes on from its checkpoint. ``--data`` is the folder of ``ag_news/``.
 """
 
 from __future__ import annotations
