@@ -11,7 +11,8 @@ import torch
 
 import softprompt
 import tiny
-from softprompt.errors import ConfigError, DataError
+from softprompt.distillation.study import study
+from softprompt.errors import ConfigError, DataError, SoftpromptError
 from softprompt.listener import Listener, Report
 from softprompt.prefix import Prefix
 from softprompt.training.distil import Distilled
@@ -141,9 +142,84 @@ def test_what_cannot_work_is_said_before_the_work(
         softprompt.distil(tiny.base(), settings(tmp_path, **change), listener=never)
 
 
-def test_a_text_that_changes_nothing_is_refused(tmp_path: Path) -> None:
-    wanted = settings(tmp_path) | {"name": "short"}
-    softprompt.distil(tiny.base(), settings(tmp_path, train={"epochs": 0}))
-    wanted["teacher"] = {"text": "", "positions": 2}
-    with pytest.raises(ConfigError, match="not empty"):
-        softprompt.distil(tiny.base(), wanted)
+def test_a_text_that_changes_nothing_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("softprompt.training.distil.LEAST", 100.0)
+    never = Listener(step=lambda report: pytest.fail("it trained"))
+    with pytest.raises(DataError, match="changes hardly anything"):
+        softprompt.distil(tiny.base(), settings(tmp_path), listener=never)
+
+
+def test_a_text_that_does_not_help_is_said_before_training(tmp_path: Path) -> None:
+    wanted = settings(tmp_path)
+    rows = [{"text": f"{i}", "label": "xyz"[i % 3]} for i in range(40)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    wanted["data"] |= {"input": "{text}", "target": "{label}", "labels": ["x", "y", "z"]}
+    wanted["train"] |= {"epochs": 0}
+    told: list[str] = []
+    softprompt.distil(tiny.base(), wanted, listener=Listener(note=told.append))
+    helped = softprompt.load_prompt("fox", tiny.base(), tmp_path / "prompts").card.scores
+    better = helped["test, teacher"]["accuracy"] > 0.5
+    assert better or any("does not help" in note for note in told)
+
+
+def test_the_base_makes_its_own_questions_and_they_can_be_mended(tmp_path: Path) -> None:
+    base = tiny.base()
+    wanted = settings(tmp_path, teacher={"study": 12})
+    del wanted["data"]["train"]
+    told: list[str] = []
+    softprompt.distil(base, wanted, listener=Listener(note=told.append))
+    (path,) = (tmp_path / "runs/questions").glob("*.jsonl")
+    assert str(path) in "".join(told)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len({row["question"] for row in rows}) == len(rows) == 12
+    rows[0]["question"] = "what is mended?"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    softprompt.distil(base, wanted | {"output": wanted["output"] | {"overwrite": True}})
+    assert "what is mended?" in path.read_text()
+
+
+def test_questions_go_on_where_a_kill_left_them(tmp_path: Path) -> None:
+    base, ids = tiny.base(), tiny.base().encode(TEXT)
+    whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
+    assert study(base, ids, 40, "q", whole, seed=3) == 40
+    lines = whole.read_text().splitlines(keepends=True)
+    cut.write_text("".join(lines[:32]) + lines[32][:9])
+    assert study(base, ids, 40, "q", cut, seed=3) == 40
+    assert [json.loads(line)["q"] for line in cut.read_text().splitlines()[:32]] == [
+        json.loads(line)["q"] for line in lines[:32]
+    ]
+
+
+def test_own_questions_stand_beside_those_the_base_makes(tmp_path: Path) -> None:
+    wanted = settings(tmp_path, teacher={"study": 5}, train={"epochs": 0})
+    found = softprompt.distil(tiny.base(), wanted)
+    assert sum(found.prompt.card.data[s].rows for s in ("train", "validation", "test")) == 45
+
+
+def test_an_adapter_can_be_the_teacher(tmp_path: Path) -> None:
+    base = tiny.base()
+    rows = [{"text": f"{i} {'xyz'[i % 3]}", "label": "xyz"[i % 3]} for i in range(40)]
+    wanted = settings(tmp_path)
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    job = {"train": str(tmp_path / "rows.jsonl"), "input": "{text}", "target": ":{label}"}
+    method = {"kind": "lora", "targets": ["q_proj"]}
+    train = {"epochs": 2, "learning_rate": 0.05}
+    softprompt.train(
+        base,
+        {"name": "adapter", "data": job, "method": method, "train": train, "output": wanted["output"]},
+    )
+    wanted["data"] |= {"input": "{text}"}
+    wanted["teacher"] = {"prompt": "adapter", "positions": 8, "max_new_tokens": 4}
+    wanted["train"] |= {"epochs": 12}
+    told: list[str] = []
+    found = softprompt.distil(base, wanted, listener=Listener(note=told.append))
+    assert found.figures is not None
+    assert found.figures.of("text")[0].kept.value == pytest.approx(1, abs=1e-3)
+    learnt, start = (found.figures.of(role)[0].kept.value for role in ("learnt", "start"))
+    assert learnt > start
+
+
+def test_another_base_does_not_go_on_with_a_run(tmp_path: Path) -> None:
+    softprompt.distil(tiny.base(), settings(tmp_path))
+    with pytest.raises(SoftpromptError, match="another configuration, data or base"):
+        softprompt.distil(tiny.base("llama", seed=1), settings(tmp_path), resume=True)

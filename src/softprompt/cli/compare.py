@@ -59,9 +59,8 @@ def command(config: str, assignments: tuple[str, ...], as_json: bool, **flags: A
                 config, (*given, *assignments), notify=screen.say, watch=_steps(screen.say), stop=asked.asked
             )
         except KeyboardInterrupt:
-            screen.say(
-                f"Stopped. To go on:\n  {screen.command_line(*(click.get_current_context().obj or ['compare', config]))}"
-            )
+            again = click.get_current_context().obj or ["compare", config]
+            screen.say(f"Stopped. To go on:\n  {screen.command_line(*again)}")
             return 130
     if as_json:
         screen.print_json(results.model_dump())

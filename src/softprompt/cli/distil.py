@@ -27,6 +27,7 @@ _SETTINGS = {
     "prompt": "teacher.prompt",
     "positions": "teacher.positions",
     "questions": "data.train",
+    "study": "teacher.study",
     "test": "data.test",
     "input": "data.input",
     "labels": "data.labels",
@@ -57,6 +58,7 @@ def _lengths(context: click.Context, option: click.Parameter, text: str | None) 
 @click.option("--text", metavar="FILE", help="The text to learn: a system message, a handbook, examples.")
 @click.option("--prompt", metavar="P", help="Or a saved prompt or adapter to learn from.")
 @click.option("--questions", metavar="FILE", help="What will be asked, one a row; answers are not needed.")
+@click.option("--study", type=int, metavar="N", help="Let the base make up so many questions about the text.")
 @click.option("--test", metavar="FILE", help="Questions for the figures; else some of the others are kept.")
 @click.option("--input", metavar="TEXT", help=r'How a row asks, such as "Q: {question}\nA:".')
 @click.option("--target", metavar="TEXT", help='How an answer is written, such as " {label}".')
@@ -157,6 +159,7 @@ def _learn(config: Config, *, resume: bool) -> Distilled:
 
 def _tell(found: Distilled, config: Config, *, as_json: bool) -> None:
     from softprompt.cli import screen
+    from softprompt.training.distil import REPORT
 
     where = Path(config.output.library)
     if as_json:
@@ -193,6 +196,7 @@ def _tell(found: Distilled, config: Config, *, as_json: bool) -> None:
         f"{figures.questions} questions that nothing was learnt from or chosen by.",
         soft_wrap=True,
     )
+    console.print(f"The report: {screen.clean(str(found.folder / REPORT))}", soft_wrap=True)
     console.print("\nWhat one would type next:")
     for one in found.prompts[-1:]:
         for verb in ("generate", "show"):

@@ -145,7 +145,7 @@ def train(
     def told(report: Report) -> None:
         if report.step:
             losses.append((report.step, report.loss))
-        if report.scores is not None:
+        if report.scores is not None and job.lessons is None:  # else it is held against its teacher
             validations.append((report.step, measurement.curve(report.scores)))
         watch(report)
 

@@ -203,7 +203,8 @@ def _place(bench: _Bench, contender: Contender, trial: int, seed: int) -> _CellP
     slug = re.sub(r"[^A-Za-z0-9]+", "-", contender.name).strip("-").lower()[:60] or "method"
     number = bench.numbers[contender.name]
     name = f"{number}-{slug}-trial{trial + 1}-seed{seed}"
-    config = settings.model_copy(update={"name": name, "data": data})
+    output = settings.output.model_copy(update={"runs": str(bench.folder)})  # where a teacher's answers lie
+    config = settings.model_copy(update={"name": name, "data": data, "output": output})
     base = bench.base(config.base)
     rules = bench.measurement.rules
     title = f"{contender.name}, {_changes(contender.trials[trial])}seed {seed}"

@@ -82,6 +82,8 @@ class MethodEntry(Section):
     """What it changes in [base], such as the quantisation."""
     data: dict[str, Any] = Field(default_factory=dict)
     """What it changes in [data] but for the rows and their labels, such as retrieved demonstrations."""
+    teacher: dict[str, Any] | None = None
+    """Its [teacher], where it learns a long text, or a saved prompt, instead of the rows' answers."""
     trials: list[dict[str, Any]] | None = Field(default=None, min_length=1)
     """Settings to choose among on validation, by dotted name."""
     votes_of: str | None = None
@@ -234,6 +236,8 @@ def _contender(comparison: Comparison, settings: Mapping[str, Any], entry: Metho
             )
         return Contender(entry, [{}], [])
     own: dict[str, Any] = {"method": entry.method}
+    if entry.teacher is not None:
+        own["teacher"] = entry.teacher
     for section in ("base", "data", "train"):
         own[section] = {**settings.get(section, {}), **getattr(entry, section)}
     trials = entry.trials
@@ -283,10 +287,10 @@ def _changed(settings: Mapping[str, Any], trial: Mapping[str, Any], name: str) -
     changed = copy.deepcopy(dict(settings))
     for dotted, value in trial.items():
         section, dot, key = dotted.partition(".")
-        if not dot or section not in ("method", "train", "base", "data"):
+        if not dot or section not in ("method", "train", "base", "data", "teacher"):
             raise ConfigError(
-                f"methods, {name!r}: a trial sets {dotted!r}; name a setting of method, train, base or data, "
-                "such as train.learning_rate."
+                f"methods, {name!r}: a trial sets {dotted!r}; name a setting of method, train, base, data or "
+                "teacher, such as train.learning_rate."
             )
         changed.setdefault(section, {})[key] = value
     return changed

@@ -27,6 +27,8 @@ class TeacherConfig(Section):
     """A saved prompt or adapter, by its name in the library or by its folder."""
     positions: list[int] = Field(default=[32], min_length=1)
     """How long a prompt to learn; of several lengths each is a prompt of its own."""
+    study: int = Field(default=0, ge=0, le=100_000)
+    """How many questions about the text the base makes up itself, beside those of data.train, if any."""
     max_new_tokens: int = Field(default=64, ge=1)
     """The longest answer that is drawn, in tokens."""
     temperature: float = Field(default=0.0, ge=0)

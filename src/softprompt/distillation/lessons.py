@@ -222,9 +222,9 @@ def _ask(
     ]
     texts = generate(requests, on_event=tell)
     found = []
-    for text, said, whole in zip(texts, ids, ended, strict=True):
-        closed = whole and teacher.base.decode(said) == text  # by the model, not by a stop string
-        found.append(Answer(text, (*said, *(end if closed else ()))))
+    for text, tokens, whole in zip(texts, ids, ended, strict=True):
+        closed = whole and teacher.base.decode(tokens) == text  # by the model, not by a stop string
+        found.append(Answer(text, (*tokens, *(end if closed else ()))))
     return found
 
 

@@ -5,6 +5,7 @@ It ties the layers below together; it knows nothing of screens or command lines.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -17,14 +18,21 @@ import torch
 
 from softprompt.atomic import write_bytes
 from softprompt.base.model import Base
-from softprompt.config import Config, PrefixTuningConfig, PromptTuningConfig
+from softprompt.config import ANSWER, Config
+from softprompt.data.sources import read
+from softprompt.data.template import Template
 from softprompt.distillation.figures import Contestant, Figures, Kept, measure
+from softprompt.distillation.page import write_page
+from softprompt.distillation.study import study
+from softprompt.distillation.teacher import text_of
 from softprompt.errors import ConfigError, DataError, DivergedError
+from softprompt.evaluation.score import score
 from softprompt.library.card import Card
 from softprompt.library.folder import Library
 from softprompt.library.peft_format import Learnt
 from softprompt.library.prompt import Prompt
 from softprompt.listener import SILENT, Listener
+from softprompt.methods.front import Words, parse_front
 from softprompt.packages import require
 from softprompt.prefix import Front
 from softprompt.training.job import Job
@@ -34,9 +42,9 @@ from softprompt.training.search import Combined
 from softprompt.training.threads import threads
 from softprompt.training.trial import TrialRun, fit_trials
 
-__all__ = ["FIGURES", "LEAST", "Distilled", "distil", "lengths"]
+__all__ = ["FIGURES", "LEAST", "REPORT", "Distilled", "distil", "lengths"]
 
-FIGURES = "distilled.json"
+FIGURES, REPORT = "distilled.json", "report.html"
 
 LEAST = 0.01
 """Nats a token by which a text has to change the answers, or there is nothing to learn."""
@@ -50,7 +58,7 @@ class Distilled:
         prompts: one for each length, shortest first, saved in the library.
         figures: what they and the cheap alternatives keep, on held-out questions; None where training was
             stopped.
-        folder: where the figures lie, as ``distilled.json``.
+        folder: where the figures lie, as ``distilled.json`` and ``report.html``.
     """
 
     prompts: tuple[Prompt, ...]
@@ -93,6 +101,7 @@ def distil(
     overwrite = [may_overwrite(Library(one.output.library), one, resume) for one in wanted]
     with threads(wanted[0].train.threads):
         began = time.monotonic()
+        wanted = _with_questions(base, wanted, listener)
         first = Job.prepare(base, wanted[0], listener, reserve=True)
         assert first.lessons is not None
         for note in first.notes:
@@ -120,22 +129,17 @@ def lengths(config: Config) -> list[Config]:
         raise ConfigError("There is nobody to learn from; give [teacher] a text, a file or a prompt.")
     if config.search is not None:
         raise ConfigError(f"{config.name} has a search, which softprompt train runs; leave [search] out.")
-    method = config.method
-    if not isinstance(method, PromptTuningConfig | PrefixTuningConfig):
+    if getattr(config.method, "of_length", None) is None:
         raise ConfigError(
             f'method.kind "{config.method.kind}" has no length to choose; set it to "prefix-tuning" or '
             '"prompt-tuning".'
         )
-    config = _with_a_start(config)
-    several = sorted(config.teacher.positions) if config.teacher is not None else []
+    several = sorted(config.teacher.positions)
+    method: Any = _with_a_start(config).method
+    names = [config.name if len(several) == 1 else f"{config.name}-{length}" for length in several]
     return [
-        config.model_copy(
-            update={
-                "name": config.name if len(several) == 1 else f"{config.name}-{length}",
-                "method": method.of_length(length),
-            }
-        )
-        for length in several
+        config.model_copy(update={"name": name, "method": method.of_length(length)})
+        for name, length in zip(names, several, strict=True)
     ]
 
 
@@ -160,8 +164,56 @@ def _with_a_start(config: Config) -> Config:
     return config.model_copy(update={"method": method})
 
 
+def _with_questions(base: Base, configs: Sequence[Config], listener: Listener) -> list[Config]:
+    """Configurations whose training rows have the questions the base made up among them, if it is to."""
+    config = configs[0]
+    teacher = config.teacher
+    assert teacher is not None
+    if not teacher.study:
+        return list(configs)
+    text = text_of(teacher)
+    fields = Template(config.data.input, ANSWER).input_fields
+    if text is None or len(fields) != 1:
+        raise ConfigError(
+            "teacher.study needs a text to ask about, and a data.input with one field for the questions."
+        )
+    words = "".join(part.text for part in parse_front(text) if isinstance(part, Words))
+    ids = base.encode(words)
+    own = [] if config.data.train is None else list(read(config.data.train).rows)
+    about = [ids, own, teacher.study, fields, config.seed, base.fingerprint]
+    name = hashlib.sha256(json.dumps(about, default=str).encode()).hexdigest()[:16]
+    folder = Path(config.output.runs) / "questions"
+    made = folder / f"{name}.jsonl"
+    count = study(base, ids, teacher.study, fields[0], made, seed=config.seed, progress=listener.progress)
+    listener.note(
+        f"The base made {count} questions about the text; they lie in {made}, to be read and mended."
+    )
+    source = made
+    if own:
+        source = folder / f"{name}-and-yours.jsonl"
+        lines = [made.read_text(encoding="utf-8"), *(json.dumps(row) + "\n" for row in own)]
+        write_bytes(source, "".join(lines).encode())
+    return [
+        one.model_copy(update={"data": one.data.model_copy(update={"train": str(source)})}) for one in configs
+    ]
+
+
 def _say_whether_it_helps(job: Job, listener: Listener) -> None:
     """Refuse a text that changes nothing; say so where answers are known and get no better."""
+    assert job.lessons is not None
+    encoded = job.encoded["validation"]
+    if all(example.label is not None for example in encoded.examples):
+        pairs = list(zip(encoded.examples, job.lessons.answers["validation"], strict=True))
+        right = sum(
+            any(a.ids == encoded.candidates(e)[n] for n in e.right or (e.label,) if n is not None)
+            for e, a in pairs
+        )
+        bare = score(job.base, job.lessons.bare, encoded).accuracy or 0.0
+        if right <= bare * len(pairs):
+            listener.note(
+                f"The text does not help: {right / len(pairs):.1%} of the validation rows are answered right "
+                f"with it and {bare:.1%} without, so its answers may not be worth learning."
+            )
     found = job.score_untuned("validation", listener.counting("validation, untuned"))
     if found.nll < LEAST:
         raise DataError(
@@ -190,6 +242,12 @@ def _kept(
     folder = folder_of(trials[0].config)
     if figures is not None:
         write_bytes(folder / FIGURES, json.dumps(figures.to_json(), indent=1).encode())
+        write_page(figures, folder / REPORT)
+    for row in () if figures is None else figures.of("learnt"):
+        if row.kept.value <= 0:
+            listener.note(
+                f"{row.name} keeps nothing: its answers are no nearer to the teacher's than the base's own."
+            )
     if ran_away:
         raise DivergedError(ran_away[0])
     return Distilled(tuple(prompts), figures, folder)
