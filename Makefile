@@ -32,7 +32,7 @@ format: $(READY)
 	$(BIN)/ruff format
 
 docs: $(READY)
-	$(BIN)/python benchmarks/reference.py
+	$(BIN)/python benchmarks/reference_pages.py
 	$(BIN)/mkdocs build --strict
 
 setup: $(READY)

@@ -21,7 +21,7 @@ import random
 import statistics
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -96,7 +96,8 @@ class Subject:
             logits = self.model(input_ids=tokens, past_key_values=cache).logits[0]
         else:
             logits = self.model(input_ids=tokens).logits[0]
-        return logits[-len(answer) :].float().log_softmax(-1)
+        found: torch.Tensor = logits[-len(answer) :].float().log_softmax(-1)
+        return found
 
 
 def subjects(base: Base, adapters: int = 4, each: int = 20) -> list[Subject]:
@@ -110,7 +111,10 @@ def subjects(base: Base, adapters: int = 4, each: int = 20) -> list[Subject]:
         """Embeddings [count, E] near those of words."""
         start = int(torch.randint(len(stream) - count, (), generator=draw))
         words = base.embed(stream[start : start + count])
-        return words + 0.1 * base.embedding.weight.std() * torch.randn(words.shape, generator=draw)
+        found: torch.Tensor = words + 0.1 * base.embedding.weight.std() * torch.randn(
+            words.shape, generator=draw
+        )
+        return found
 
     found = [Subject("bare", bare(served), plain, None)]
     for number in range(each):
@@ -176,7 +180,8 @@ def exact(base: Base, asked: argparse.Namespace) -> dict[str, Any]:
     engine.close()
     thread.join()
     print(f"answered in {took:.0f} s, {preempted} preemptions", flush=True)
-    worst, wrong, gaps = Counter[str](), Counter[str](), Counter[str]()
+    wrong = Counter[str]()
+    worst, gaps = defaultdict[str, float](float), defaultdict[str, float](float)
     for (subject, request), said in zip(jobs, answers, strict=True):
         tokens = [token.id for token in said]
         right = subject.logprobs(request.ids, tokens)  # [T, V]

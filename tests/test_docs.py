@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import reference  # noqa: E402 - the benchmarks are scripts, not a package
+import reference_pages  # noqa: E402 - the benchmarks are scripts, not a package
 
 PAGES = sorted(DOCS.rglob("*.md"))
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -48,10 +48,10 @@ def test_links_lead_to_files(page: Path) -> None:
         assert (page.parent / link).exists(), link
 
 
-@pytest.mark.parametrize("page", reference.pages())
+@pytest.mark.parametrize("page", reference_pages.pages())
 def test_the_reference_is_that_of_the_code(page: str) -> None:
-    """``python benchmarks/reference.py`` writes it anew."""
-    assert (DOCS / "reference" / page).read_text(encoding="utf-8") == reference.pages()[page]
+    """``python benchmarks/reference_pages.py`` writes it anew."""
+    assert (DOCS / "reference" / page).read_text(encoding="utf-8") == reference_pages.pages()[page]
 
 
 def test_every_setting_says_what_it_is_and_its_example_is_allowed() -> None:
@@ -67,14 +67,14 @@ def test_every_setting_says_what_it_is_and_its_example_is_allowed() -> None:
 @pytest.mark.parametrize(
     ("section", "model"),
     [(name, model) for name in ("base", "data", "method", "train", "output", "search")
-     for model in reference.models(Config.model_fields[name])],
+     for model in reference_pages.models(Config.model_fields[name])],
 )  # fmt: skip
 def test_the_example_of_a_setting_is_allowed(section: str, model: Any) -> None:
     needed = {"data": {"input": "{text}", "target": " {queue}"}}
     for setting, field in model.model_fields.items():
-        lines = {setting: reference.example(section, setting, field)}
+        lines = {setting: reference_pages.example(section, setting, field)}
         if section == "method":
-            lines["kind"] = reference.example(section, "kind", model.model_fields["kind"])
+            lines["kind"] = reference_pages.example(section, "kind", model.model_fields["kind"])
         if setting == "label_aliases":
             lines["labels"] = 'labels = ["billing", "outage"]'
         if setting == "init":

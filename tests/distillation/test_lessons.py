@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import tiny
+from softprompt.base.model import Base
 from softprompt.base.packing import TokenRow
 from softprompt.config import TeacherConfig
 from softprompt.data.rows import Encoded, Example
@@ -31,7 +32,8 @@ def ask(
     folder: Path, rows: Mapping[str, Encoded] | None = None, base: Base | None = None, **more: Any
 ) -> Lessons:
     base = base or tiny.base()
-    config = TeacherConfig(**({"text": "a long text", "max_new_tokens": 5} | more))
+    settings: dict[str, Any] = {"text": "a long text", "max_new_tokens": 5} | more
+    config = TeacherConfig(**settings)
     teacher = teacher_of(config, base, (Words(config.text or ""),), "prompts")
     return draw(teacher, base.embed([1]), rows or {"train": questions()}, config, folder, end=(2,))
 
