@@ -16,6 +16,7 @@ import pytest
 
 import softprompt
 import tiny
+from browser import browser, serious
 from softprompt.cli.main import VERBS, group
 from softprompt.comparison import run
 from softprompt.comparison.settings import Comparison, load_comparison
@@ -139,7 +140,7 @@ def test_the_commands_of_a_page_exist(page: Path) -> None:
                 assert word.partition("=")[0] in options, line
 
 
-def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+def test_the_site_builds_without_a_warning_and_axe_finds_nothing_serious(tmp_path: Path) -> None:
     if find_spec("mkdocs") is None or find_spec("material") is None or find_spec("mkdocstrings") is None:
         pytest.skip("mkdocs-material and mkdocstrings are not installed: pip install '.[docs]'")
     site = str(tmp_path / "site")
@@ -149,3 +150,8 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     python = (tmp_path / "site" / "reference" / "python.html").read_text(encoding="utf-8")
     for public in ("train", "compare", "load_base", "Engine", "Prompt", "push_to_hub"):
         assert f"{public}</" in python or f'{public}"' in python, public
+    with browser() as made:
+        for name in ("index", "tutorials/tickets", "reference/settings"):
+            for width, dark in ((1280, False), (390, True)):
+                page = (tmp_path / "site" / f"{name}.html").as_uri()
+                assert serious(made, page, width=width, dark=dark) == [], name
