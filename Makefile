@@ -24,7 +24,7 @@ format: $(READY)
 	$(BIN)/ruff format
 
 docs: $(READY)
-	$(BIN)/python benchmarks/reference.py
+	$(BIN)/python benchmarks/docs_reference.py
 	$(BIN)/mkdocs build --strict
 
 setup: $(READY)

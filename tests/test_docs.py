@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import reference  # noqa: E402 - the benchmarks are scripts, not a package
+import docs_reference as reference  # noqa: E402 - the benchmarks are scripts, not a package
 
 PAGES = sorted(DOCS.rglob("*.md"))
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -51,7 +51,7 @@ def test_links_lead_to_files(page: Path) -> None:
 
 @pytest.mark.parametrize("page", reference.pages())
 def test_the_reference_is_that_of_the_code(page: str) -> None:
-    """``python benchmarks/reference.py`` writes it anew."""
+    """``python benchmarks/docs_reference.py`` writes it anew."""
     assert (DOCS / "reference" / page).read_text(encoding="utf-8") == reference.pages()[page]
 
 
