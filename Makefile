@@ -32,7 +32,7 @@ format: $(READY)
 	$(BIN)/ruff format
 
 docs: $(READY)
-	$(BIN)/python benchmarks/reference_pages.py
+	$(BIN)/python benchmarks/docs_reference.py
 	$(BIN)/mkdocs build --strict
 
 setup: $(READY)

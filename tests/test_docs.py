@@ -16,6 +16,7 @@ import pytest
 
 import softprompt
 import tiny
+from browser import browser, serious
 from softprompt.cli.main import VERBS, group
 from softprompt.comparison import run
 from softprompt.comparison.settings import Comparison, load_comparison
@@ -26,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import reference_pages  # noqa: E402 - the benchmarks are scripts, not a package
+import docs_reference as reference  # noqa: E402 - the benchmarks are scripts, not a package
 
 PAGES = sorted(DOCS.rglob("*.md"))
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -48,10 +49,10 @@ def test_links_lead_to_files(page: Path) -> None:
         assert (page.parent / link).exists(), link
 
 
-@pytest.mark.parametrize("page", reference_pages.pages())
+@pytest.mark.parametrize("page", reference.pages())
 def test_the_reference_is_that_of_the_code(page: str) -> None:
-    """``python benchmarks/reference_pages.py`` writes it anew."""
-    assert (DOCS / "reference" / page).read_text(encoding="utf-8") == reference_pages.pages()[page]
+    """``python benchmarks/docs_reference.py`` writes it anew."""
+    assert (DOCS / "reference" / page).read_text(encoding="utf-8") == reference.pages()[page]
 
 
 def test_every_setting_says_what_it_is_and_its_example_is_allowed() -> None:
@@ -67,14 +68,14 @@ def test_every_setting_says_what_it_is_and_its_example_is_allowed() -> None:
 @pytest.mark.parametrize(
     ("section", "model"),
     [(name, model) for name in ("base", "data", "method", "train", "output", "search")
-     for model in reference_pages.models(Config.model_fields[name])],
+     for model in reference.models(Config.model_fields[name])],
 )  # fmt: skip
 def test_the_example_of_a_setting_is_allowed(section: str, model: Any) -> None:
     needed = {"data": {"input": "{text}", "target": " {queue}"}}
     for setting, field in model.model_fields.items():
-        lines = {setting: reference_pages.example(section, setting, field)}
+        lines = {setting: reference.example(section, setting, field)}
         if section == "method":
-            lines["kind"] = reference_pages.example(section, "kind", model.model_fields["kind"])
+            lines["kind"] = reference.example(section, "kind", model.model_fields["kind"])
         if setting == "label_aliases":
             lines["labels"] = 'labels = ["billing", "outage"]'
         if setting == "init":
@@ -139,7 +140,7 @@ def test_the_commands_of_a_page_exist(page: Path) -> None:
                 assert word.partition("=")[0] in options, line
 
 
-def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+def test_the_site_builds_without_a_warning_and_axe_finds_nothing_serious(tmp_path: Path) -> None:
     if find_spec("mkdocs") is None or find_spec("material") is None or find_spec("mkdocstrings") is None:
         pytest.skip("mkdocs-material and mkdocstrings are not installed: pip install '.[docs]'")
     site = str(tmp_path / "site")
@@ -149,3 +150,8 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     python = (tmp_path / "site" / "reference" / "python.html").read_text(encoding="utf-8")
     for public in ("train", "compare", "load_base", "Engine", "Prompt", "push_to_hub"):
         assert f"{public}</" in python or f'{public}"' in python, public
+    with browser() as made:
+        for name in ("index", "tutorials/tickets", "reference/settings"):
+            for width, dark in ((1280, False), (390, True)):
+                page = (tmp_path / "site" / f"{name}.html").as_uri()
+                assert serious(made, page, width=width, dark=dark) == [], name

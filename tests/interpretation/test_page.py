@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import html.parser
 import re
 from dataclasses import replace
@@ -104,6 +105,26 @@ def test_sections_stand_in_order_with_their_sentences(page: str) -> None:
     assert "12 validation rows" in page
 
 
+def test_the_contents_lead_to_every_section(page: str) -> None:
+    contents = page[page.index('<nav id="contents"') : page.index("</nav>")]
+    sections = re.findall(r'<section id="([^"]+)">\n<h3>([^<]+)</h3>', page)
+    assert len(sections) > 10
+    for place, title in sections:
+        assert f'<a href="#{place}">{title}</a>' in contents
+    assert 'href="#relations"' in contents
+
+
+def test_two_prompts_relate_in_one_table(folder: Path) -> None:
+    two = inspect(["moods", "other"], tiny.base(), folder / "prompts", InspectOptions(only=("relations",)))
+    text = render(two)
+    assert text.count("<table") == 1 + (two.average is not None)
+    for matrix in (*two.likeness, *two.effects):
+        value = matrix.values[1][0]
+        assert value is not None
+        assert f'<td class="number">{value:.2f}</td>'.replace("-", "\N{MINUS SIGN}") in text
+        assert html.escape(matrix.about, quote=False).replace("'", "&#39;") in text
+
+
 def test_the_same_findings_give_the_same_page(seen: Inspection, page: str) -> None:
     assert render(seen) == page
 
@@ -133,7 +154,7 @@ def test_strangers_text_is_shown_as_text(folder: Path) -> None:
 
 def test_a_page_of_one_section_has_no_other(folder: Path) -> None:
     text = render(inspect(["moods"], tiny.base(), folder / "prompts", InspectOptions(only=("drift",))))
-    assert text.count("<section>") == 1
+    assert text.count("<section id=") == 1
     assert "How the prompts relate" not in text
 
 

@@ -1,6 +1,6 @@
 """Writes the reference of the documents: every setting from its pydantic model, every verb from click.
 
-    python benchmarks/reference_pages.py
+    python benchmarks/docs_reference.py
 
 A test holds ``docs/reference`` against what this makes.
 """
@@ -87,7 +87,7 @@ def pages() -> dict[str, str]:
 def settings_page() -> str:
     """Every setting of a run and of a comparison."""
     parts = [
-        "# Every setting\n\n<!-- made by benchmarks/reference_pages.py -->\n",
+        "# Every setting\n\n<!-- made by benchmarks/docs_reference.py -->\n",
         "A run is one TOML file, and only `[data]` must say something. Each setting can be given in the "
         "file, as `--set train.epochs=3` on the command line, and as `epochs=3` in Python. The word "
         '`"none"` turns a setting off that may be off. A setting that is not known is refused, with the one '
@@ -189,7 +189,7 @@ def commands_page() -> str:
     """Every verb with its arguments and options."""
     context = click.Context(group, info_name="softprompt")
     parts = [
-        "# Every command\n\n<!-- made by benchmarks/reference_pages.py -->\n",
+        "# Every command\n\n<!-- made by benchmarks/docs_reference.py -->\n",
         "`softprompt VERB --help` says the same. Results go to stdout and everything else to stderr; "
         "`--json` prints one object for programs. A command ends with 0 when it is done, 2 for what you can "
         "put right, 1 for a fault in softprompt and 130 when it was stopped.\n",
