@@ -154,8 +154,13 @@ def test_it_classifies_as_our_own_engine_does(engine: Engine, own: Engine) -> No
 
 def test_stop_strings_penalties_and_seeds(engine: Engine, own: Engine) -> None:
     text = own.generate([("soft-1", TEXTS[0])], max_new_tokens=30, ignore_end=True)[0]
-    for how in ({"stop": text[10:12]}, {"repetition_penalty": 1.3}, {"logit_bias": {40: 5.0}}):
-        how = {"max_new_tokens": 20, "ignore_end": True, **how}
+    wishes: list[dict[str, Any]] = [
+        {"stop": text[10:12]},
+        {"repetition_penalty": 1.3},
+        {"logit_bias": {40: 5.0}},
+    ]
+    for wish in wishes:
+        how = {"max_new_tokens": 20, "ignore_end": True, **wish}
         assert engine.generate([("soft-1", TEXTS[0])], **how) == own.generate([("soft-1", TEXTS[0])], **how)
     drawn = [
         engine.generate([("soft-1", "a")] * 3, temperature=1.0, seed=5, ignore_end=True) for _ in range(2)

@@ -132,7 +132,9 @@ def command(
     """
     from softprompt.packages import require
 
-    require("serving", *(["vLLM"] if engine == "vllm" else []))
+    require("serving")
+    if engine == "vllm":
+        require("vLLM", otherwise="serve with --engine own")
     from softprompt.errors import ConfigError
     from softprompt.planning.sizes import parse_size
     from softprompt.serving.api.app import create_app

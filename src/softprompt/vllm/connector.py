@@ -56,7 +56,7 @@ class _Load:
 
 
 @dataclass
-class _Loads(KVConnectorMetadata):
+class _Loads(KVConnectorMetadata):  # type: ignore[misc]
     """What a step has to load first."""
 
     loads: list[_Load] = field(default_factory=list)
