@@ -21,7 +21,7 @@ import random
 import statistics
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -96,8 +96,7 @@ class Subject:
             logits = self.model(input_ids=tokens, past_key_values=cache).logits[0]
         else:
             logits = self.model(input_ids=tokens).logits[0]
-        found: torch.Tensor = logits[-len(answer) :].float().log_softmax(-1)
-        return found
+        return torch.log_softmax(logits[-len(answer) :].float(), -1)
 
 
 def subjects(base: Base, adapters: int = 4, each: int = 20) -> list[Subject]:
@@ -111,10 +110,8 @@ def subjects(base: Base, adapters: int = 4, each: int = 20) -> list[Subject]:
         """Embeddings [count, E] near those of words."""
         start = int(torch.randint(len(stream) - count, (), generator=draw))
         words = base.embed(stream[start : start + count])
-        found: torch.Tensor = words + 0.1 * base.embedding.weight.std() * torch.randn(
-            words.shape, generator=draw
-        )
-        return found
+        noise = torch.randn(words.shape, generator=draw)
+        return words + 0.1 * float(base.embedding.weight.std()) * noise
 
     found = [Subject("bare", bare(served), plain, None)]
     for number in range(each):
@@ -180,8 +177,8 @@ def exact(base: Base, asked: argparse.Namespace) -> dict[str, Any]:
     engine.close()
     thread.join()
     print(f"answered in {took:.0f} s, {preempted} preemptions", flush=True)
-    wrong = Counter[str]()
-    worst, gaps = defaultdict[str, float](float), defaultdict[str, float](float)
+    wrong = dict.fromkeys(by_kind, 0)
+    worst, gaps = dict.fromkeys(by_kind, 0.0), dict.fromkeys(by_kind, 0.0)
     for (subject, request), said in zip(jobs, answers, strict=True):
         tokens = [token.id for token in said]
         right = subject.logprobs(request.ids, tokens)  # [T, V]
@@ -197,9 +194,9 @@ def exact(base: Base, asked: argparse.Namespace) -> dict[str, Any]:
         "new_tokens": new,
         "cache_positions": engine.state().positions_room,
         "preemptions": preempted,
-        "answers_that_differ": dict(wrong),
-        "worst_logprob_difference": dict(worst),
-        "worst_lost_by_another_token": dict(gaps),
+        "answers_that_differ": wrong,
+        "worst_logprob_difference": worst,
+        "worst_lost_by_another_token": gaps,
         "zero_adapter_for_rows_without": engine.zero_adapter,
         "seconds_answering": round(took),
     }

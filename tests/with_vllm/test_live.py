@@ -154,14 +154,14 @@ def test_it_classifies_as_our_own_engine_does(engine: Engine, own: Engine) -> No
 
 def test_stop_strings_penalties_and_seeds(engine: Engine, own: Engine) -> None:
     text = own.generate([("soft-1", TEXTS[0])], max_new_tokens=30, ignore_end=True)[0]
-    asked: list[dict[str, Any]] = [
+    wishes: list[dict[str, Any]] = [
         {"stop": text[10:12]},
         {"repetition_penalty": 1.3},
         {"logit_bias": {40: 5.0}},
         {"stop": text[1:2], "min_new_tokens": 8},
     ]
-    for more in asked:
-        how: dict[str, Any] = {"max_new_tokens": 20, "ignore_end": True, **more}
+    for wish in wishes:
+        how = {"max_new_tokens": 20, "ignore_end": True, **wish}
         assert engine.generate([("soft-1", TEXTS[0])], **how) == own.generate([("soft-1", TEXTS[0])], **how)
     drawn = [
         engine.generate([("soft-1", "a")] * 3, temperature=1.0, seed=5, ignore_end=True) for _ in range(2)

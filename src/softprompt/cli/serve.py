@@ -143,7 +143,7 @@ def command(
 
     require("serving")
     if engine == "vllm":
-        require("vLLM")
+        require("vLLM", otherwise="serve with --engine own")
     refuse_missing(library)
     from softprompt.atomic import sweep
     from softprompt.errors import ConfigError
