@@ -27,10 +27,8 @@ def questions(count: int = 5) -> Encoded:
     return Encoded(tuple(made), 0, None, False, ())
 
 
-def ask(
-    folder: Path, rows: Mapping[str, Encoded] | None = None, base: Base | None = None, **more: Any
-) -> Lessons:
-    base = base or tiny.base()
+def ask(folder: Path, rows: Mapping[str, Encoded] | None = None, **more: Any) -> Lessons:
+    base = tiny.base()
     config = TeacherConfig(**({"text": "a long text", "max_new_tokens": 5} | more))
     teacher = teacher_of(config, base, (Words(config.text or ""),), "prompts")
     return draw(teacher, base.embed([1]), rows or {"train": questions()}, config, folder, end=(2,))
