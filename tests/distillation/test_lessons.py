@@ -29,7 +29,7 @@ def questions(count: int = 5) -> Encoded:
 
 def ask(folder: Path, rows: Mapping[str, Encoded] | None = None, **more: Any) -> Lessons:
     base = tiny.base()
-    config = TeacherConfig(**({"text": "a long text", "max_new_tokens": 5} | more))
+    config = TeacherConfig.model_validate({"text": "a long text", "max_new_tokens": 5} | more)
     teacher = teacher_of(config, base, (Words(config.text or ""),), "prompts")
     return draw(teacher, base.embed([1]), rows or {"train": questions()}, config, folder, end=(2,))
 

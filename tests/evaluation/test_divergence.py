@@ -9,6 +9,7 @@ import tiny
 from softprompt.base.model import Batch
 from softprompt.base.packing import TokenRow
 from softprompt.evaluation.divergence import Divergence, divergence, expectations, kept_share
+from softprompt.prefix import Front
 
 ROWS = [TokenRow((20, 21, 22, 23), 2), TokenRow((30, 31), 1), TokenRow((40, 41, 42, 43, 44, 45), 3)]
 
@@ -35,7 +36,11 @@ def test_a_teacher_expects_what_its_own_logits_say() -> None:
 
 def test_fronts_together_diverge_as_each_alone_and_as_the_loss_says() -> None:
     base, rows = tiny.base(), taught()
-    fronts = [base.embed([1]), base.embed([1, 50, 51, 52]), base.prefill(base.embed([1, 60, 61]))]
+    fronts: list[Front] = [
+        base.embed([1]),
+        base.embed([1, 50, 51, 52]),
+        base.prefill(base.embed([1, 60, 61])),
+    ]
     together = divergence(base, fronts, rows)
     for front, found in zip(fronts, together, strict=True):
         (alone,) = divergence(base, [front], rows)
