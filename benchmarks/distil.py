@@ -61,7 +61,10 @@ def main() -> None:
             teacher = config.teacher.model_copy(update={"positions": asked.positions})
             config = config.model_copy(update={"teacher": teacher})
         found = _measured(base, config)
-        path.write_text(json.dumps({"source": source} | found | {"machine": describe()}, indent=1) + "\n")
+        text = json.dumps({"source": source} | found | {"machine": describe()}, indent=1)
+        for folder in (EXAMPLES.absolute(), asked.data.absolute()):
+            text = text.replace(f"{folder}/", "")
+        path.write_text(text + "\n")
 
 
 def _config(source: str, data: Path, work: Path) -> Config:
@@ -94,9 +97,11 @@ def _measured(base: Base, config: Config) -> dict[str, Any]:
     took = time.monotonic() - began
     plain = _next_tokens(base, config)
     seconds = {one.name: one.card.training.seconds for one in found.prompts if one.card.training}
+    steps = {one.name: one.card.training.steps for one in found.prompts if one.card.training}
     return {
         "figures": found.figures.to_json(),
         "next_tokens": plain,
+        "steps": steps,
         "seconds": {"all": took, "training": seconds},
         "settings": config.model_dump(mode="json", exclude={"output"}),
         "load": os.getloadavg(),

@@ -64,3 +64,41 @@ def test_what_cannot_work_is_one_sentence(shell: Shell, flags: tuple[str, ...], 
     done = shell("distil", *flags)
     assert done.code == 2
     assert said in done.err
+
+
+def test_what_was_learnt_is_a_cartridge_for_peft_and_comes_back(shell: Shell) -> None:
+    assert shell("distil", *ask(shell), "--positions", "4", "--as", "short", "--epochs", "1").code == 0
+    done = shell("export", "short", "out", "--cartridge")
+    assert done.code == 0, done.err
+    config = json.loads((shell.folder / "out/adapter_config.json").read_text())
+    assert (config["peft_type"], config["num_frozen_tokens"]) == ("CARTRIDGE", 1)
+    back = shell(
+        "import", "out", "--name", "again", "--model", "base", "--input", "Q: {question}", "--target", "x"
+    )
+    assert back.code == 0, back.err
+    assert shell("show", "again", "--json").json["card"]["kind"] == "prefix-tuning"
+
+
+def test_only_a_prefix_is_a_cartridge(taught: Shell) -> None:
+    done = taught("export", "moods", "out", "--cartridge")
+    assert (done.code, "is no KV prefix" in done.err) == (2, True)
+
+
+def test_the_base_can_be_asked_for_questions(shell: Shell) -> None:
+    ask(shell)
+    flags = (
+        "--text",
+        "text.txt",
+        "--study",
+        "12",
+        "--epochs",
+        "1",
+        "--positions",
+        "4",
+        "--as",
+        "own",
+        *FLAGS,
+    )
+    done = shell("distil", *flags)
+    assert done.code == 0, done.err
+    assert "The base made 12 questions" in done.err

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 import tiny
-from softprompt.base.model import Base
 from softprompt.base.packing import TokenRow
 from softprompt.config import TeacherConfig
 from softprompt.data.rows import Encoded, Example
@@ -28,12 +27,9 @@ def questions(count: int = 5) -> Encoded:
     return Encoded(tuple(made), 0, None, False, ())
 
 
-def ask(
-    folder: Path, rows: Mapping[str, Encoded] | None = None, base: Base | None = None, **more: Any
-) -> Lessons:
-    base = base or tiny.base()
-    settings: dict[str, Any] = {"text": "a long text", "max_new_tokens": 5} | more
-    config = TeacherConfig(**settings)
+def ask(folder: Path, rows: Mapping[str, Encoded] | None = None, **more: Any) -> Lessons:
+    base = tiny.base()
+    config = TeacherConfig.model_validate({"text": "a long text", "max_new_tokens": 5} | more)
     teacher = teacher_of(config, base, (Words(config.text or ""),), "prompts")
     return draw(teacher, base.embed([1]), rows or {"train": questions()}, config, folder, end=(2,))
 
