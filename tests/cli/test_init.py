@@ -98,3 +98,9 @@ def test_messy_tickets_are_understood(shell: Shell) -> None:
         "biling": "billing",
     }
     assert (done.json["inputs"], done.json["left_out"]) == (["text"], ["id", "created"])
+
+
+def test_few_rows_are_enough_where_a_column_is_called_after_labels() -> None:
+    texts: list[object] = [f"some words of row {i}" for i in range(4)]
+    assert guess(table(text=texts, label=["a", "b", "a", "b"])).labels == {"a": 2, "b": 2}
+    assert guess(table(text=texts, colour=["a", "b", "a", "b"])).labels is None

@@ -42,7 +42,7 @@ VERBS = {
     "vllm-args": ("softprompt.cli.vllm_args", "Print the flags with which vLLM itself serves saved prompts."),
     "keys": ("softprompt.cli.keys", "Make, list and revoke the API keys of a server."),
     "models": ("softprompt.cli.models", "List the base models that come by name, or fetch one."),
-    "demo": ("softprompt.cli.demo", "See it work: teach the bundled base to sort headlines."),
+    "demo": ("softprompt.cli.demo", "See it work: teach the bundled base three jobs, and what that gained."),
 }
 """By verb: the module that holds its ``command``, imported when it is used, and its line in the help."""
 

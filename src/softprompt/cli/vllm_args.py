@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from softprompt.cli.options import BaseChoice, examples, json_option
+from softprompt.cli.options import BaseChoice, examples, json_option, refuse_missing
 
 __all__ = ["command"]
 
@@ -41,6 +41,7 @@ def command(
     from softprompt.cli.serve import cards_of, served_base
     from softprompt.vllm.flags import engine_fields, flags, refuse_base
 
+    refuse_missing(library)
     base = served_base(BaseChoice(model, dtype, "cpu", trust_remote_code), cards_of(library))
     refuse_base(base)
     about = {"library": str(Path(library).absolute()), "fingerprint": base.fingerprint}

@@ -84,7 +84,8 @@ def _holds_labels(table: Table, column: str, words: float) -> bool:
         return False
     counts = counted(table, column)
     different = len(counts) - len(same_label(counts)) if len(counts) <= 2 * _MOST_LABELS else len(counts)
-    return 2 <= different <= _MOST_LABELS and sum(counts.values()) >= _ROWS_EACH * different
+    each = 2 if column.casefold() in _LABELS else _ROWS_EACH  # a name says half of it
+    return 2 <= different <= _MOST_LABELS and sum(counts.values()) >= each * different
 
 
 def _spelt(table: Table, column: str) -> tuple[dict[str, int], dict[str, str]]:
