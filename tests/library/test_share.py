@@ -141,7 +141,7 @@ def test_what_is_pushed_comes_back_the_same(served: dict[str, dict[str, bytes]],
 
 def test_the_hub_reads_its_card(served: dict[str, dict[str, bytes]]) -> None:
     a_prompt().push_to_hub("me/topics")
-    about = huggingface_hub.ModelCard(served["me/topics"]["README.md"].decode()).data
+    about: Any = huggingface_hub.ModelCard(served["me/topics"]["README.md"].decode()).data
     assert about.library_name == "peft"
     assert about.eval_results is not None
     found = {(one.task_type, one.metric_type): one.metric_value for one in about.eval_results}

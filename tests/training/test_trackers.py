@@ -18,9 +18,11 @@ ROWS = [{"text": f"row {i}", "label": "ab"[i % 2]} for i in range(12)]
 
 
 def learn(folder: Path, **more: Any) -> None:
-    settings = {"input": "{text}:", "target": " {label}", "labels": "auto", "epochs": 2, "batch_size": 4}
+    settings: dict[str, Any] = {"input": "{text}:", "target": " {label}", "labels": "auto"}
+    quick = {"epochs": 2, "batch_size": 4}
     output = {"library": str(folder / "prompts"), "runs": str(folder / "runs")}
-    softprompt.train(tiny.base(), ROWS, name="followed", output=output, **settings | more)
+    wanted = settings | quick | {"name": "followed", "output": output} | more
+    softprompt.train(tiny.base(), ROWS, **wanted)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
