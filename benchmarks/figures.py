@@ -1,4 +1,4 @@
-"""Writes the tables of README, docs/results.md and docs/reading.md from the committed results.
+"""Writes the tables of README and of docs/ (results, reading, distil) from the committed results.
 
     python benchmarks/figures.py
 
@@ -383,6 +383,67 @@ def _figures() -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+# Long texts learnt into short prompts -------------------------------------------------------------
+
+_SOURCES = {
+    "handbook": "a handbook, questions about it",
+    "topics": "an instruction and eight examples, news to be sorted",
+    "persona": "a system message that makes a character",
+}
+
+
+def _distilled() -> str:
+    """For each source a table: what stands in front of a question, and what it keeps of the text."""
+    parts = []
+    for source, about in _SOURCES.items():
+        path = RESULTS / "distil" / f"{source}.json"
+        if not path.exists():
+            continue
+        found = json.loads(path.read_text(encoding="utf-8"))
+        parts.append(
+            _source(
+                about[0].upper() + about[1:],
+                found["figures"],
+                found["next_tokens"],
+                max(found["steps"].values()),
+            )
+        )
+    return "\n\n".join(parts)
+
+
+def _source(title: str, figures: dict[str, Any], plain: dict[str, Any], steps: int) -> str:
+    heads = ("in front of a question", "positions", "kept", "same answer", "ROUGE-L", "right")
+    rows = [_kept(row) for row in figures["rows"]]
+    kept = _share(plain["kept"])
+    rows.insert(-2, ("trained on the text itself", str(plain["positions"]), kept, "-", "-", "-"))
+    costs = figures["costs"]
+    read, stored = (f"{1000 * costs[name]:,.0f} ms" for name in ("read", "stored"))
+    faster = (
+        f"{name} {1000 * took:,.0f} ms ({costs['read'] / took:.0f}x)"
+        for name, took in costs["prompts"].items()
+    )
+    about = f"{figures['teacher']}; {figures['questions']} held-out questions; {steps} steps"
+    times = (
+        f"the text read each time {read}, its keys and values kept in memory {stored}, {', '.join(faster)}"
+    )
+    spent = f"Answers and learning took {costs['spent']:,.0f} s on a shared core."
+    return f"**{title}** ({about})\n\n{_table(heads, rows, right=True)}\n\nFirst token: {times}. {spent}"
+
+
+def _kept(row: dict[str, Any]) -> tuple[str, ...]:
+    shares = [_percent(row[name]) for name in ("same", "rouge", "accuracy")]
+    return (row["name"], f"{row['positions']:,}", _share(row["kept"]), *shares)
+
+
+def _share(value: Sequence[float]) -> str:
+    share, low, high = (100 * part for part in value)
+    return f"{share:.1f}% ({low:.1f} to {high:.1f})".replace("-", "\N{MINUS SIGN}")
+
+
+def _percent(value: Sequence[float] | None) -> str:
+    return "-" if value is None else f"{100 * value[0]:.0f}%"
+
+
 DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"demo": _demo, "comparison": _compact},
     "docs/results.md": {
@@ -392,6 +453,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         "figures": _figures,
     },
     "docs/reading.md": {"claims": _claims, "found": _found},
+    "docs/distil.md": {"distil": _distilled},
 }
 """What is made where: document, mark, maker."""
 

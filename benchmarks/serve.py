@@ -7,7 +7,8 @@
 All sides hold SmolLM2-135M and 32 soft prompts, and get the same requests: to classify texts of 20 to 50
 tokens behind 20 and 100 virtual tokens, and to write 64 tokens (the end token ignored) behind 20 virtual
 tokens and a text of 34. Each of 1, 8 or 32 clients sends its next request when its last has come back.
-``softprompt-one`` is softprompt again with all requests naming one prompt.
+``softprompt-one`` is softprompt again with all requests naming one prompt; ``vllm-prompts`` is a vLLM that
+softprompt's connector and middleware have made know the prompts by name.
 
 In a cell (load, clients) the sides take turns, repeat by repeat, after each has answered once for every
 prompt, unmeasured. No text comes twice, so a cache of texts gains nothing; the cell's time seeds them. Rates
@@ -34,7 +35,7 @@ from serve_clients import Side, Timing, closed_loop
 from serve_loads import LOADS, PROMPTS, Ask, Load, Material
 from serve_results import Cell, Key, add, bars, latest, read, show
 from serve_sides import OneByOne, Ours, Padded
-from serve_vllm import MODEL, OverVllm, VllmServer, saved_base
+from serve_vllm import MODEL, OverPrompts, OverVllm, VllmServer, plain_words, prompts_server, saved_base
 from sides import peft_model
 from softprompt.base.model import Base
 from softprompt.base.workers import let_workers_go
@@ -42,7 +43,7 @@ from softprompt.checkpoints.freeze import load_base
 from softprompt.data import bundled
 
 RESULTS = Path(__file__).parent.parent / "results" / "serve.jsonl"
-ENTRIES = ("peft", "transformers", "vllm", "softprompt", "softprompt-one")
+ENTRIES = ("peft", "transformers", "vllm", "vllm-prompts", "softprompt", "softprompt-one")
 CLIENTS = (1, 8, 32)
 WARM_TOKENS = 4
 REST = 3.0
@@ -175,6 +176,8 @@ def run(asked: argparse.Namespace) -> None:
     texts = [str(row["text"]) for row in bundled.load("bbc-news/train").rows]
     with ExitStack() as within:
         port = _vllm(asked, base, plain, within) if "vllm" in asked.sides else None
+        library = Path(within.enter_context(tempfile.TemporaryDirectory())) / "prompts"
+        named = _vllm_prompts(asked, base, library, within) if "vllm-prompts" in asked.sides else None
         for load in asked.only:
             material = Material(base, LOADS[load], texts)
             about = describe()
@@ -183,6 +186,8 @@ def run(asked: argparse.Namespace) -> None:
                 if port is not None:
                     made["vllm"] = vllm = OverVllm(port, base, material)
                     about["versions"]["vllm"] = vllm.version
+                if named is not None:
+                    made["vllm-prompts"] = OverPrompts(named, base, material, library)
                 for clients in asked.clients:
                     cells = _measured(asked, made, clients, material, reference)
                     add(asked.out, cells, about)
@@ -210,7 +215,16 @@ def _vllm(asked: argparse.Namespace, base: Base, plain: Any, within: ExitStack) 
         print("vLLM is left out: give the Python it is installed for with --vllm.", flush=True)
         return None
     folder = saved_base(base, plain, asked.dtype)
-    return within.enter_context(VllmServer(asked.vllm, folder, asked.dtype)).port
+    words = plain_words(folder, asked.dtype)
+    return within.enter_context(VllmServer(asked.vllm, folder.with_suffix(".log"), words)).port
+
+
+def _vllm_prompts(asked: argparse.Namespace, base: Base, library: Path, within: ExitStack) -> int | None:
+    """The port of a vLLM that knows prompts by name, started now; none without a Python for it."""
+    if asked.vllm is None or not asked.vllm.exists():
+        print("vllm-prompts is left out: give the Python vLLM and softprompt are installed for with --vllm.")
+        return None
+    return within.enter_context(prompts_server(asked.vllm, base, library)).port
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:

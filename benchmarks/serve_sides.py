@@ -79,8 +79,7 @@ class Ours:
 
     def __init__(self, base: Base, material: Material, folder: Path, **options: Any) -> None:
         self._material = material
-        for number, prompt in enumerate(material.prompts):
-            Prompt(base, prompt, _card(base, number, prompt)).save(folder)
+        save_prompts(base, material, folder)
         self.engine = Engine(base, folder, **options)
         self._candidates = tuple((label,) for label in material.labels)
 
@@ -128,11 +127,17 @@ def _generate(model: Any, material: Material, new_tokens: int, **inputs: Tensor)
     return [tuple(row) for row in found.sequences[:, -new_tokens:].tolist()]
 
 
-def _card(base: Base, number: int, prompt: Tensor) -> Card:
+def save_prompts(base: Base, material: Material, library: Path, name: str = "prompt") -> None:
+    """Put the prompts of a load into a library, as ``NAME-NUMBER``."""
+    for number, prompt in enumerate(material.prompts):
+        Prompt(base, prompt, _card(base, f"{name}-{number}", prompt)).save(library)
+
+
+def _card(base: Base, name: str, prompt: Tensor) -> Card:
     """What an artifact must say of itself."""
     return Card.model_validate(
         {
-            "name": f"prompt-{number}",
+            "name": name,
             "created": datetime.now(UTC).isoformat(),
             "kind": "prompt-tuning",
             "base": {

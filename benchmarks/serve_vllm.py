@@ -3,8 +3,9 @@
     python benchmarks/serve_vllm.py PATH_TO_ITS_PYTHON [--dtype float32|bfloat16] [--port 8123]
 
 starts a server by itself, for several runs of ``serve.py --vllm-port 8123``. It knows vLLM's command line
-and its completions API; it does not know clients or clocks. vLLM has no named soft prompts, so every request
-brings its prompt's embeddings and its text's, side by side.
+and its completions API; it does not know clients or clocks. vLLM has no named soft prompts: to ``vllm`` every
+request brings its prompt's embeddings and its text's, side by side; ``vllm-prompts`` is the same server with
+softprompt's connector and middleware, and requests name their prompts.
 """
 
 from __future__ import annotations
@@ -30,11 +31,22 @@ import torch
 from torch import Tensor
 
 from serve_loads import Answer, Ask, Material
+from serve_sides import save_prompts
 from sides import peft_model
 from softprompt.base.model import Base
 from softprompt.checkpoints.freeze import load_base
+from softprompt.vllm.flags import engine_fields, flags
 
-__all__ = ["NAME", "ROWS", "OverVllm", "VllmServer", "saved_base"]
+__all__ = [
+    "NAME",
+    "ROWS",
+    "OverPrompts",
+    "OverVllm",
+    "VllmServer",
+    "plain_words",
+    "prompts_server",
+    "saved_base",
+]
 
 MODEL = "smollm2-135m"
 NAME = "base"
@@ -56,12 +68,11 @@ def saved_base(base: Base, model: Any, dtype: str) -> Path:
 class VllmServer:
     """A server of vLLM's; a context manager that starts it and ends it."""
 
-    def __init__(self, python: Path, folder: Path, dtype: str, port: int | None = None) -> None:
-        self.python, self.log, self.port = python, folder.with_suffix(".log"), port or _free_port()
+    def __init__(self, python: Path, log: Path, words: Sequence[str], port: int | None = None) -> None:
+        self.python, self.log, self.port = python, log, port or _free_port()
         self._command = [
-            *(str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)),
-            *("--served-model-name", NAME, "--host", "127.0.0.1", "--port", str(self.port)),
-            *("--dtype", dtype, "--enable-prompt-embeds", "--block-size", "32"),
+            *(str(python), "-m", "vllm.entrypoints.cli.main", "serve", *words),
+            *("--host", "127.0.0.1", "--port", str(self.port), "--block-size", "32"),
             *("--max-model-len", "512", "--max-num-seqs", str(ROWS)),
         ]
 
@@ -153,6 +164,42 @@ class OverVllm:
         return json.dumps(asked).encode()
 
 
+class OverPrompts(OverVllm):
+    """The same server behind softprompt's middleware: a request names its prompt."""
+
+    name = "vllm-prompts"
+
+    def __init__(self, port: int, base: Base, material: Material, library: Path) -> None:
+        super().__init__(port, base, material)
+        self._load = material.load.name
+        save_prompts(base, material, library, self._load)  # while it serves
+
+    def _body(self, ask: Ask, new_tokens: int) -> bytes:
+        asked: dict[str, Any] = {
+            "model": f"{self._load}-{ask.prompt}",
+            "prompt": list(ask.ids),
+            "max_tokens": new_tokens,
+            "temperature": 0,
+            "ignore_eos": True,
+            "return_token_ids": True,
+        }
+        if self._material.load.classifies:
+            asked["allowed_token_ids"] = list(self._material.labels)
+        return json.dumps(asked).encode()
+
+
+def plain_words(folder: Path, dtype: str) -> list[str]:
+    """How vLLM is started for itself."""
+    return [str(folder), "--served-model-name", NAME, "--dtype", dtype, "--enable-prompt-embeds"]
+
+
+def prompts_server(python: Path, base: Base, library: Path) -> VllmServer:
+    """A vLLM started as ``softprompt vllm-args`` says."""
+    about = {"library": str(library), "fingerprint": base.fingerprint}
+    fields = engine_fields(base, str(library.parent / "store"), **about)
+    return VllmServer(python, library.parent / "vllm.log", flags(fields))
+
+
 def _free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -176,7 +223,11 @@ def main() -> None:
     folder = saved_base(base, peft_model(asked.dtype, torch.device("cpu")), asked.dtype)
     del base
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with VllmServer(asked.python, folder, asked.dtype, asked.port) as server, suppress(KeyboardInterrupt):
+    words = plain_words(folder, asked.dtype)
+    with (
+        VllmServer(asked.python, folder.with_suffix(".log"), words, asked.port) as server,
+        suppress(KeyboardInterrupt),
+    ):
         print(f"vLLM listens at port {server.port}; interrupt it to end it.", flush=True)
         signal.pause()
 

@@ -19,6 +19,7 @@ import shelf
 from softprompt.base.model import Batch
 from softprompt.base.packing import TokenRow
 from softprompt.checkpoints.freeze import load_base
+from softprompt.data.rows import InputTokens
 from softprompt.library.folder import Library
 from softprompt.library.prompt import Prompt, load_prompt
 from softprompt.serving.engine import Engine
@@ -154,7 +155,8 @@ class Shelves:
     def _is_greedy(self, prompt: Prompt | None, answer: Answer) -> bool:
         """Whether each letter is the likeliest behind all that stands before it, by one plain pass."""
         base = prompt.base if prompt else self.base
-        ids, limit = prompt.tokens(answer.text) if prompt else (tuple(base.encode(answer.text)), None)
+        read = prompt.tokens(answer.text) if prompt else InputTokens(tuple(base.encode(answer.text)))
+        ids, limit = read.ids, read.limit
         prefix = prompt.prefix if prompt else base.prefill_text("")
         tokens = limit or answer.tokens
         said = tuple(base.encode(answer.said))

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from softprompt.listener import Listener
     from softprompt.prefix import Prefix
     from softprompt.serving.engine import Engine
+    from softprompt.training.distil import distil
     from softprompt.training.run import train_many
 
 __version__ = version("softprompt")
@@ -49,6 +50,7 @@ __all__ = [
     "SoftpromptError",
     "answer_together",
     "compare",
+    "distil",
     "errors",
     "freeze",
     "load_base",
@@ -71,6 +73,7 @@ _HOMES = {
     "Sampling": ("softprompt.generation.sampler", "Sampling"),
     "answer_together": ("softprompt.library.prompt", "answer_together"),
     "compare": ("softprompt.api", "compare"),
+    "distil": ("softprompt.training.distil", "distil"),
     "freeze": ("softprompt.checkpoints.freeze", "freeze"),
     "load_base": ("softprompt.checkpoints.freeze", "load_base"),
     "load_config": ("softprompt.config", "load"),

@@ -9,12 +9,18 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from softprompt.errors import ResourceError
 
-__all__ = ["disk_fault", "new_folder", "plain_disk_errors", "write_bytes"]
+__all__ = ["GONE", "NEW", "disk_fault", "new_folder", "plain_disk_errors", "sweep", "write_bytes"]
+
+NEW, GONE = ".new.", ".gone."
+"""What the names of folders hold that are being written or removed; such names begin with a full stop."""
+
+_HOUR = 3600.0
 
 
 def disk_fault(error: BaseException, elsewhere: str = "choose another folder") -> str | None:
@@ -77,13 +83,23 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         if path.exists() and not replace:
             raise ResourceError(f"{path} exists already; choose another name or allow overwriting.")
         path.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        staging = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}{NEW}"))
         staging.chmod(0o777 & ~_umask())
         try:
             yield staging
             _swap(staging, path)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what writers that were killed have left in a folder: what has been in the making for an hour."""
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(folder):
+            unfinished = entry.name.startswith(".") and (NEW in entry.name or GONE in entry.name)
+            age = time.time() - entry.stat(follow_symlinks=False).st_mtime
+            if unfinished and age > _HOUR and entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
 
 
 def _exchange(one: Path, other: Path) -> bool:

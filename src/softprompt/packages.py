@@ -28,6 +28,7 @@ Need = Literal[
     "a tracker",
     "the harness",
     "serving",
+    "vLLM",
 ]
 
 _MODULES: dict[Need, tuple[str, ...]] = {
@@ -44,6 +45,7 @@ _MODULES: dict[Need, tuple[str, ...]] = {
     "a tracker": ("accelerate",),
     "the harness": ("lm_eval",),
     "serving": ("fastapi", "prometheus_client", "python_multipart", "uvicorn"),
+    "vLLM": ("vllm",),
 }
 assert _MODULES.keys() == set(get_args(Need))
 
@@ -58,6 +60,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "umap": ("umap",),
     "harness": ("lm_eval",),
     "serve": ("fastapi", "prometheus_client", "python_multipart", "uvicorn"),
+    "vllm": ("vllm",),
 }
 """By extra, the modules it brings, as pyproject.toml lists their packages."""
 

@@ -28,3 +28,19 @@ def test_recomputed_attention_equals_torchs() -> None:
         strict=True,
     ):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_values_may_have_a_width_of_their_own() -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, heads, 5, width) for heads, width in ((4, 24), (2, 24), (2, 8)))
+    mask = torch.zeros(2, 1, 5, 5).masked_fill(~torch.ones(5, 5, dtype=torch.bool).tril(), -1e9)
+    given = [t.requires_grad_() for t in (q, k, v)]
+    found = Recomputed.apply(*given, mask, 0.2)  # type: ignore[no-untyped-call]
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, mask, scale=0.2, enable_gqa=True)
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn_like(expected)
+    pairs = zip(
+        *(torch.autograd.grad((out * weights).sum(), given) for out in (found, expected)), strict=True
+    )
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours, theirs)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import threading
 from typing import Any
 
 import pytest
 import torch
+import transformers
 
 import tiny
 from softprompt.base.model import Base
@@ -53,7 +55,9 @@ def endless(base: Base) -> Base:
         def __call__(self, *args: Any, **options: Any) -> Any:
             return base.tokenizer(*args, **options)
 
-    return dataclasses.replace(base, tokenizer=Endless())
+    model = copy.copy(base.model)
+    model.generation_config = None
+    return dataclasses.replace(base, model=model, tokenizer=Endless())
 
 
 def test_sampling_of_a_row_depends_on_the_seed_not_on_its_batch() -> None:
@@ -97,6 +101,23 @@ def test_the_end_token_ends_an_answer_and_is_not_part_of_it() -> None:
     assert again == seen[:first]
 
 
+def test_every_end_that_the_generation_settings_name_ends_an_answer() -> None:
+    base = endless(tiny.base())
+    (seen,) = written(requests(base, Sampling(max_new_tokens=12))[:1])
+    model = copy.copy(tiny.base().model)
+    model.generation_config = transformers.GenerationConfig(
+        eos_token_id=[2, seen[3]], pad_token_id=0, max_new_tokens=12, do_sample=False
+    )
+    ended = dataclasses.replace(tiny.base(), model=model)
+    ids = [*ended.opening("abc"), *ended.encode(TEXTS[0])]
+    theirs = model.generate(torch.tensor([ids]), use_cache=False)[0, len(ids) :].tolist()
+    assert theirs == seen[: len(theirs)]
+    (found,) = written(requests(ended, Sampling(max_new_tokens=12))[:1])
+    assert [*found, seen[3]] == theirs
+    (on,) = written(requests(ended, Sampling(max_new_tokens=12, ignore_end=True))[:1])
+    assert on == seen
+
+
 def test_a_prefix_of_another_base_is_refused() -> None:
     other = tiny.base("llama", seed=1).prefill_text("a")
     with pytest.raises(WrongBaseError, match="tiny-llama-0"):
@@ -134,3 +155,42 @@ def test_one_base_answers_while_a_prompt_is_trained_on_it() -> None:
         done.set()
         thread.join()
     assert answers == [expected] * 5
+
+
+def test_an_answer_has_its_least_length_as_in_transformers() -> None:
+    """Neither the end token nor a stop token comes before it; what is told of likelihoods is not changed."""
+    base = tiny.base()
+    ids = tuple(base.encode("hello"))
+    plain = requests(endless(base), Sampling(max_new_tokens=12))[0]
+    plain = dataclasses.replace(plain, prefix=base.prefill_text(""), ids=ids)
+    stop = written([plain])[0][2]
+    sampling = Sampling(max_new_tokens=12, stop_tokens=[stop], ignore_end=True)
+    short = dataclasses.replace(plain, sampling=sampling)
+    assert len(written([short])[0]) <= 2
+    long = dataclasses.replace(plain, sampling=dataclasses.replace(sampling, min_new_tokens=6))
+    found = written([long])[0]
+    with torch.no_grad():
+        wanted = base.model.generate(
+            torch.tensor([ids]),
+            min_new_tokens=6,
+            max_new_tokens=12,
+            do_sample=False,
+            eos_token_id=[stop],
+            pad_token_id=0,
+        )[0, len(ids) :].tolist()
+    assert found == wanted[: len(found)]
+    assert len(found) >= 6
+    assert wanted[len(found) :] in ([], [stop])
+
+
+def test_stops_are_not_looked_for_before_the_least_length() -> None:
+    base = endless(tiny.base())
+    (free, *_) = requests(base, Sampling(max_new_tokens=12))
+    text = generate([free])[0]
+    stopping = Sampling(max_new_tokens=12, stop=text[1])
+    assert generate([dataclasses.replace(free, sampling=stopping)])[0] == text[: text.index(text[1])]
+    least = dataclasses.replace(free, sampling=dataclasses.replace(stopping, min_new_tokens=4))
+    longer = generate([least])[0]
+    assert longer.startswith(text[:4])
+    again = text.find(text[1], 4)
+    assert longer == (text if again < 0 else text[:again])

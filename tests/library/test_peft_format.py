@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -251,7 +252,7 @@ def changed(folder: Path, **changes: Any) -> Path:
     [
         ({"peft_type": ...}, "the field peft_type is missing"),
         ({"peft_type": "LORA"}, "is a LoRA adapter, not a prompt; prompt tuning, P-tuning, prefix tuning"),
-        ({"peft_type": "CARTRIDGE"}, "is a 'CARTRIDGE' adapter, not a prompt"),
+        ({"peft_type": "POLY"}, "is a 'POLY' adapter, not a prompt"),
         ({"peft_type": ["LORA"]}, "adapter, not a prompt"),
         ({"task_type": "SEQ_2_SEQ_LM"}, "task_type is 'SEQ_2_SEQ_LM', but only CAUSAL_LM can be read"),
         ({"task_type": None}, "task_type is nothing, but only CAUSAL_LM can be read"),
@@ -385,3 +386,29 @@ def test_a_folder_that_is_not_there_or_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtifactError, match="file is not a folder"):
         read(tmp_path / "file")
+
+
+# Cartridges ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen3"])
+def test_peft_reads_our_prefix_as_a_cartridge(architecture: str, tmp_path: Path) -> None:
+    base = tiny.base(architecture)
+    front = samples.prefix(base)
+    write(tmp_path, replace(from_front(front, base), frozen=1), base.name)
+    loaded = peft.PeftModel.from_pretrained(tiny.model(architecture), tmp_path).eval()
+    assert loaded.active_peft_config.peft_type == "CARTRIDGE"
+    assert loaded.prompt_encoder["default"].num_frozen_tokens == 1
+    same(base.next_logits(samples.ROWS, front), samples.peft_logits(loaded))
+
+
+def test_a_cartridge_that_peft_saved_is_a_prefix_here(tmp_path: Path) -> None:
+    base = tiny.base()
+    config = peft.CartridgeConfig(**CAUSAL, num_frozen_tokens=2)
+    made = peft.get_peft_model(tiny.model("llama"), config).eval()
+    made.save_pretrained(tmp_path)
+    learnt, _ = read(tmp_path)
+    assert (learnt.kind, learnt.frozen, learnt.positions) == ("prefix-tuning", 2, samples.P)
+    front = to_front(learnt, base)
+    assert isinstance(front, Prefix)
+    same(base.next_logits(samples.ROWS, front), samples.peft_logits(made))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 import tiny
 from softprompt.base.model import Base
@@ -186,3 +187,57 @@ def test_a_quantised_base_is_counted_nearly_as_it_runs(folder: Path, kind: str) 
 def test_full_fine_tuning_of_a_quantised_base_is_refused(folder: Path) -> None:
     with pytest.raises(ConfigError, match="full fine-tuning cannot learn quantised weights"):
         planned(job(folder, METHODS["full"], base={"quantisation": "nf4"}))
+
+
+def latent(folder: Path) -> None:
+    """Values narrower than keys, and experts."""
+    about = {name: value for name, value in tiny._LLAMA.items() if name != "num_key_value_heads"}
+    transformers.DeepseekV3Config(
+        **about,
+        num_key_value_heads=4,
+        moe_intermediate_size=16,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        n_group=1,
+        topk_group=1,
+        first_k_dense_replace=1,
+        kv_lora_rank=16,
+        q_lora_rank=16,
+        qk_nope_head_dim=16,
+        qk_rope_head_dim=8,
+        v_head_dim=8,
+    ).save_pretrained(folder)
+
+
+def second_embedding(folder: Path) -> None:
+    """Each layer looks the words up once more."""
+    transformers.Gemma4TextConfig(
+        **tiny._LLAMA,
+        head_dim=8,
+        sliding_window=16,
+        layer_types=["sliding_attention", "full_attention", "full_attention"],
+        vocab_size_per_layer_input=tiny.VOCABULARY,
+        hidden_size_per_layer_input=8,
+        num_kv_shared_layers=0,
+    ).save_pretrained(folder)
+
+
+def routers(folder: Path) -> None:
+    """Linear layers of a kind of their own choose the experts."""
+    transformers.Llama4TextConfig(
+        **tiny._LLAMA, head_dim=8, intermediate_size_mlp=48, num_local_experts=2, attention_chunk_size=16
+    ).save_pretrained(folder)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("family", [latent, second_embedding, routers])
+def test_what_loads_is_planned(folder: Path, tmp_path: Path, family: Any, device: str, dtype: str) -> None:
+    family(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    base = draw(str(tmp_path), dtype=getattr(torch, dtype)).base
+    layers = {"kind": "lora", "rank": 2, "targets": ["o_proj"], "front": "Mood?"}
+    for method in (layers, {"kind": "prompt-tuning", "front": "Mood {soft:5}."}):
+        found = rehearse(job(folder, method, base={"model": str(tmp_path)}), base, device)
+        assert found.trained > 0

@@ -15,17 +15,32 @@ from typing import Any
 import peft
 import pytest
 import torch
+import transformers
+from tokenizers import processors
 
 import softprompt
 import tiny
+from softprompt.base.model import Base
 from softprompt.base.packing import TokenRow
+from softprompt.checkpoints.freeze import freeze
 from softprompt.config import Config, parse
 from softprompt.data.sources import read
-from softprompt.errors import ConfigError, DataError, DivergedError, TrainingError, WrongBaseError
+from softprompt.errors import (
+    ArtifactError,
+    ConfigError,
+    DataError,
+    DivergedError,
+    ResourceError,
+    TrainingError,
+    WrongBaseError,
+)
 from softprompt.generation.offline import generate
 from softprompt.generation.request import GenerateRequest
 from softprompt.generation.sampler import Sampling
+from softprompt.library import formats
+from softprompt.library.folder import Library
 from softprompt.listener import Listener, Report
+from softprompt.training import saving
 from softprompt.training.job import Job
 
 NEVER_STEPS = Listener(step=lambda report: pytest.fail("it trained"))
@@ -268,6 +283,34 @@ def test_a_front_of_chat_marks_is_kept_in_the_card(tmp_path: Path) -> None:
     assert base.decode(prompt.request("1 x").ids) == "1 x;<assistant>"
 
 
+def test_a_chat_begins_once_and_its_bare_base_reads_the_opening(tmp_path: Path) -> None:
+    tokenizer = copy.deepcopy(tiny.tokenizer())
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    tokenizer.chat_template = (
+        "<s>{% for m in messages %}<{{ m.role }}>{{ m.content }};{% endfor %}<assistant>"
+    )
+    base = dataclasses.replace(tiny.base(), tokenizer=tokenizer)
+    assert base.start_ids == (1,)
+    method = {"kind": "text", "front": "Say"}
+    prompt = softprompt.train(
+        base, config(tmp_path, data={"chat": True}).model_dump(exclude_none=True) | {"method": method}
+    )
+    messages = [{"role": "system", "content": "Say"}, {"role": "user", "content": "1 x"}]
+    theirs = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+    ids = base.embed((*theirs[: prompt.card.positions],))
+    assert torch.equal(prompt.front, ids.float())  # type: ignore[arg-type]
+    assert prompt.request("1 x").ids == tuple(theirs[prompt.card.positions :])
+    bare = tokenizer.apply_chat_template(messages[1:], add_generation_prompt=True)["input_ids"]
+    opening = bare[: len(bare) - len(prompt.request("1 x").ids)]
+    assert torch.equal(prompt.bare().front, base.embed(opening))  # type: ignore[arg-type]
+    rows = read(str(tmp_path / "test.jsonl"))
+    untuned = softprompt.train(base, config(tmp_path / "soft", data={"chat": True})).card.scores
+    expected = prompt.bare().evaluate(rows).summary()
+    assert untuned["test, untuned"]["nll"] == pytest.approx(expected["nll"], rel=1e-5)
+
+
 def test_unknown_sampling_options_are_refused(tmp_path: Path) -> None:
     prompt = softprompt.train(tiny.base(), config(tmp_path, train={"epochs": 0}))
     with pytest.raises(ConfigError, match="max_tokens"):
@@ -318,3 +361,127 @@ def test_jobs_that_could_not_be_told_apart_are_refused(tmp_path: Path) -> None:
     searching = {**job.model_dump(), "search": {"seeds": [0, 1]}}
     with pytest.raises(ConfigError, match="letters has a search"):
         softprompt.train_many(tiny.base(), [searching])
+
+
+# What cannot be saved is not begun ------------------------------------------------------------------
+
+
+def random_base(about: Any) -> Base:
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(about)
+    return freeze(model, tiny.tokenizer(), f"tiny-{about.model_type}")
+
+
+def latent_attention() -> Base:
+    """Keys of 16 numbers and values of 8, and experts in one tensor."""
+    return random_base(
+        transformers.DeepseekV3Config(
+            vocab_size=tiny.VOCABULARY,
+            hidden_size=32,
+            intermediate_size=48,
+            moe_intermediate_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            n_routed_experts=4,
+            num_experts_per_tok=2,
+            n_group=1,
+            topk_group=1,
+            first_k_dense_replace=1,
+            kv_lora_rank=16,
+            q_lora_rank=16,
+            qk_nope_head_dim=8,
+            qk_rope_head_dim=8,
+            v_head_dim=8,
+            max_position_embeddings=512,
+        )
+    )
+
+
+def test_vectors_that_a_model_cannot_read_are_refused_before_the_first_step(tmp_path: Path) -> None:
+    about = transformers.Gemma4TextConfig(
+        **tiny._LLAMA,
+        head_dim=8,
+        global_head_dim=8,
+        sliding_window=16,
+        layer_types=["sliding_attention", "full_attention", "full_attention"],
+        vocab_size_per_layer_input=tiny.VOCABULARY,
+        hidden_size_per_layer_input=8,
+        num_kv_shared_layers=0,
+    )
+    base = random_base(about)
+    with pytest.raises(ConfigError, match="reads no vectors but those of its words"):
+        softprompt.train(base, config(tmp_path), listener=NEVER_STEPS)
+    assert not (tmp_path / "runs").exists()
+    lora = {"method": {"kind": "lora", "rank": 2}, "name": "adapters"}
+    slowly = config(tmp_path, train={"learning_rate": 0.003})
+    settings = slowly.model_dump(mode="json", exclude_none=True) | lora
+    prompt = softprompt.train(base, settings)
+    assert prompt.card.scores["test"]["nll"] < prompt.card.scores["test, untuned"]["nll"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        (
+            {"kind": "lora", "front": ""},
+            r"PEFT would adapt model\.layers\.1\.mlp\.experts of .*",
+        ),
+        (
+            {"kind": "prefix-tuning", "front": "Say: abc"},
+            "2 layers of key/value heads 1x16x1x8; a prefix",
+        ),
+    ],
+)
+def test_what_could_not_be_saved_is_refused_before_the_first_step(
+    tmp_path: Path, method: dict[str, Any], said: str
+) -> None:
+    settings = config(tmp_path).model_dump(mode="json", exclude_none=True) | {"method": method}
+    with pytest.raises((ConfigError, ArtifactError), match=said):
+        softprompt.train(latent_attention(), settings, listener=NEVER_STEPS)
+    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "prompts").exists()
+
+
+def test_what_is_not_read_as_it_was_saved_is_refused_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other(folder: Path, sha256: str | None = None) -> Any:
+        held = formats.read(folder, sha256)
+        held.payload.tensor[0, 0] += 1  # type: ignore[attr-defined]
+        return held
+
+    monkeypatch.setattr(saving, "read", other)
+    with pytest.raises(ConfigError, match=r"learns on tiny-llama-0 could not .*front is not what"):
+        softprompt.train(tiny.base(), config(tmp_path), listener=NEVER_STEPS)
+
+
+def test_a_run_that_cannot_save_at_its_end_says_how_to_and_is_saved_by_resuming(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = config(tmp_path)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise ResourceError("There is no space left on the disk.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Library, "save", full)
+        with pytest.raises(
+            TrainingError, match=r"no space left on the disk\. It is kept in .*checkpoint.*--resume"
+        ):
+            softprompt.train(tiny.base(), wanted)
+    prompt = softprompt.train(tiny.base(), wanted, resume=True, listener=NEVER_STEPS)
+    at_once = softprompt.train(tiny.base(), config(tmp_path / "other"))
+    assert torch.equal(prompt.front, at_once.front)  # type: ignore[arg-type]
+    assert (tmp_path / "prompts" / "letters").is_dir()
+
+
+def test_a_card_names_a_local_base_so_that_it_is_found_from_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here" / "base").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    base = dataclasses.replace(tiny.base(), name="./base")
+    assert softprompt.train(base, config(tmp_path)).card.base.name == str(tmp_path / "here" / "base")
+    assert softprompt.train(tiny.base(), config(tmp_path / "other")).card.base.name == "tiny-llama-0"

@@ -18,11 +18,15 @@ ROWS = [{"text": f"row {i}", "label": "ab"[i % 2]} for i in range(12)]
 
 
 def learn(folder: Path, **more: Any) -> None:
-    settings: dict[str, Any] = {"input": "{text}:", "target": " {label}", "labels": "auto"}
-    quick = {"epochs": 2, "batch_size": 4}
+    settings: dict[str, Any] = {
+        "input": "{text}:",
+        "target": " {label}",
+        "labels": "auto",
+        "epochs": 2,
+        "batch_size": 4,
+    }
     output = {"library": str(folder / "prompts"), "runs": str(folder / "runs")}
-    wanted = settings | quick | {"name": "followed", "output": output} | more
-    softprompt.train(tiny.base(), ROWS, **wanted)
+    softprompt.train(tiny.base(), ROWS, name="followed", output=output, **settings | more)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -123,15 +123,15 @@ class Recomputed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tensor:
         grouped = (q * scale).reshape(k.shape[0], k.shape[1], -1, q.shape[-1])  # [N, K, G*W, D]
-        out = _weights(grouped, k, mask) @ v  # [N, K, G*W, D]
+        out = _weights(grouped, k, mask) @ v  # [N, K, G*W, D], where values may have a width of their own
         ctx.save_for_backward(grouped, k, v, mask, out)
         ctx.scale, ctx.shape = scale, q.shape
-        return out.reshape(q.shape)
+        return out.reshape(*q.shape[:-1], v.shape[-1])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         grouped, k, v, mask, out = ctx.saved_tensors
-        d_out = grads[0].reshape(grouped.shape)
+        d_out = grads[0].reshape(out.shape)
         weights = _weights(grouped, k, mask)  # [N, K, G*W, C]
         d_v = weights.transpose(-1, -2) @ d_out
         d_scores = (d_out @ v.transpose(-1, -2)).sub_((d_out * out).sum(-1, keepdim=True)).mul_(weights)

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import count
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from transformers.cache_utils import Cache
 
 from softprompt.base.attention import PoolSpan
 from softprompt.base.packing import Pack
+from softprompt.errors import BaseModelError
 from softprompt.prefix import Prefix
 
 __all__ = ["BehindFronts", "DecodeCache", "PoolCache", "Recorder", "cache_argument"]
@@ -34,11 +35,25 @@ def _cache_name(forward: Callable[..., Any]) -> str:
     return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
 
 
+def _refuse_state(*_: Any, **__: Any) -> NoReturn:
+    raise BaseModelError("it has layers that keep a state or an index in place of keys and values")
+
+
+class _NoLayers(list[Any]):
+    """Whoever asks for one layer's cache means to keep something else there."""
+
+    __getitem__ = _refuse_state
+
+
 class _Seen(Cache):  # type: ignore[misc]
     """A cache that has seen ``seen`` positions; the rest is up to ``update``."""
 
+    get_conv_state = update_conv_state = _refuse_state
+    get_recurrent_state = update_recurrent_state = has_previous_state = _refuse_state
+    update_indexer = _refuse_state
+
     def __init__(self, seen: int) -> None:
-        super().__init__(layers=[])
+        super().__init__(layers=_NoLayers())
         self._seen = seen
 
     def get_seq_length(self, layer_idx: int = 0) -> int:

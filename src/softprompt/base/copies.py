@@ -19,6 +19,9 @@ from softprompt.base.model import Base
 
 __all__ = ["Change", "linear_layers", "shared_copy", "twin"]
 
+_OF_MODELS = ("transformers.models.", "transformers_modules.")
+"""Where the code of single models is, those that bring their own included."""
+
 _numbers = itertools.count(1)
 
 
@@ -38,10 +41,14 @@ class Change:
 
 
 def linear_layers(base: Base) -> list[str]:
-    """Full names of every linear layer but the head, those that GPT-2 stores transposed included."""
+    """Full names of every linear layer but the head, those that GPT-2 stores transposed included.
+
+    What a model derives from one and gives a pass of its own, such as a router of experts, is no such layer.
+    """
     head = base.model.get_output_embeddings()
     kinds = (nn.Linear, Conv1D)
-    return [name for name, m in base.model.named_modules() if isinstance(m, kinds) and m is not head]
+    found = [(name, m) for name, m in base.model.named_modules() if isinstance(m, kinds) and m is not head]
+    return [name for name, m in found if not type(m).forward.__module__.startswith(_OF_MODELS)]
 
 
 def shared_copy(base: Base) -> Base:

@@ -318,7 +318,7 @@ class KVPool:
         """For a model that needs its own masks: a pass for a bucket's single tokens, one for a longer row."""
         found, first = list[Tensor](), 0
         while first < len(chunks):
-            last = _alike(chunks, first)
+            last = _alike(chunks, first) if self._base.layout.company else first + 1
             if len(chunks[first].ids) == 1:
                 with around(order[first:last]):
                     found += self._step(chunks[first:last])

@@ -1,10 +1,11 @@
 """How rows are laid out for a model and what masks tell it so.
 
-Three layouts exist. ``PACKED`` puts many rows in a bin and needs a model that takes explicit
+Four layouts exist. ``PACKED`` puts many rows in a bin and needs a model that takes explicit
 positions and four-dimensional masks. ``FLAT`` is packed, too, and while answering lays the tokens of all
 rows in one row without padding, for which the model must hand its attention what it does not know itself.
-``PADDED`` gives each row a bin of its own and asks for nothing, so it serves every causal model. Which one
-a model can hold is found out by ``base.probe``, not by its name.
+``PADDED`` gives each row a bin of its own and asks for nothing but a mask of padding while answering.
+``ALONE`` answers every row in a pass of its own, too, for models whose masks count slots. Which one a model
+can hold is found out by ``checkpoints.probe``, not by its name.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from softprompt.base.packing import Pack
 
-__all__ = ["FLAT", "PACKED", "PADDED", "Layout", "Windows"]
+__all__ = ["ALONE", "FLAT", "PACKED", "PADDED", "Layout", "Windows"]
 
 Mask = Tensor | dict[str, Tensor] | None
 
@@ -50,14 +51,16 @@ class Layout:
     """The arguments that make one model read packs, and decode steps, exactly.
 
     Attributes:
-        name: ``"flat"``, ``"packed"`` or ``"padded"``.
+        name: ``"flat"``, ``"packed"``, ``"padded"`` or ``"alone"``.
         inline: whether rows share bins, and a front can be read in the same pass as the rows.
         flat: whether tokens of many rows that are being answered can lie in one row.
+        company: whether rows of unequal lengths can be answered in one pass.
     """
 
     name: str
     inline: bool
     flat: bool = False
+    company: bool = True
 
     def reading(self, pack: Pack, windows: Windows, dtype: torch.dtype) -> dict[str, Any]:
         """Positions and masks for a pack whose bins have their fronts set before them."""
@@ -95,6 +98,7 @@ class Layout:
 FLAT = Layout("flat", inline=True, flat=True)
 PACKED = Layout("packed", inline=True)
 PADDED = Layout("padded", inline=False)
+ALONE = Layout("alone", inline=False, company=False)
 
 
 def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:

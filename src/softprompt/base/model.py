@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from softprompt.base.cache import BehindFronts, Recorder, cache_argument
-from softprompt.base.head import Head
+from softprompt.base.head import Head, backbone
 from softprompt.base.layout import Layout, Windows
 from softprompt.base.packing import Group, Pack, TokenRow, pack
 from softprompt.base.reach import Reach
+from softprompt.base.targets import TopTokens
 from softprompt.errors import BaseModelError, WrongBaseError
 from softprompt.prefix import Front, Prefix
 
@@ -46,7 +48,7 @@ class TokenLosses:
     """Negative log-likelihoods of the scored tokens of a batch, row after row.
 
     Attributes:
-        nll: ``[M]`` nats, fp32.
+        nll: ``[M]`` nats, fp32; of a row with a teacher the divergence from what that expected.
         counts: how many of the M belong to each row.
     """
 
@@ -133,10 +135,10 @@ class Base:
         """The longest sequence the model was built for, if it says; see ``Reach``."""
         return Reach.of(self.config).most
 
-    @property
+    @cached_property
     def head(self) -> Head:
-        softcap = getattr(self.text_config, "final_logit_softcapping", None)
-        return Head(self.model.get_output_embeddings(), softcap)
+        """What turns hidden states into logits."""
+        return Head.of(self.model)
 
     # -- text ----------------------------------------------------------------------------------
 
@@ -150,9 +152,22 @@ class Base:
         """The token that ends a text."""
         return self.tokenizer.eos_token_id  # type: ignore[no-any-return]
 
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """The tokens that end an answer: of a text, or of a turn, as the model names them beside it."""
+        settings = getattr(self.model, "generation_config", None)
+        named = getattr(settings, "eos_token_id", None)
+        found = [self.end_id, *(named if isinstance(named, list | tuple) else [named])]
+        return frozenset(token for token in found if token is not None)
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a piece of text, nothing added; special tokens written out are recognised."""
         return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def opening(self, text: str = "") -> list[int]:
+        """Token ids of a text that begins: behind what the tokenizer sets first, where it is not spelt."""
+        start, ids = list(self.start_ids), self.encode(text)
+        return ids if ids[: len(start)] == start else start + ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of token ids, special tokens left out."""
@@ -180,6 +195,8 @@ class Base:
         self._check_reach(len(front))
         recorder = Recorder()
         out = self.run(inputs_embeds=front[None].to(self.dtype), cache=recorder)
+        if not recorder.pairs:
+            raise BaseModelError(f"{self.name} keeps no keys and values, which a prefix is made of")
         pairs = [recorder.pairs[layer] for layer in sorted(recorder.pairs)]
         keys, values = (tuple(pair[side][0] for pair in pairs) for side in (0, 1))
         return Prefix(keys, values, out[0, -1], self.fingerprint)
@@ -187,7 +204,7 @@ class Base:
     def prefill_text(self, text: str) -> Prefix:
         """The prefix of a plain text, behind whatever the tokenizer sets first."""
         with torch.no_grad():
-            return self.prefill(self.embed([*self.start_ids, *self.encode(text)]))
+            return self.prefill(self.embed(self.opening(text)))
 
     def accept(self, prefix: Prefix) -> Prefix:
         """The prefix itself, or ``WrongBaseError`` if another base made it."""
@@ -225,9 +242,14 @@ class Base:
         """
         scored = [scorable(batch) for batch in batches]
         wanted = [[(n, t - 1) for n, row in enumerate(rows) for t in row.targets] for rows in scored]
-        targets = [row.ids[t] for rows in scored for row in rows for t in row.targets]
-        hidden = self.hidden(batches, wanted)
-        nll = self.head.nll(hidden, torch.tensor(targets, dtype=torch.long, device=self.device))
+        hidden, flat = self.hidden(batches, wanted), [row for rows in scored for row in rows]
+        targets = torch.tensor([row.ids[t] for row in flat for t in row.targets], dtype=torch.long)
+        if any(row.teacher is not None for row in flat):
+            pairs = zip(flat, targets.split([row.scored for row in flat]), strict=True)
+            top = TopTokens.joined([row.teacher or TopTokens.certain(ids) for row, ids in pairs])
+            nll = self.head.divergence(hidden, top.to(self.device))
+        else:
+            nll = self.head.nll(hidden, targets.to(self.device))
         parts = nll.split([len(places) for places in wanted])
         counts = [tuple(row.scored for row in rows) for rows in scored]
         return [TokenLosses(*found) for found in zip(parts, counts, strict=True)]
@@ -285,7 +307,7 @@ class Base:
     def _inputs(self, packed: Pack, fronts: Sequence[Front]) -> Tensor:
         """Ids [N, W], or embeddings [N, W, E] with the fronts that are read in this pass in their slots."""
         pairs = zip(packed.heads, fronts, strict=True)
-        inline = [(head, front) for head, front in pairs if isinstance(front, Tensor)]
+        inline = [(head, front) for head, front in pairs if isinstance(front, Tensor) and len(front)]
         if not inline:
             return packed.ids
         embedded: Tensor = self.embedding(packed.ids)
@@ -301,8 +323,8 @@ class Base:
 
     def run(self, *, cache: Any, **inputs: Any) -> Tensor:
         """One pass through the layers, without the head: hidden states ``[N, W, E]``."""
-        backbone = getattr(self.model, self.model.base_model_prefix)
-        found = backbone(**inputs, **cache_argument(backbone, cache), use_cache=True)
+        layers = backbone(self.model)
+        found = layers(**inputs, **cache_argument(layers, cache), use_cache=True)
         return found.last_hidden_state  # type: ignore[no-any-return]
 
 
@@ -314,7 +336,7 @@ def _expects(front: Front) -> bool:
 def scorable(batch: Batch) -> list[TokenRow]:
     """The rows of a batch, a first token unscored where nothing in front expects it; see ``Base.nll``."""
     first = 0 if _expects(batch.front) else 1
-    return [TokenRow(row.ids, max(row.scored_from, first)) for row in batch.rows]
+    return [row.scored_behind(first) for row in batch.rows]
 
 
 def ends(batch: Batch) -> list[Place]:

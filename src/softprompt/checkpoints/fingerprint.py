@@ -78,9 +78,16 @@ def _add(digest: Any, kind: str, facts: Any) -> None:
 
 def _config_facts(config: Any) -> dict[str, Any]:
     """What shapes alone do not tell: how many heads share a width, and how positions turn."""
-    facts = {key: getattr(config, key, None) for key in _SIZES}
+    facts = {key: _setting(config, key) for key in _SIZES}
     facts["rotary"] = _rotary_facts(getattr(config, "rope_parameters", None))
     return facts
+
+
+def _setting(config: Any, key: str) -> Any:
+    try:
+        return getattr(config, key, None)
+    except Exception:  # raised for what differs from layer to layer
+        return config.to_dict().get(key)
 
 
 def _rotary_facts(parameters: Any) -> Any:

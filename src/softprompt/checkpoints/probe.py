@@ -1,19 +1,26 @@
 """Finds out by trying how an architecture can be read, instead of trusting its name.
 
 A few short rows are read behind a short front, also in a KV pool and by steps, and the logits are held
-against the model's own plain forward pass. The first layout that agrees is the model's.
+against the model's own plain forward pass. Then a few tokens are read behind a front longer than any window
+its configuration may mean, and held against the model reading each row alone, by its own masks. The first
+layout that agrees in both is the model's.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from softprompt.base.cache import DecodeCache
 from softprompt.base.kv_pool import Chunk, KVPool
-from softprompt.base.layout import FLAT, PACKED, PADDED
-from softprompt.base.model import Base
+from softprompt.base.layout import ALONE, FLAT, PACKED, PADDED, Windows
+from softprompt.base.model import Base, Batch
 from softprompt.base.packing import TokenRow
 from softprompt.errors import BaseModelError, ResourceError
 from softprompt.prefix import Prefix
@@ -25,58 +32,69 @@ TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6, torch.bfloat16: 0.1, torc
 
 ROUGH = 0.1
 
+SHORT = 8
+"""Positions of the longest short row: it passes smaller windows."""
+
+COMPANY = 8
+"""Tokens of a row that stands beside shorter ones behind a long front."""
+
+_CHOICE = re.compile("window|chunk|keep|topk")
+"""How configurations call the number of keys that a token may see."""
+
+FARTHEST = 2**17
+"""Longer windows are not looked for where a configuration does not say how far the model reads."""
+
 
 def settle(base: Base) -> Base:
     """The base with the fastest layout it is exact in.
 
     Raises:
-        BaseModelError: the model agrees with its own plain forward pass in no layout, or has a window that
-            short rows cannot show.
+        BaseModelError: the model agrees with its own plain forward pass in no layout.
         ResourceError: there is not enough memory to try.
     """
-    _refuse_hidden_window(base)
-    reasons = []
-    for layout in (FLAT, PACKED, PADDED):
+    reason = ""
+    short: _Short | None = None
+    far: _Far | None = None
+    for layout in (FLAT, PACKED, PADDED, ALONE):
         candidate = replace(base, layout=layout)
         try:
-            error = _disagreement(candidate)
+            short = short or _Short.of(base)
+            error = short.disagreement(candidate)
+            reason = f"its logits differ by {error:.2g} from those of its own plain forward pass"
+            if error <= _tolerance(base):
+                far = far or _Far.of(base, short.prefix)
+                error = far.disagreement(candidate)
+                reason = (
+                    f"behind {far.front.length} positions rows differ by {error:.2g} from rows read alone"
+                )
+                if not error <= _tolerance(base):
+                    far.check_order()
         except torch.OutOfMemoryError as failure:  # a RuntimeError, too, but not the layout's fault
             raise ResourceError(
                 f"There is not enough memory to read {base.name}: choose dtype bfloat16, another device or a "
                 "smaller model."
             ) from failure
-        except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError) as failure:
-            said = str(failure).partition("\n")[0][:120] or "no message"
-            reasons.append(f"{layout.name}: {type(failure).__name__}: {said}")
-            continue
-        if error <= _tolerance(base):
-            return candidate
-        reasons.append(f"{layout.name}: logits differ by {error:.2g}")
+        except _NotCausalError as failure:
+            reason = str(failure)
+            break
+        except BaseModelError as failure:
+            reason = str(failure).rstrip(".")
+        except Exception as failure:  # anything at all comes from a model that is asked for what it lacks
+            said = str(failure).strip().partition("\n")[0][:120] or "no message"
+            reason = f"it fails with {type(failure).__name__}: {said}"
+        else:
+            if error <= _tolerance(base):
+                return candidate
+    # The last layout asks least of a model, so its reason is the model's.
     raise BaseModelError(
         f"{base.name} is a {base.config.model_type} model, which softprompt cannot read behind a prefix "
-        f"({'; '.join(reasons)}); use a decoder-only transformer with a key/value cache."
+        f"({reason}); use a decoder-only transformer with a key/value cache."
     )
 
 
 def agrees(base: Base, original: Base) -> bool:
     """Whether a copy still reads in its layout what the plain forward pass of the original does."""
-    return _disagreement(base, original) <= _tolerance(base)
-
-
-def _refuse_hidden_window(base: Base) -> None:
-    """A window by a name of its own comes with a mask of the model's own, which counts slots, not positions.
-
-    Rows shorter than it read right, so trying short rows does not find it out.
-    """
-    most = base.max_positions
-    for name, value in base.config.get_text_config().to_dict().items():
-        window = name.endswith("window_size") and isinstance(value, int) and value > 0
-        if window and (most is None or value < most):
-            raise BaseModelError(
-                f"{base.name} is a {base.config.model_type} model that looks back {value} positions by a "
-                f"mask of its own ({name}), which softprompt cannot read exactly behind a prefix; use "
-                "another base."
-            )
+    return _Short.of(original).disagreement(base) <= _tolerance(base)
 
 
 def _tolerance(base: Base) -> float:
@@ -85,32 +103,47 @@ def _tolerance(base: Base) -> float:
     return ROUGH if rounds_inputs else TOLERANCE.get(base.dtype, ROUGH)
 
 
-def _disagreement(base: Base, original: Base | None = None) -> float:
-    """Relative difference of packed rows, inline fronts and the KV pool to a plain forward pass."""
-    count = base.embedding.weight.shape[0]
-    tokens = [1 + (i * 7919) % (count - 1) for i in range(14)]
-    front, rows = tuple(tokens[:3]), [tuple(tokens[3:8]), tuple(tokens[8:10]), tuple(tokens[10:])]
-    with torch.no_grad():
-        plain = torch.stack([_plain(original or base, front + row) for row in rows])
-        embedded = base.embed(front)
-        prefix = base.prefill(embedded)
-        token_rows = [TokenRow(row) for row in rows]
-        seen = [
-            base.next_logits(token_rows, embedded),
-            base.next_logits(token_rows, prefix),
-            _continued(base, prefix, rows),
-        ]
-    return max(float((logits - plain).norm() / plain.norm()) for logits in seen)
+# Short rows ---------------------------------------------------------------------------------------
 
 
-def _continued(base: Base, prefix: Prefix, rows: list[tuple[int, ...]]) -> Tensor:
-    """fp32 logits [B, V] after rows read into a KV pool, all but the last token first."""
-    pool = KVPool(base)
-    opened = [pool.open(prefix, prefix.length + len(row)) for row in rows]
-    slots = [slot for slot in opened if slot is not None]
-    pool.read([Chunk(slot, row[:-1]) for slot, row in zip(slots, rows, strict=True)])
-    found = pool.read([Chunk(slot, row[-1:]) for slot, row in zip(slots, rows, strict=True)])
-    return base.head.logits(torch.cat(found))
+@dataclass(frozen=True)
+class _Short:
+    """A few short rows behind a short front.
+
+    Attributes:
+        prefix: of the front.
+        front, rows: their tokens.
+        expected: fp32 logits ``[3, V]`` after each row, from plain forward passes over front and row.
+    """
+
+    prefix: Prefix
+    front: tuple[int, ...]
+    rows: list[tuple[int, ...]]
+    expected: Tensor
+
+    @classmethod
+    def of(cls, base: Base) -> _Short:
+        tokens = _tokens(base, 6 + SHORT)
+        front, rows = tokens[:3], [tokens[3:8], tokens[8:10], tokens[10:]]
+        with torch.no_grad():
+            plain = torch.stack([_plain(base, front + row) for row in rows])
+            return cls(base.prefill(base.embed(front)), front, rows, plain)
+
+    def disagreement(self, base: Base) -> float:
+        """Relative difference of packed rows and their front read with them, and of the KV pool."""
+        rows = [TokenRow(row) for row in self.rows]
+        with torch.no_grad():
+            seen = [base.next_logits(rows, base.embed(self.front)), self._continued(base)]
+        return _worst([_apart(logits, self.expected) for logits in seen])
+
+    def _continued(self, base: Base) -> Tensor:
+        """fp32 logits [B, V] after rows read into a KV pool, all but the last token first."""
+        pool = KVPool(base, like=self.prefix)
+        opened = [pool.open(self.prefix, self.prefix.length + len(row)) for row in self.rows]
+        slots = [slot for slot in opened if slot is not None]
+        pool.read([Chunk(slot, row[:-1]) for slot, row in zip(slots, self.rows, strict=True)])
+        found = pool.read([Chunk(slot, row[-1:]) for slot, row in zip(slots, self.rows, strict=True)])
+        return base.head.logits(torch.cat(found))
 
 
 def _plain(base: Base, ids: tuple[int, ...]) -> Tensor:
@@ -118,3 +151,175 @@ def _plain(base: Base, ids: tuple[int, ...]) -> Tensor:
     tokens = torch.tensor([ids], device=base.device)
     logits: Tensor = base.model(input_ids=tokens, use_cache=False).logits
     return logits[0, -1].float()
+
+
+def _tokens(base: Base, count: int) -> tuple[int, ...]:
+    words = base.embedding.weight.shape[0]
+    return tuple(1 + (i * 7919) % (words - 1) for i in range(count))
+
+
+def _worst(errors: list[float]) -> float:
+    """The greatest; a NaN, which max may pass over, is greater than all."""
+    return math.inf if any(map(math.isnan, errors)) else max(errors)
+
+
+def _apart(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+# Behind a long front ------------------------------------------------------------------------------
+
+
+class _NotCausalError(Exception):
+    """What a token reads depends on those that follow it, so there is no order to read it in."""
+
+
+@dataclass(frozen=True)
+class _Far:
+    """A few tokens behind a front longer than every window there may be, at the price of a few tokens.
+
+    The front is made, not read: its keys are zeros, so every position gets the same attention, and its
+    values are zeros, too, but noise, as loud as the front is long, where a window could begin. One position
+    seen too many or too few shows in the logits. Layers of one shape share its tensors.
+
+    Attributes:
+        own: the model reading each row by its own masks.
+        front: P positions.
+        rows: of one token, of two and of many, the shorter ones being how the longest begins.
+        expected: fp32 logits ``[3, V]`` after as many tokens of the longest, read alone.
+    """
+
+    own: Base
+    front: Prefix
+    rows: list[TokenRow]
+    expected: Tensor
+
+    @classmethod
+    def of(cls, base: Base, like: Prefix) -> _Far:
+        """As far as the model reads by itself, where its configuration does not say how far that is.
+
+        like: any prefix of the model, which shows the shapes.
+        """
+        most = (base.max_positions or FARTHEST) - SHORT - COMPANY
+        named = [(name, n) for name, n in _numbers(base.config.to_dict()) if SHORT < n <= most]
+        spans = sorted({n for _, n in named})
+        kept = {n for name, n in named if _CHOICE.search(name) and name != "sliding_window"}
+        _check_order(base, kept)
+        own = replace(base, layout=PADDED)
+        tokens = _tokens(base, COMPANY)
+        rows = [TokenRow(tokens[:1]), TokenRow(tokens[:2]), TokenRow(tokens)]
+        with torch.no_grad():
+            while True:
+                front = _front(like, spans)
+                try:
+                    after = own.hidden([Batch(rows[2:], front)], [[(0, len(row.ids) - 1) for row in rows]])
+                    return cls(own, front, rows, own.head.logits(after))
+                except torch.OutOfMemoryError:
+                    raise
+                except Exception:
+                    if not spans:
+                        raise
+                    spans.pop()
+
+    def disagreement(self, base: Base) -> float:
+        """Relative difference of a layout to the long row read alone: all rows in one pass, and by a step."""
+        with torch.no_grad():
+            read = _apart(base.next_logits(self.rows, self.front), self.expected)
+            # A flat layout answers with the masks it reads with; one of single rows has nothing to step with.
+            stepped = base.layout.company and not base.layout.flat
+            return _worst([read, self._stepped(base)]) if stepped else read
+
+    def check_order(self) -> None:
+        """Of a row that differs: see that what followed its tokens is not why.
+
+        Raises:
+            _NotCausalError: it is.
+        """
+        with torch.no_grad():
+            alone = self.own.next_logits(self.rows[1:2], self.front)[0]
+        if not (error := _apart(self.expected[1], alone)) <= _tolerance(self.own):
+            raise _NotCausalError(
+                f"behind {self.front.length} positions a token reads what follows it, which moves its logits "
+                f"by {error:.2g}"
+            )
+
+    def _stepped(self, base: Base) -> float:
+        """Relative difference after a token behind the front and one behind a shorter one, in one step."""
+        made: dict[int, Tensor] = {}
+
+        def room(side: Tensor) -> Tensor:
+            # A layer writes its own slots before it reads them, so those of one shape can share them.
+            if id(side) not in made:
+                made[id(side)] = torch.nn.functional.pad(side, (0, 0, 0, 1))[None].repeat(2, 1, 1, 1)
+            return made[id(side)]
+
+        one, length, shorter = self.rows[:1], self.front.length, self.front.length - 3
+        keys, values = ([room(side) for side in sides] for sides in (self.front.keys, self.front.values))
+        cache = DecodeCache(keys, values)
+        at = torch.tensor([length, shorter], device=base.device)
+        cache.step(at, length + 1)
+        where = base.layout.decoding(at, length + 1, Windows.of(base.config), base.dtype)
+        tokens = torch.tensor([one[0].ids] * 2, device=base.device)
+        found = base.head.logits(base.run(input_ids=tokens, cache=cache, **where)[:, -1])
+        expected = [self.expected[0], self.own.next_logits(one, _cut(self.front, shorter))[0]]
+        return _apart(found, torch.stack(expected))
+
+
+def _front(like: Prefix, spans: list[int]) -> Prefix:
+    """A front longer than all these spans, of the shapes of ``like``; see ``_Far``."""
+    length = max(spans, default=0) + SHORT
+    around = {slot for n in spans for slot in range(length - n - 4, length - n + 4)} | set(range(4))
+    loud = torch.tensor(sorted(slot for slot in around if 0 <= slot < length))
+    drawn = torch.Generator().manual_seed(0)
+    made: dict[Any, tuple[Tensor, Tensor]] = {}
+    pairs = []
+    for k, v in zip(like.keys, like.values, strict=True):
+        shape = (k.shape, v.shape)
+        if shape not in made:
+            noise = torch.randn(v.shape[0], len(loud), v.shape[2], generator=drawn).to(v)
+            # Each position gets 1 / length of the attention; float16 ends at 65,504.
+            gain = min(length, torch.finfo(v.dtype).max / 2**6) * v.float().std()
+            values = v.new_zeros(v.shape[0], length, v.shape[2])
+            values[:, loud.to(v.device)] = noise * gain.to(v)
+            made[shape] = k.new_zeros(k.shape[0], length, k.shape[2]), values
+        pairs.append(made[shape])
+    sides = tuple(zip(*pairs, strict=True))
+    return Prefix(sides[0], sides[1], None, like.base)
+
+
+def _cut(prefix: Prefix, length: int) -> Prefix:
+    keys, values = (tuple(t[:, :length] for t in side) for side in (prefix.keys, prefix.values))
+    return Prefix(keys, values, None, prefix.base)
+
+
+def _check_order(base: Base, spans: set[int]) -> None:
+    """See that a plain pass over words that repeat reads no word by what follows it, beyond these spans.
+
+    A model that keeps a number of keys and drops the rest keeps any of equal ones, as their number has it.
+
+    Raises:
+        _NotCausalError: it does.
+    """
+    for span in spans:
+        ids = (_tokens(base, 5) * (span + COMPANY))[: span + SHORT + COMPANY]
+        tokens = torch.tensor([ids], device=base.device)
+        with torch.no_grad():
+            whole = base.model(input_ids=tokens, use_cache=False).logits[0, span + SHORT - 1].float()
+        if not (error := _apart(whole, _plain(base, ids[: span + SHORT]))) <= _tolerance(base):
+            raise _NotCausalError(
+                f"in a text of more than {span} tokens a token reads what follows it, which moves its logits "
+                f"by {error:.2g}"
+            )
+
+
+def _numbers(about: Any, name: str = "") -> Iterator[tuple[str, int]]:
+    """Every whole number of a configuration, however deep, but the ids and the number of its words."""
+    if isinstance(about, dict):
+        for own, value in about.items():
+            if not any(word in str(own) for word in ("token", "vocab")):
+                yield from _numbers(value, str(own))
+    elif isinstance(about, list | tuple):
+        for value in about:
+            yield from _numbers(value, name)
+    elif isinstance(about, int) and not isinstance(about, bool):
+        yield name, about

@@ -39,10 +39,7 @@ EVERY = 15.0
 @click.option("--epochs", type=int, metavar="N", help="How often every row is seen.")
 @click.option("--set", "assignments", multiple=True, metavar="A.B=C", help="Any other setting; may repeat.")
 @json_option
-@click.pass_context
-def command(
-    context: click.Context, /, config: str, assignments: tuple[str, ...], as_json: bool, **flags: Any
-) -> int:
+def command(config: str, assignments: tuple[str, ...], as_json: bool, **flags: Any) -> int:
     """Find out which method wins on your rows, and at what cost.
 
     Every method gets the same rows and the same number of tuning trials; choices are made on validation,
@@ -62,7 +59,8 @@ def command(
                 config, (*given, *assignments), notify=screen.say, watch=_steps(screen.say), stop=asked.asked
             )
         except KeyboardInterrupt:
-            screen.say(f"Stopped. To go on:\n  {screen.command_line(*(context.obj or ['compare', config]))}")
+            again = click.get_current_context().obj or ["compare", config]
+            screen.say(f"Stopped. To go on:\n  {screen.command_line(*again)}")
             return 130
     if as_json:
         screen.print_json(results.model_dump())

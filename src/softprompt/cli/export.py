@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,14 +22,23 @@ README = "README.md"
 @click.argument("name")
 @click.argument("folder")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier export there.")
+@click.option(
+    "--cartridge", is_flag=True, help="Write a KV prefix as PEFT's CARTRIDGE, which PEFT can train on."
+)
 @library_option
 @json_option
-def command(name: str, folder: str, overwrite: bool, library: str, as_json: bool) -> None:
+def command(name: str, folder: str, overwrite: bool, cartridge: bool, library: str, as_json: bool) -> None:
     """Write a saved prompt or adapter as a plain PEFT folder, a fine-tuned model as transformers'."""
     from softprompt.cli import screen
     from softprompt.library.folder import Library
 
     artifact = Library(library).load(name)
+    if cartridge:
+        if artifact.payload.kind != "prefix-tuning":
+            raise _error(
+                f"{name} is no KV prefix, and a CARTRIDGE holds nothing else; leave --cartridge out."
+            )
+        artifact = replace(artifact, payload=replace(artifact.learnt, frozen=1))
     target = Path(folder).expanduser()
     write(artifact, target, overwrite=overwrite)
     files = sorted(file.name for file in target.iterdir())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +77,7 @@ def command(
     for note in _notes(prompt, asked):
         say(note)
     if base_only:
-        prompt = replace(prompt, front=prompt.base.embed(prompt.base.start_ids))
+        prompt = prompt.bare()
     _tell_cuts(prompt, asked)
     if classify:
         _classify(prompt, asked, as_json)

@@ -24,6 +24,7 @@ __all__ = ["main", "run"]
 VERBS = {
     "init": ("softprompt.cli.init", "Look at rows and write a configuration that learns from them."),
     "train": ("softprompt.cli.train", "Teach a base one job and keep the prompt."),
+    "distil": ("softprompt.cli.distil", "Learn a long text into a short prompt that answers like it."),
     "plan": ("softprompt.cli.plan", "Say beforehand what a job will need, and whether it fits."),
     "compare": ("softprompt.cli.compare", "Find out which method wins on your rows, and at what cost."),
     "generate": ("softprompt.cli.generate", "Answer texts with a saved prompt."),
@@ -38,6 +39,7 @@ VERBS = {
     "push": ("softprompt.cli.push", "Put a saved prompt on the model hub."),
     "import": ("softprompt.cli.import_", "Bring a PEFT prompt or prefix into the library."),
     "serve": ("softprompt.cli.serve", "Serve the saved prompts over HTTP, in OpenAI's form."),
+    "vllm-args": ("softprompt.cli.vllm_args", "Print the flags with which vLLM itself serves saved prompts."),
     "keys": ("softprompt.cli.keys", "Make, list and revoke the API keys of a server."),
     "models": ("softprompt.cli.models", "List the base models that come by name, or fetch one."),
     "demo": ("softprompt.cli.demo", "See it work: teach the bundled base to sort headlines."),

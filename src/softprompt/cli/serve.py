@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
     from softprompt.base.model import Base
     from softprompt.library.card import Card
+    from softprompt.serving.engine import Backend
     from softprompt.serving.keys import KeyFile
 
-__all__ = ["command"]
+__all__ = ["cards_of", "command", "served_base"]
 
 BUNDLED = "smollm2-135m"
 """What is served where neither --model nor a prompt names a base."""
@@ -27,6 +28,7 @@ _EXAMPLES = """
 softprompt serve
 softprompt serve --library prompts --port 9000 --budget 2GB --pin bbc-topics
 softprompt serve --host 0.0.0.0 --keys keys.toml
+softprompt serve --engine vllm --engine-arg tensor_parallel_size=2
 """
 
 
@@ -50,6 +52,13 @@ softprompt serve --host 0.0.0.0 --keys keys.toml
 )
 @click.option("--keys", metavar="FILE", help="API keys, made by `softprompt keys`; needed for other hosts.")
 @click.option("--admin", is_flag=True, help="Open the admin paths where there are no keys.")
+@click.option(
+    "--allowed-origins",
+    "origins",
+    multiple=True,
+    metavar="URL",
+    help="A site whose pages may ask from a browser, such as https://example.org; may repeat.",
+)
 @click.option("--budget", metavar="SIZE", help="Memory for loaded prompts, such as 2GB.  [default: no limit]")
 @click.option(
     "--kv-memory", metavar="SIZE", help="Memory for keys and values of texts at work.  [default: 2GiB]"
@@ -82,13 +91,27 @@ softprompt serve --host 0.0.0.0 --keys keys.toml
 @click.option(
     "--drain",
     type=click.FloatRange(0),
-    default=30.0,
+    default=20.0,
     show_default=True,
     metavar="S",
     help="Seconds to finish requests in when stopped.",
 )
 @click.option("--dtype", default="auto", metavar="T", help="auto, float32, bfloat16 or float16.")
 @click.option("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:1 or mps.")
+@click.option(
+    "--engine",
+    type=click.Choice(["own", "vllm"]),
+    default="own",
+    show_default=True,
+    help="What computes: softprompt's own engine, or a vLLM that is installed beside it.",
+)
+@click.option(
+    "--engine-arg",
+    "engine_args",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="An engine argument of vLLM's, such as tensor_parallel_size=2; may repeat.",
+)
 @click.option("--trust-remote-code", is_flag=True, help="Run Python code that comes with a hub model.")
 @click.option("--log", "verbose", is_flag=True, help="Print a line for every request.")
 @json_option
@@ -102,8 +125,11 @@ def command(
     budget: str | None,
     kv_memory: str | None,
     pinned: tuple[str, ...],
+    origins: tuple[str, ...],
     timeout: float,
     drain: float,
+    engine: str,
+    engine_args: tuple[str, ...],
     verbose: bool,
     as_json: bool,
     **how: Any,
@@ -116,7 +142,11 @@ def command(
     from softprompt.packages import require
 
     require("serving")
+    if engine == "vllm":
+        require("vLLM", otherwise="serve with --engine own")
     refuse_missing(library)
+    from softprompt.atomic import sweep
+    from softprompt.errors import ConfigError
     from softprompt.planning.sizes import parse_size
     from softprompt.serving.api.app import create_app
     from softprompt.serving.api.gate import Bounds, Drain
@@ -128,23 +158,21 @@ def command(
     memory = None if budget is None else parse_size(budget)
     kv_bytes = None if kv_memory is None else parse_size(kv_memory)
     ring = _keys(keys, host)
-    choice = BaseChoice(model, how["dtype"], how["device"], how["trust_remote_code"])
+    if engine_args and engine != "vllm":
+        raise ConfigError("--engine-arg is for --engine vllm; leave it out.")
+    # Beside vLLM the base is only read for soft prompts and the probe, and leaves the device to vLLM.
+    device = "cpu" if engine == "vllm" and how["device"] == "auto" else how["device"]
+    choice = BaseChoice(model, how["dtype"], device, how["trust_remote_code"])
     with bind(host, port) as sock:
-        cards = _cards(library)
-        base = _base(choice, cards)
+        cards = cards_of(library)
+        base = served_base(choice, cards)
         _log(verbose)
-        engine = Engine(
-            base,
-            library,
-            budget=memory,
-            kv_memory=kv_bytes,
-            rows=how["rows"],
-            queue=how["queue"],
-            pinned=pinned,
-        )
+        shape = {"rows": how["rows"], "queue": how["queue"], "kv_memory": kv_bytes}
+        backend = _vllm(base, library, engine_args, shape) if engine == "vllm" else None
+        served = Engine(base, library, budget=memory, pinned=pinned, backend=backend, **shape)
         for name in pinned:
-            engine.registry.lease(name).close()
-        service, stopping = Service(engine), Drain()
+            served.registry.lease(name).close()
+        service, stopping = Service(served), Drain()
         app = create_app(
             service,
             keys=ring,
@@ -152,21 +180,23 @@ def command(
             drain=stopping,
             admin_open=admin,
             page=page_routes,
+            origins=origins,
         )
+        sweep(served.library.path)
         address, actual = sock.getsockname()[:2]
         url = _url(host, address, actual)
-        engine.start()
+        served.start()
         try:
             serve(
                 app,
                 sock,
                 stopping,
                 seconds=drain,
-                abandon=lambda: engine.close(0.0),
+                abandon=lambda: served.close(0.0),
                 ready=lambda: _tell(url, base, cards, ring is not None, as_json),
             )
         finally:
-            engine.close(0.0)
+            served.close(0.0)
             service.close()
 
 
@@ -187,14 +217,14 @@ def _keys(path: str | None, host: str) -> KeyFile | None:
     return None
 
 
-def _cards(library: str) -> list[Card]:
+def cards_of(library: str) -> list[Card]:
     """Cards of the sound prompts of a library."""
     from softprompt.library.folder import Library
 
     return [entry.card for entry in Library(library).list() if entry.card is not None]
 
 
-def _base(choice: BaseChoice, cards: Sequence[Card]) -> Base:
+def served_base(choice: BaseChoice, cards: Sequence[Card]) -> Base:
     """The base to serve: the one asked for, that of the prompts, or the bundled one."""
     from softprompt.errors import ConfigError
 
@@ -208,6 +238,25 @@ def _base(choice: BaseChoice, cards: Sequence[Card]) -> Base:
             f"The prompts of this library are for several bases ({names}); say with --model which to serve."
         )
     return choice.load_for(cards[0].base) if cards else choice.load(BUNDLED)
+
+
+def _vllm(base: Base, library: str, engine_args: Sequence[str], shape: dict[str, Any]) -> Backend:
+    """A vLLM that holds the base, with room for the LoRA adapters that the library has now."""
+    from softprompt.cli import screen
+    from softprompt.errors import ConfigError
+    from softprompt.vllm.engine import VllmEngine, greatest_rank
+
+    options = {}
+    for word in engine_args:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise ConfigError(f"--engine-arg takes KEY=VALUE, not {word!r}.")
+        try:
+            options[name.replace("-", "_")] = json.loads(value)
+        except json.JSONDecodeError:
+            options[name.replace("-", "_")] = value
+    with screen.waiting("Starting vLLM and holding it against the base"):
+        return VllmEngine(base, rank=greatest_rank(base, library), options=options, **shape)
 
 
 def _log(verbose: bool) -> None:

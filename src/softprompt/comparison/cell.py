@@ -27,7 +27,7 @@ from softprompt.data.rows import Encoded
 from softprompt.data.task import Task
 from softprompt.errors import SoftpromptError
 from softprompt.evaluation.perturb import perturbed
-from softprompt.evaluation.score import score, target_rows
+from softprompt.evaluation.score import score
 from softprompt.generation.offline import generate
 from softprompt.generation.request import GenerateRequest
 from softprompt.generation.sampler import Sampling
@@ -44,8 +44,8 @@ from softprompt.training.threads import threads
 
 __all__ = [
     "KINDS_OF_CHANGE",
-    "Cell",
     "Tested",
+    "Trained",
     "has_artifact",
     "identity",
     "kept",
@@ -71,7 +71,7 @@ class _Kept(BaseModel):
 K = TypeVar("K", bound=_Kept)
 
 
-class Cell(_Kept):
+class Trained(_Kept):
     """What came of training: the artifact lies in the library under ``name``, if it was chosen."""
 
     name: str
@@ -103,7 +103,7 @@ def kept(kind: type[K], path: Path, identity: str) -> K | None:
     return found if found.identity == identity else None
 
 
-def has_artifact(cell: Cell, library: Library) -> bool:
+def has_artifact(cell: Trained, library: Library) -> bool:
     """Whether what was learnt still lies in the library, and nothing else in its place."""
     try:
         return library.card(cell.name).weights_sha256 == cell.weights_sha256
@@ -119,7 +119,7 @@ def identity(config: Config, base: Base, task: Task, rules: Mapping[str, Any]) -
     return _hash([settings, digests, base.fingerprint, dict(rules), softprompt.__version__])
 
 
-def tested_identity(cell: Cell, task: Task, rules: Mapping[str, Any]) -> str:
+def tested_identity(cell: Trained, task: Task, rules: Mapping[str, Any]) -> str:
     """Names everything that a test of a cell depends on."""
     return _hash([cell.identity, cell.weights_sha256, task.tables["test"].digest, dict(rules)])
 
@@ -136,7 +136,7 @@ def train(
     identity: str,
     watch: Callable[[Report], None],
     stop: Callable[[], bool],
-) -> Cell:
+) -> Trained:
     """Train one configuration without its test rows and keep the artifact as ``config.name``."""
     job = Job.prepare(base, config.model_copy(update={"data": config.data.model_copy(update={"test": None})}))
     losses: list[tuple[int, float]] = []
@@ -145,11 +145,11 @@ def train(
     def told(report: Report) -> None:
         if report.step:
             losses.append((report.step, report.loss))
-        if report.scores is not None:
+        if report.scores is not None and job.lessons is None:  # else it is held against its teacher
             validations.append((report.step, measurement.curve(report.scores)))
         watch(report)
 
-    rows = target_rows(job.encoded["train"].examples, whole_text=config.data.loss_on == "text")
+    rows = job.rows
     run = TrainingRun(job.method, rows, config.train, config.seed, listener=Listener(step=told, stop=stop))
     with threads(config.train.threads), Peak(base.device) as peak:
         outcome = fit(run, lambda: job.score("validation"))
@@ -158,7 +158,7 @@ def train(
     prompt = final_test(job, outcome, baseline=False)
     folder = prompt.save(library, overwrite=True)
     learnt = sum(p.numel() for p in job.method.trainable_parameters())
-    return Cell(
+    return Trained(
         identity=identity,
         name=config.name,
         weights_sha256=library.card(config.name).weights_sha256,
@@ -181,7 +181,7 @@ def train(
 def test(
     base: Base,
     config: Config,
-    cell: Cell,
+    cell: Trained,
     measurement: Measurement,
     library: Library,
     identity: str,

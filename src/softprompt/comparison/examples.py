@@ -16,7 +16,7 @@ from softprompt.comparison.results import MethodResult, Results
 from softprompt.comparison.table import learnt, mark, ranked
 from softprompt.harmless import visible
 
-__all__ = ["SHOWN", "Example", "Examples", "examples", "script_json"]
+__all__ = ["SHOWN", "Examples", "ShownExample", "examples", "script_json"]
 
 SHOWN = 20
 """Rows that are shown of each kind."""
@@ -28,7 +28,7 @@ _CUTS = (500, 300, 160, 80, 40)
 
 
 @dataclass(frozen=True)
-class Example:
+class ShownExample:
     """A row and what two methods said to it."""
 
     input: str
@@ -56,8 +56,8 @@ class Examples:
     judged: bool
     first: int
     second: int
-    gained: list[Example]
-    lost: list[Example]
+    gained: list[ShownExample]
+    lost: list[ShownExample]
     gains: list[list[int]]
     payload: dict[str, Any]
 
@@ -152,20 +152,20 @@ def _cut(text: str, most: int) -> str:
 
 def _between(
     texts: _Texts, hits: Sequence[Sequence[bool | None]], wrong: int, right: int, *, turned: bool = False
-) -> list[Example]:
+) -> list[ShownExample]:
     """Rows that one method got wrong and the other right, the former first unless ``turned``."""
     rows = [r for r in range(len(texts.inputs)) if hits[wrong][r] is False and hits[right][r] is True]
     first, second = (right, wrong) if turned else (wrong, right)
     return [_example(texts, row, first, second) for row in rows[:SHOWN]]
 
 
-def _side_by_side(texts: _Texts, first: int, second: int) -> list[Example]:
+def _side_by_side(texts: _Texts, first: int, second: int) -> list[ShownExample]:
     return [_example(texts, row, first, second) for row in range(min(SHOWN, len(texts.inputs)))]
 
 
-def _example(texts: _Texts, row: int, first: int, second: int) -> Example:
+def _example(texts: _Texts, row: int, first: int, second: int) -> ShownExample:
     said = texts.said
-    return Example(texts.inputs[row], texts.answers[row], said[first][row], said[second][row])
+    return ShownExample(texts.inputs[row], texts.answers[row], said[first][row], said[second][row])
 
 
 # JSON --------------------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ _APART = 21
 
 
 @dataclass(frozen=True)
-class _Cost:
+class _CostAxis:
     """What may be on the x axis."""
 
     name: str
@@ -103,9 +103,9 @@ class _Cost:
 
 
 _COSTS = (
-    _Cost("trained parameters", "", lambda m: float(m.runs[0].costs.trained_parameters), count_text),
-    _Cost("training time", "s", lambda m: fmean(run.costs.train_seconds for run in m.runs), seconds_text),
-    _Cost("artifact size", "B", lambda m: fmean(run.costs.artifact_bytes for run in m.runs), bytes_text),
+    _CostAxis("trained parameters", "", lambda m: float(m.runs[0].costs.trained_parameters), count_text),
+    _CostAxis("training time", "s", lambda m: fmean(run.costs.train_seconds for run in m.runs), seconds_text),
+    _CostAxis("artifact size", "B", lambda m: fmean(run.costs.artifact_bytes for run in m.runs), bytes_text),
 )
 
 
@@ -136,7 +136,7 @@ def cost_plots(results: Results) -> list[Plot]:
     ]
 
 
-def _cost_plot(results: Results, shown: Sequence[_Scored], cost: _Cost, prefix: str) -> str:
+def _cost_plot(results: Results, shown: Sequence[_Scored], cost: _CostAxis, prefix: str) -> str:
     drawing = canvas(WIDTH, _BOTTOM + 45)
     axes = panel(drawing, _LEFT, _TOP, _RIGHT, _BOTTOM)
     width = _RIGHT - _LEFT
@@ -157,7 +157,7 @@ def _cost_plot(results: Results, shown: Sequence[_Scored], cost: _Cost, prefix: 
     return finish(drawing, prefix, f"{metric} against {cost.name}: {_told(results, shown, cost)}.")
 
 
-def _told(results: Results, shown: Sequence[_Scored], cost: _Cost) -> str:
+def _told(results: Results, shown: Sequence[_Scored], cost: _CostAxis) -> str:
     return "; ".join(
         f"{one.method.name} {metric_text(results.metric, one.score)} at {cost.text(cost.of(one.method))}"
         for one in shown

@@ -15,8 +15,8 @@ from typing import Any
 from softprompt.base.model import Base
 from softprompt.checkpoints.freeze import load_base
 from softprompt.comparison.cell import (
-    Cell,
     Tested,
+    Trained,
     has_artifact,
     identity,
     kept,
@@ -175,7 +175,7 @@ def _run(bench: _Bench, contender: Contender, findings: Mapping[str, Findings]) 
 
 
 def _tidy(
-    bench: _Bench, contender: Contender, trials: Sequence[Cell], chosen: int, runs: Sequence[Cell]
+    bench: _Bench, contender: Contender, trials: Sequence[Trained], chosen: int, runs: Sequence[Trained]
 ) -> None:
     """Remove the artifacts of trials that were not chosen, and those that would need the training rows."""
     unwanted = [cell for trial, cell in enumerate(trials) if trial != chosen]
@@ -187,7 +187,7 @@ def _tidy(
 
 
 @dataclass(frozen=True)
-class _Place:
+class _CellPlace:
     """One cell: what is to be trained, on what, what people call it and where it is kept."""
 
     config: Config
@@ -197,18 +197,19 @@ class _Place:
     identity: str
 
 
-def _place(bench: _Bench, contender: Contender, trial: int, seed: int) -> _Place:
+def _place(bench: _Bench, contender: Contender, trial: int, seed: int) -> _CellPlace:
     settings = contender.config(trial, seed)
     data = settings.data.model_copy(update={"draw": bench.comparison.compare.seeds[0]})
     slug = re.sub(r"[^A-Za-z0-9]+", "-", contender.name).strip("-").lower()[:60] or "method"
     number = bench.numbers[contender.name]
     name = f"{number}-{slug}-trial{trial + 1}-seed{seed}"
-    config = settings.model_copy(update={"name": name, "data": data})
+    output = settings.output.model_copy(update={"runs": str(bench.folder)})  # where a teacher's answers lie
+    config = settings.model_copy(update={"name": name, "data": data, "output": output})
     base = bench.base(config.base)
     rules = bench.measurement.rules
     title = f"{contender.name}, {_changes(contender.trials[trial])}seed {seed}"
     key = identity(config, base, bench.task(base, config), rules)
-    return _Place(config, base, title, bench.folder / "cells" / f"{name}.json", key)
+    return _CellPlace(config, base, title, bench.folder / "cells" / f"{name}.json", key)
 
 
 def _changes(trial: Mapping[str, Any]) -> str:
@@ -216,10 +217,10 @@ def _changes(trial: Mapping[str, Any]) -> str:
     return "".join(f"{dotted.rpartition('.')[2]} {shown(value)}, " for dotted, value in trial.items())
 
 
-def _train(bench: _Bench, contender: Contender, trial: int, seed: int, *, chosen: bool = False) -> Cell:
+def _train(bench: _Bench, contender: Contender, trial: int, seed: int, *, chosen: bool = False) -> Trained:
     """The cell of one trial on one seed, from disk if it is there; a chosen one with its artifact."""
     place = _place(bench, contender, trial, seed)
-    found = kept(Cell, place.path, place.identity)
+    found = kept(Trained, place.path, place.identity)
     if found is None or (chosen and not has_artifact(found, bench.library)):
         found = train(
             place.base,
@@ -237,7 +238,7 @@ def _train(bench: _Bench, contender: Contender, trial: int, seed: int, *, chosen
     return found
 
 
-def _test(bench: _Bench, contender: Contender, trial: int, seed: int, cell: Cell) -> Tested:
+def _test(bench: _Bench, contender: Contender, trial: int, seed: int, cell: Trained) -> Tested:
     """The test of one chosen run, from disk if it is there."""
     place = _place(bench, contender, trial, seed)
     rules = bench.comparison.compare

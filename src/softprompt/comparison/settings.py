@@ -19,7 +19,7 @@ from softprompt.config_io import BrokenRuleError, faults, override, read_toml, s
 from softprompt.errors import ConfigError
 from softprompt.packages import Need
 
-__all__ = ["Comparison", "Contender", "Entry", "load_comparison"]
+__all__ = ["Comparison", "Contender", "MethodEntry", "load_comparison"]
 
 _SHARED = (
     *("task", *SOURCES, *(f"{split}_rows" for split in SOURCES), "validation_fraction"),
@@ -69,7 +69,7 @@ class Rules(Section):
         return seeds
 
 
-class Entry(Section):
+class MethodEntry(Section):
     """One method as the file names it."""
 
     name: str = Field(min_length=1, max_length=60)
@@ -82,13 +82,15 @@ class Entry(Section):
     """What it changes in [base], such as the quantisation."""
     data: dict[str, Any] = Field(default_factory=dict)
     """What it changes in [data] but for the rows and their labels, such as retrieved demonstrations."""
+    teacher: dict[str, Any] | None = None
+    """Its [teacher], where it learns a long text, or a saved prompt, instead of the rows' answers."""
     trials: list[dict[str, Any]] | None = Field(default=None, min_length=1)
     """Settings to choose among on validation, by dotted name."""
     votes_of: str | None = None
     """The method whose seeds vote together as this one; then nothing else is set."""
 
     @model_validator(mode="after")
-    def _is_one_thing(self) -> Entry:
+    def _is_one_thing(self) -> MethodEntry:
         own = self.model_fields_set - {"name", "votes_of"}
         if self.votes_of is not None and own:
             raise BrokenRuleError(f"a vote of {self.votes_of!r} cannot have {', '.join(sorted(own))} as well")
@@ -108,7 +110,9 @@ class Comparison(Section):
     """How all methods are trained, but for what one changes."""
     compare: Rules = Field(default_factory=Rules)
     """What every method is held to."""
-    methods: list[Entry] = Field(default_factory=lambda: [Entry.model_validate(e) for e in STANDARD])
+    methods: list[MethodEntry] = Field(
+        default_factory=lambda: [MethodEntry.model_validate(e) for e in STANDARD]
+    )
     """The methods; when not given, a standard list."""
 
     @field_validator("name")
@@ -120,7 +124,7 @@ class Comparison(Section):
 
     @field_validator("methods")
     @classmethod
-    def _names_differ(cls, methods: list[Entry]) -> list[Entry]:
+    def _names_differ(cls, methods: list[MethodEntry]) -> list[MethodEntry]:
         names = [entry.name for entry in methods]
         for number, entry in enumerate(methods):
             if entry.name in names[:number]:
@@ -162,7 +166,7 @@ STANDARD: list[dict[str, Any]] = [
 class Contender:
     """One method with everything resolved: a complete configuration for each of its trials."""
 
-    def __init__(self, entry: Entry, trials: list[dict[str, Any]], configs: list[Config]) -> None:
+    def __init__(self, entry: MethodEntry, trials: list[dict[str, Any]], configs: list[Config]) -> None:
         self.name = entry.name
         self.votes_of = entry.votes_of
         self.trials = trials
@@ -224,7 +228,7 @@ def _settings(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _contender(comparison: Comparison, settings: Mapping[str, Any], entry: Entry) -> Contender:
+def _contender(comparison: Comparison, settings: Mapping[str, Any], entry: MethodEntry) -> Contender:
     if entry.votes_of is not None:
         if comparison.data.labels is None and comparison.data.choices is None:
             raise ConfigError(
@@ -232,6 +236,8 @@ def _contender(comparison: Comparison, settings: Mapping[str, Any], entry: Entry
             )
         return Contender(entry, [{}], [])
     own: dict[str, Any] = {"method": entry.method}
+    if entry.teacher is not None:
+        own["teacher"] = entry.teacher
     for section in ("base", "data", "train"):
         own[section] = {**settings.get(section, {}), **getattr(entry, section)}
     trials = entry.trials
@@ -281,10 +287,10 @@ def _changed(settings: Mapping[str, Any], trial: Mapping[str, Any], name: str) -
     changed = copy.deepcopy(dict(settings))
     for dotted, value in trial.items():
         section, dot, key = dotted.partition(".")
-        if not dot or section not in ("method", "train", "base", "data"):
+        if not dot or section not in ("method", "train", "base", "data", "teacher"):
             raise ConfigError(
-                f"methods, {name!r}: a trial sets {dotted!r}; name a setting of method, train, base or data, "
-                "such as train.learning_rate."
+                f"methods, {name!r}: a trial sets {dotted!r}; name a setting of method, train, base, data or "
+                "teacher, such as train.learning_rate."
             )
         changed.setdefault(section, {})[key] = value
     return changed

@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from softprompt.base.model import Base
-from softprompt.comparison.cell import Cell, Tested
+from softprompt.comparison.cell import Tested, Trained
 from softprompt.comparison.hardware import hardware, versions
 from softprompt.comparison.measure import Measurement, Observation, Truth
 from softprompt.comparison.results import (
@@ -55,9 +55,9 @@ class Setting:
 class Findings:
     """All cells of one method: its trials, which was chosen, that one's runs and tests by seed."""
 
-    trials: Sequence[Cell] = ()
+    trials: Sequence[Trained] = ()
     chosen: int = 0
-    runs: Sequence[Cell] = ()
+    runs: Sequence[Trained] = ()
     tests: Sequence[Tested] = ()
     votes_of: str | None = None
     trouble: str = ""
@@ -196,7 +196,7 @@ def _method(
     )
 
 
-def _run(seed: int, cell: Cell, tested: Tested, measurement: Measurement, truth: Truth) -> Run:
+def _run(seed: int, cell: Trained, tested: Tested, measurement: Measurement, truth: Truth) -> Run:
     seen = tested.test.observation
     return Run(
         seed=seed,

@@ -15,9 +15,11 @@ from softprompt.config.method import (
     TextConfig,
 )
 from softprompt.config.search import SearchConfig
+from softprompt.config.teacher import ANSWER, TeacherConfig
 from softprompt.config.train import BaseConfig, OutputConfig, TrainConfig
 
 __all__ = [
+    "ANSWER",
     "NAME_RULE",
     "BaseConfig",
     "Config",
@@ -29,6 +31,7 @@ __all__ = [
     "PrefixTuningConfig",
     "PromptTuningConfig",
     "SearchConfig",
+    "TeacherConfig",
     "TextConfig",
     "TrainConfig",
     "candidates",

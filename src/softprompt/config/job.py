@@ -24,6 +24,7 @@ from softprompt.config.data import SOURCES, DataConfig
 from softprompt.config.method import MethodConfig, PromptTuningConfig
 from softprompt.config.search import SearchConfig
 from softprompt.config.section import Section
+from softprompt.config.teacher import TeacherConfig, with_a_teacher
 from softprompt.config.train import BaseConfig, OutputConfig, TrainConfig
 from softprompt.config_io import BrokenRuleError, faults, override, read_toml, shown, to_toml
 from softprompt.errors import ConfigError
@@ -38,7 +39,7 @@ _NO_PATH = ("bundled:", "hub:", "superglue:")
 class Config(Section):
     """All settings of one run."""
 
-    later: ClassVar[tuple[str, ...]] = ("search",)
+    later: ClassVar[tuple[str, ...]] = ("search", "teacher")
     name: str = "prompt"
     """The name of the artifact and of its folder."""
     seed: int = Field(default=0, ge=0, le=2**32 - 1)
@@ -55,6 +56,8 @@ class Config(Section):
     """Where results go."""
     search: SearchConfig | None = None
     """What to try and on which seeds; none means one run."""
+    teacher: TeacherConfig | None = None
+    """What to answer like; none means to learn from the rows' own answers."""
 
     @property
     def seeds(self) -> list[int]:
@@ -79,7 +82,10 @@ class Config(Section):
     @model_validator(mode="before")
     @classmethod
     def _name_what_data_lacks(cls, settings: Any) -> Any:
-        return {"data": {}, **settings} if isinstance(settings, Mapping) else settings
+        if not isinstance(settings, Mapping):
+            return settings
+        taught = with_a_teacher(dict(settings)) if settings.get("teacher") is not None else settings
+        return {"data": {}, **taught}
 
     @field_validator("name")
     @classmethod
@@ -229,12 +235,11 @@ def _plain(value: Any) -> Any:
 
 
 def _rooted(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
-    data = settings.get("data")
-    if not isinstance(data, dict):
-        return settings
-    return settings | {
-        "data": {key: _absolute(v, folder) if key in SOURCES else v for key, v in data.items()}
-    }
+    rooted = dict(settings)
+    for section, paths in (("data", SOURCES), ("teacher", ("file",))):
+        if isinstance(found := settings.get(section), dict):
+            rooted[section] = {k: _absolute(v, folder) if k in paths else v for k, v in found.items()}
+    return rooted
 
 
 def _absolute(source: Any, folder: Path) -> Any:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationInfo, field_validator, model_serializer
 
 from softprompt.config.section import Section
 from softprompt.config_io import BrokenRuleError
@@ -41,6 +41,10 @@ class PromptTuningConfig(Section):
     reparametrisation_width: int = Field(default=64, ge=1)
     """The width of that network."""
 
+    def of_length(self, positions: int) -> PromptTuningConfig:
+        """The same with a front of so many vectors alone."""
+        return self.model_copy(update={"front": f"{{soft:{positions}}}"})
+
     @field_validator("init_text", "init_artifact")
     @classmethod
     def _init_has_its_source(cls, source: str | None, info: ValidationInfo) -> str | None:
@@ -60,13 +64,34 @@ class PrefixTuningConfig(Section):
     front: str = "{demos:4}"
     """The text whose keys and values are the start; {demos:N} stands for N solved training rows."""
     positions: int | None = Field(default=None, ge=2)
-    """P; a shorter text is repeated and of a longer one the end is kept. None means the whole text."""
-    init: Literal["text", "random"] = "text"
-    """Whether keys and values start from the text or from random ones behind a small network."""
+    """P; a shorter text is repeated, of a longer one so much is kept. None means the whole text."""
+    keep: Literal["last", "first", "attended"] = "last"
+    """Which positions of a longer text are kept: its last, its first, or those the rows look at most."""
+    init: Literal["text", "artifact", "random"] = "text"
+    """What keys and values start from: the text, a saved prompt, or random ones behind a small network."""
+    init_artifact: str | None = Field(default=None, min_length=1)
+    """The saved prompt to start from."""
     projection_width: int = Field(default=128, ge=1)
     """The width of that network."""
     freeze_first: bool = True
     """Whether the first position of a text stays as it is: models lean on it as an attention sink."""
+
+    def of_length(self, positions: int) -> PrefixTuningConfig:
+        """The same with so many positions."""
+        return self.model_copy(update={"positions": positions})
+
+    @model_serializer(mode="wrap")
+    def _without_later_settings(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What was not there at first is left out where it is off, so that older runs keep their digest."""
+        later = {"keep": "last", "init_artifact": None}
+        return {k: v for k, v in write(self).items() if k not in later or v != later[k]}
+
+    @field_validator("init_artifact")
+    @classmethod
+    def _init_has_its_source(cls, source: str | None, info: ValidationInfo) -> str | None:
+        if source is None and info.data.get("init") == "artifact":
+            raise BrokenRuleError('required and missing, because method.init is "artifact"')
+        return source
 
     @field_validator("init")
     @classmethod

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from softprompt.errors import DataError
 
-__all__ = ["Render", "in_chat"]
+__all__ = ["Render", "chat_opening", "in_chat"]
 
 Render = Callable[[list[dict[str, str]]], str]
 
@@ -42,6 +42,11 @@ def in_chat(front: str, input: str, render: Render) -> tuple[str, str]:
     head, rest = _plain(text).split(_FRONT)
     middle, tail = rest.split(_INPUT)
     return head + front + middle, input + tail
+
+
+def chat_opening(render: Render) -> str:
+    """What a chat that nobody set a front in has before a user's only message."""
+    return render([{"role": "user", "content": _INPUT}]).partition(_INPUT)[0]
 
 
 def _plain(text: str) -> str:

@@ -112,6 +112,7 @@ def encode(
     normalise: Normalise = "none",
     calibrate: bool = False,
     before: Before | None = None,
+    solved: bool = True,
 ) -> Encoded:
     """Turn every row into ids by the seam rule and the length rule.
 
@@ -125,6 +126,7 @@ def encode(
         calibrate: whether each candidate's likelihood behind an input whose fields say "N/A" is to be taken
             off (Zhao et al. 2021, "Calibrate Before Use").
         before: gives the ids of demonstrations for a row that fit into the room it leaves.
+        solved: whether rows have their answers; without, targets are empty and no label is told.
 
     Raises:
         DataError: a row does not fit the template, or its target and the template's words alone exceed
@@ -133,13 +135,14 @@ def encode(
     """
     if not len(table):
         raise DataError(f"{table.origin} has no rows.")
-    table.require_columns(template.columns)
+    table.require_columns(template.columns if solved else template.input_fields + template.choice_columns)
     labels = candidate_ids(template, encode, end)
 
     def one(index: int, row: Row) -> tuple[Example, bool]:
         candidates = labels if labels is not None else _choice_ids(template, row, encode, end)
-        right = template.right(row)
-        target = candidates[right[0]] if candidates else (*encode(template.target_text(row)), *end)
+        right, target = template.right(row) if solved else (), Ids()
+        if solved:
+            target = candidates[right[0]] if candidates else (*encode(template.target_text(row)), *end)
         reserve = max(map(len, candidates or (target,)))
         ids, cut = fit_input(template, template.input_values(row), encode, max_tokens, reserve)
         shown = before(index, max_tokens - reserve - len(ids)) if before else ()

@@ -38,6 +38,7 @@ class Task:
         calibrate: as in ``data.rows.encode``.
         retrieve: how many of the most similar training rows stand before each input.
         group: a column whose equal values stay together.
+        solved: whether every row has its answer.
     """
 
     template: Template
@@ -47,6 +48,7 @@ class Task:
     calibrate: bool = False
     retrieve: int | None = None
     group: str | None = None
+    solved: bool = True
 
     def encode(self, name: str, encoder: Encoder, *, max_tokens: int, end: tuple[int, ...]) -> Encoded:
         """One split in tokens, behind the demonstrations each row retrieves."""
@@ -60,6 +62,7 @@ class Task:
             normalise=self.normalise,
             calibrate=self.calibrate,
             before=self._retrieved(name, encoder, left_out) if self.retrieve else None,
+            solved=self.solved,
         )
         if not left_out:
             return encoded
@@ -111,13 +114,14 @@ class Task:
         return self.template.label_column if self.template.labels is not None else None
 
 
-def load_task(config: DataConfig, seed: int, *, input: str | None = None) -> Task:
+def load_task(config: DataConfig, seed: int, *, input: str | None = None, unsolved: bool = False) -> Task:
     """Read and cut the splits a configuration names.
 
     Args:
         config: sources, templates, sizes.
         seed: draws subsets and, where no validation source is named, the validation rows.
         input: replaces ``config.input``, where a chat stands around it.
+        unsolved: whether rows may lack their answers; then nobody's are used.
 
     Raises:
         ConfigError: no training source.
@@ -130,24 +134,29 @@ def load_task(config: DataConfig, seed: int, *, input: str | None = None) -> Tas
         )
     found = {name: read(spec) for name, spec in _sources(config).items()}
     template = _template(config, found["train"], config.input if input is None else input)
+    solved = not unsolved or all(
+        row.get(column) is not None
+        for table in found.values()
+        for row in table.rows
+        for column in template.columns
+    )
     notes = template.warnings()
-    for name, table in found.items():
+    for name, table in found.items() if solved else ():
         found[name], left_out = as_meant(table, config, template)
         notes += [left_out] if left_out else []
-    tables = _cut(config, seed, template, found)
+    tables = _cut(config, seed, template, found, solved)
+    if solved:
+        notes += _spellings(config, found["train"], template)
+    notes += _shared(tables, template)
     return Task(
         template,
         tables,
-        (
-            *notes,
-            *_spellings(config, found["train"], template),
-            *_shared(tables, template),
-            *_absent(tables, template),
-        ),
+        (*notes, *(_absent(tables, template) if solved else ())),
         config.normalise,
         config.calibrate,
         config.retrieve,
         config.group,
+        solved,
     )
 
 
@@ -210,10 +219,13 @@ def _sources(config: DataConfig) -> dict[str, str]:
     return {name: spec for name, spec in named.items() if spec is not None}
 
 
-def _cut(config: DataConfig, seed: int, template: Template, read: dict[str, Table]) -> dict[str, Table]:
+def _cut(
+    config: DataConfig, seed: int, template: Template, read: dict[str, Table], solved: bool
+) -> dict[str, Table]:
     """The splits in the sizes that are wanted, validation rows held back where none were read."""
-    by = template.label_column if template.labels is not None else None
-    needed = template.columns if config.group is None else (*template.columns, config.group)
+    by = template.label_column if template.labels is not None and solved else None
+    asked = template.columns if solved else (*template.input_fields, *template.choice_columns)
+    needed = asked if config.group is None else (*asked, config.group)
     tables = dict(read)
     for table in tables.values():
         table.require_columns(needed)

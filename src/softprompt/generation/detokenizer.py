@@ -6,7 +6,7 @@ It knows a tokenizer and stop rules. It does not know how a token was chosen, or
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -57,8 +57,11 @@ class Detokenizer:
         """All that was shown."""
         return "".join(self._shown)
 
-    def push(self, token: int) -> str:
-        """The text that may be shown after one more token; often one piece, sometimes none."""
+    def push(self, token: int, *, search: bool = True) -> str:
+        """The text that may be shown after one more token; often one piece, sometimes none.
+
+        With ``search`` off, which it may be for the first tokens only, no stop string is looked for in it.
+        """
         if self.stopped or token in self._facts.silent:
             return ""
         word = self._tokenizer.convert_ids_to_tokens(token)
@@ -71,7 +74,8 @@ class Detokenizer:
         settled = self._settled(text)
         fresh, self._read = text[self._read : settled], settled
         self._forget(len(text) - settled)
-        return self._show(self._stops.read(self._clean(fresh)))
+        fresh = self._clean(fresh)
+        return self._show(self._stops.read(fresh) if search else fresh)
 
     def finish(self) -> str:
         """What was held back and turned out to be text. To be called once, after the last token."""
@@ -173,20 +177,31 @@ class StopRules:
 
     A stop string that is a special token, such as ``<|im_end|>``, is a stop token: decoded text never
     shows it.
+
+    Attributes:
+        ends: tokens at which the answer ends, and which are no part of it.
     """
 
     def __init__(self, base: Base, sampling: Sampling, longest: int) -> None:
         named = {stop: base.tokenizer.convert_tokens_to_ids(stop) for stop in sampling.stop}
         silent = _facts(base.tokenizer).silent
         special = {i for stop, i in named.items() if i in silent and _word(base, i) == stop}
-        self._ends = {*sampling.stop_tokens, *special}
-        if base.end_id is not None and not sampling.ignore_end:
-            self._ends.add(base.end_id)
-        self._longest = longest
+        self.ends = {*sampling.stop_tokens, *special}
+        if not sampling.ignore_end:
+            self.ends |= base.end_ids
+        self._shortest, self._longest = sampling.min_new_tokens, longest
+
+    def barred(self, tokens: int) -> Collection[int]:
+        """What may not come next while the answer has only so many tokens."""
+        return self.ends if tokens < self._shortest else ()
+
+    def searches(self, tokens: int) -> bool:
+        """Whether stop strings are looked for in the text of the token with this number, counted from 1."""
+        return tokens > self._shortest
 
     def ends_before(self, token: int) -> bool:
         """Whether the answer ends at this token, which is then no part of it."""
-        return token in self._ends
+        return token in self.ends
 
     def ends_after(self, tokens: int, detokenizer: Detokenizer) -> FinishReason | None:
         """Why the answer ends now that it has so many tokens, or None."""

@@ -7,7 +7,7 @@ other answers are being written at the same time.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from softprompt.errors import BaseModelError, ConfigError
 
-__all__ = ["MOST_LOGPROBS", "Sampler", "Sampling", "TokenChoice", "eligible", "token_choice"]
+__all__ = ["MOST_LOGPROBS", "Sampler", "Sampling", "TokenChoice", "eligible", "row_seed", "token_choice"]
 
 MOST_LOGPROBS = 100
 """The most alternatives that may be asked for of every token."""
@@ -38,6 +38,8 @@ class Sampling:
 
     Attributes:
         max_new_tokens: longest answer, in tokens.
+        min_new_tokens: before it has so many tokens, an answer gets neither the end token nor a stop token,
+            and is not searched for stop strings.
         temperature: 0 takes the most likely token (the lowest id of several); higher draws more freely.
         top_k: draw among the k likeliest only; 0 for all.
         top_p: draw among the likeliest that together hold this much probability (Holtzman et al. 2020).
@@ -59,6 +61,7 @@ class Sampling:
     """
 
     max_new_tokens: int = 64
+    min_new_tokens: int = 0
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
@@ -123,7 +126,7 @@ class Sampler:
     def __init__(self, sampling: Sampling, prompt_ids: Iterable[int] = (), row: int = 0) -> None:
         """prompt_ids: the text's tokens, which count for ``repetition_penalty``; row: seeds the draws."""
         self._sampling = sampling
-        self._generator = torch.Generator().manual_seed(_row_seed(sampling.seed, row))
+        self._generator = torch.Generator().manual_seed(row_seed(sampling.seed, row))
         self._history = _History()
         self._penalises = sampling.presence_penalty != 0 or sampling.frequency_penalty != 0
         if sampling.repetition_penalty != 1:
@@ -133,8 +136,10 @@ class Sampler:
         self._biased = torch.tensor([token for token, _ in pairs], dtype=torch.long)
         self._bias = torch.tensor([bias for _, bias in pairs], dtype=torch.float32)
 
-    def sample(self, logits: Tensor) -> TokenChoice:
+    def sample(self, logits: Tensor, barred: Collection[int] = ()) -> TokenChoice:
         """Choose the next token from fp32 logits ``[V]``, which stay as they are, and remember it.
+
+        ``barred`` tokens cannot be chosen; what is told of likelihoods knows nothing of that.
 
         Logits on another device are copied to the CPU; copy those of a batch together, before.
 
@@ -147,6 +152,8 @@ class Sampler:
         likeliest = int(raw.numpy().argmax())
         _finite(raw[likeliest])
         adjusted = self.adjusted(raw)
+        if barred:
+            adjusted = adjusted.index_fill(0, torch.tensor(sorted(barred)), -math.inf)
         if not self._sampling.greedy:
             token = _draw(*eligible(adjusted, self._sampling), self._generator)
         else:
@@ -275,7 +282,8 @@ def _finite(number: Tensor) -> None:
         )
 
 
-def _row_seed(seed: int, row: int) -> int:
+def row_seed(seed: int, row: int) -> int:
+    """What the draws of one of several rows of equal seed begin with."""
     return (seed * 1_000_003 + row) % (2**63)
 
 
@@ -326,6 +334,7 @@ _Pairs = tuple[tuple[int, float], ...]
 
 _NUMBERS: dict[str, tuple[bool, float, float, str]] = {
     "max_new_tokens": (True, 1, math.inf, "a whole number of at least 1"),
+    "min_new_tokens": (True, 0, math.inf, "a whole number of at least 0"),
     "temperature": (False, 0, 1e300, "a number of 0 or more"),
     "top_k": (True, 0, math.inf, "a whole number of 0 or more"),
     "top_p": (False, math.ulp(0.0), 1, "above 0 and at most 1"),

@@ -6,7 +6,7 @@ slot at any time (``restart``): it is then read again from its first token, and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
@@ -26,9 +26,9 @@ from softprompt.generation.request import (
     TextDelta,
     TokenScore,
 )
-from softprompt.generation.sampler import Sampler, token_choice
+from softprompt.generation.sampler import Sampler, TokenChoice, token_choice
 
-__all__ = ["BEFORE", "Reading", "SequenceState", "sequence_for"]
+__all__ = ["BEFORE", "AnswerState", "Reading", "SequenceState", "sequence_for"]
 
 BEFORE = -1
 """The place before a row's first token: what its prefix alone expects."""
@@ -83,6 +83,47 @@ def sequence_for(request: ModelRequest) -> SequenceState:
     return _Generating(request) if isinstance(request, GenerateRequest) else _Scoring(request)
 
 
+class AnswerState:
+    """An answer under way, whoever chooses its tokens: their text as it may be shown, and when it ends."""
+
+    def __init__(self, request: GenerateRequest) -> None:
+        self._request = request
+        self._detokenizer = Detokenizer(request.model, request.sampling.stop)
+        self._rules = StopRules(request.model, request.sampling, request.longest)
+        self._written = 0
+
+    @property
+    def ends(self) -> set[int]:
+        """Tokens at which it ends."""
+        return self._rules.ends
+
+    @property
+    def barred(self) -> Collection[int]:
+        """Tokens that may not come next."""
+        return self._rules.barred(self._written)
+
+    def add(self, choice: TokenChoice) -> list[Event]:
+        """What one more token tells; ``Finished`` is the last of it where the answer ends there."""
+        if self._rules.ends_before(choice.id):
+            return [TextDelta(self._detokenizer.finish(), ()), self.finished("stop")]
+        self._written += 1
+        text = self._detokenizer.push(choice.id, search=self._rules.searches(self._written))
+        token = self.score(choice)
+        reason = self._rules.ends_after(self._written, self._detokenizer)
+        if reason is None:
+            return [TextDelta(text, (token,))]
+        return [TextDelta(text + self._detokenizer.finish(), (token,)), self.finished(reason)]
+
+    def score(self, choice: TokenChoice) -> TokenScore:
+        """A token with its text."""
+        return TokenScore(choice.id, self._detokenizer.piece(choice.id), choice.logprob, choice.top)
+
+    def finished(self, reason: FinishReason) -> Finished:
+        """The last event of an answer of so many tokens."""
+        request = self._request
+        return Finished(reason, len(request.ids), request.prefix.length, self._written)
+
+
 class _Generating:
     """Read a text, then choose a token, read it, and so on.
 
@@ -95,14 +136,13 @@ class _Generating:
         self._ids = list(request.ids)
         self._read = 0
         self._sampler = Sampler(request.sampling, request.ids, request.row)
-        self._detokenizer = Detokenizer(request.model, request.sampling.stop)
-        self._rules = StopRules(request.model, request.sampling, request.longest)
+        self._answer = AnswerState(request)
         self._echoed: list[TokenScore] | None = [] if request.echo else None
         self._next = len(self._ids)
         if self._echoed is not None:
             self._next = 0
             if request.ids and request.prefix.hidden is None:  # nothing expects the first token
-                self._echoed.append(TokenScore(request.ids[0], self._piece(request.ids[0]), None, ()))
+                self._echoed.append(self._answer.score(TokenChoice(request.ids[0])))
                 self._next = 1
 
     @property
@@ -134,38 +174,16 @@ class _Generating:
             events.append(PromptLogprobs(tuple(self._echoed)))
             self._echoed = None
         if self._request.longest == 0:
-            return [*events, self._finished("length")]
-        return [*events, *self._generate(logits[-1])]
+            return [*events, self._answer.finished("length")]
+        choice = self._sampler.sample(logits[-1], self._answer.barred)
+        self._ids.append(choice.id)
+        return [*events, *self._answer.add(choice)]
 
     def _echo(self, echoed: list[TokenScore], logits: Tensor) -> None:
         """Note how likely the text's own tokens were; logits[i] expects the i-th token not yet noted."""
         count = self._request.sampling.logprobs or 0
         for token, row in zip(self._ids[len(echoed) :], logits, strict=False):
-            choice = token_choice(row, token, count)
-            echoed.append(TokenScore(token, self._piece(token), choice.logprob, choice.top))
-
-    def _generate(self, logits: Tensor) -> list[Event]:
-        choice = self._sampler.sample(logits)
-        if self._rules.ends_before(choice.id):
-            return [TextDelta(self._detokenizer.finish(), ()), self._finished("stop")]
-        self._ids.append(choice.id)
-        text = self._detokenizer.push(choice.id)
-        token = TokenScore(choice.id, self._piece(choice.id), choice.logprob, choice.top)
-        reason = self._rules.ends_after(self._written, self._detokenizer)
-        if reason is None:
-            return [TextDelta(text, (token,))]
-        return [TextDelta(text + self._detokenizer.finish(), (token,)), self._finished(reason)]
-
-    @property
-    def _written(self) -> int:
-        return len(self._ids) - len(self._request.ids)
-
-    def _piece(self, token: int) -> str:
-        return self._detokenizer.piece(token)
-
-    def _finished(self, reason: FinishReason) -> Finished:
-        request = self._request
-        return Finished(reason, len(request.ids), request.prefix.length, self._written)
+            echoed.append(self._answer.score(token_choice(row, token, count)))
 
 
 class _Scoring:

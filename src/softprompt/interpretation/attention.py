@@ -9,22 +9,19 @@ Attention is where a layer looks, not what it takes from there: a position may b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from softprompt.base.cache import BehindFronts, cache_argument
-from softprompt.base.copies import twin
-from softprompt.base.layout import Windows
+from softprompt.base.looking import Looking
 from softprompt.base.model import Base
-from softprompt.base.packing import Group, TokenRow, batches, pack
+from softprompt.base.packing import TokenRow, batches
 from softprompt.data.rows import Encoded
-from softprompt.errors import BaseModelError, DataError
+from softprompt.errors import DataError
 from softprompt.interpretation.finding import Finding
-from softprompt.prefix import Front, Prefix
+from softprompt.prefix import Front
 
 __all__ = ["Attention", "attention"]
 
@@ -84,14 +81,12 @@ def attention(base: Base, front: Front, encoded: Encoded, *, progress: Progress 
         raise DataError("No row has an input, so there is nothing to look from; leave attention out.")
     with torch.no_grad():
         prefix = base.prefill(front)
-        model = twin(base)  # a second model over the base's weights, whose attention can be asked for
-        model.set_attn_implementation("eager")
-        backbone = getattr(model, model.base_model_prefix)
+        looking = Looking(base)
         last, mean, even = Tensor(), Tensor(), torch.zeros(2, dtype=torch.float64)
         done = 0
         for numbers in batches(rows, _TOKENS):
             chosen = [rows[number] for number in numbers]
-            found = _weights(base, backbone, prefix, chosen)  # per row [L, T, P]
+            found = looking.weights(prefix, chosen)  # per row [L, T, P]
             ends = torch.stack([weights[:, -1] for weights in found]).sum(0)  # [L, P], as below
             means = torch.stack([weights.mean(1) for weights in found]).sum(0)
             last, mean = (ends, means) if not done else (last + ends, mean + means)
@@ -112,28 +107,3 @@ def attention(base: Base, front: Front, encoded: Encoded, *, progress: Progress 
 
 def _shares(weights: Tensor) -> Shares:
     return tuple(tuple(row) for row in weights.tolist())
-
-
-def _weights(base: Base, backbone: Any, prefix: Prefix, rows: Sequence[TokenRow]) -> list[Tensor]:
-    """For each row its tokens' attention to the prefix, mean over heads: [L, T, P], fp64 on the CPU."""
-    packed = pack([Group(rows, prefix.length)], slot_cost=2 * base.width if base.layout.inline else 0)
-    packed = packed.to(base.device)
-    where = base.layout.reading(packed, Windows.of(base.config), base.dtype)
-    out = backbone(
-        input_ids=packed.ids,
-        **cache_argument(backbone, BehindFronts(packed, [prefix])),
-        use_cache=True,
-        output_attentions=True,
-        **where,
-    )
-    layers = [layer for layer in out.attentions or () if layer is not None]
-    if not layers:
-        raise BaseModelError(f"{base.name} does not hand out its attention; leave attention out.")
-    seen = torch.stack(
-        [layer[..., : prefix.length].double().mean(1).cpu() for layer in layers]
-    )  # [L, N, W, P]
-    found = []
-    for row, start in zip(rows, packed.starts[0], strict=True):
-        number, offset = divmod(start, packed.width)  # its bin, and the slot of its first token there
-        found.append(seen[:, number, offset : offset + len(row.ids)])
-    return found

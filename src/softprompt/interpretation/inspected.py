@@ -30,9 +30,10 @@ from softprompt.library.payload import Payload
 from softprompt.library.peft_format import Learnt
 from softprompt.library.prompt import Prompt
 from softprompt.methods.build import Material, build_method
-from softprompt.methods.front import FrontPart, Words, parse_front, with_demonstrations
+from softprompt.methods.front import FrontPart, parse_front, with_demonstrations
+from softprompt.methods.text import held
 from softprompt.prefix import Front, Prefix
-from softprompt.training.job import learnt_vectors, read_task
+from softprompt.training.job import learnt_front, read_task
 
 __all__ = [
     "PRUNED",
@@ -320,7 +321,7 @@ def _start(prompt: Prompt, config: Config, library: Path) -> tuple[Front, dict[i
     task = functools.cache(lambda: _training(prompt, config))
     material = Material(
         demonstrations=lambda count: task().demonstrations(count, config.seed),
-        artifact=lambda name: learnt_vectors(name, base, library),
+        artifact=lambda name: learnt_front(name, base, library),
         label_words=template.candidates() if template.labels else (),
         seed=config.seed,
     )
@@ -335,15 +336,13 @@ def _start(prompt: Prompt, config: Config, library: Path) -> tuple[Front, dict[i
 
 def _words(base: Base, parts: Sequence[FrontPart], length: int) -> dict[int, str]:
     """The words among the positions of a soft prompt; none where the parts do not make up its length."""
-    ids = dict(enumerate(base.start_ids))
-    place = len(ids)
-    for part in parts:
-        words = base.encode(part.text) if isinstance(part, Words) else []
-        ids |= {place + number: token for number, token in enumerate(words)}
-        place += len(words) if isinstance(part, Words) else part.count
-    decode = base.tokenizer.decode
-    found = {where: str(decode([token], skip_special_tokens=False)) for where, token in ids.items()}
-    return found if place == length and len(found) < length else {}
+    ids, decode = held(base, parts), base.tokenizer.decode
+    found = {
+        where: str(decode([token], skip_special_tokens=False))
+        for where, token in enumerate(ids)
+        if token is not None
+    }
+    return found if len(ids) == length and len(found) < length else {}
 
 
 def _length(front: Front) -> int:

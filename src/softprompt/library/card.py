@@ -79,7 +79,7 @@ class BaseCard(_Part):
 def kept_name(model: str) -> str:
     """What a card calls a base: a folder or file by its absolute path, to be found from anywhere."""
     path = Path(model).expanduser()
-    return str(path.absolute()) if model not in catalog.names() and path.exists() else model
+    return str(path.absolute()) if model and model not in catalog.names() and path.exists() else model
 
 
 class TemplateCard(_Part):

@@ -15,14 +15,14 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from softprompt.atomic import new_folder, plain_disk_errors, write_bytes
+from softprompt.atomic import GONE, new_folder, plain_disk_errors, write_bytes
 from softprompt.base.model import Base
 from softprompt.config import NAME_RULE
 from softprompt.config_io import nearest, shown
 from softprompt.errors import ArtifactError, ResourceError, SoftpromptError, WrongBaseError
 from softprompt.harmless import visible
 from softprompt.library import formats
-from softprompt.library.card import CARD_FILE, Card, card_json, read_card
+from softprompt.library.card import CARD_FILE, Card, card_json, kept_name, read_card
 from softprompt.library.model_card import model_card
 from softprompt.library.payload import Payload
 from softprompt.library.peft_format import CONFIG_FILE, WEIGHTS_FILE, Learnt
@@ -175,7 +175,7 @@ class Library:
     def names(self) -> Sequence[str]:
         """Every artifact's name, in order, also of those that are broken."""
         try:
-            found = [entry.name for entry in os.scandir(self.path) if entry.is_dir()]
+            found = [entry.name for entry in os.scandir(self.path)]
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -208,7 +208,7 @@ class Library:
             if path.is_symlink():
                 path.unlink()
                 return
-            aside = Path(tempfile.mkdtemp(dir=self.path, prefix=f".{name}.gone."))
+            aside = Path(tempfile.mkdtemp(dir=self.path, prefix=f".{name}{GONE}"))
             os.rename(path, aside / "old")
             shutil.rmtree(aside, ignore_errors=True)
 
@@ -259,7 +259,8 @@ def check_base(artifact: Artifact, base: Base) -> None:
         return
     about = artifact.card.base
     stored = "" if about.quantisation == "none" else f" in its {about.quantisation} form"
-    other = f"another revision or quantisation of {about.called}" if about.called == base.name else base.name
+    alike = base.name in (about.name, about.called) or kept_name(base.name) == about.name
+    other = f"another revision or quantisation of {about.called}" if alike else base.name
     raise WrongBaseError(
         f"{artifact.card.name} was learnt on {about.called}{stored} ({_short(about.fingerprint)}), but this "
         f"base is {other} ({_short(base.fingerprint)}); load the base it was learnt on{stored}, or train it "

@@ -11,7 +11,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -110,6 +110,7 @@ _Size = Annotated[int, Field(ge=1, le=2**20)]
 class _PromptConfig(PeftConfig):
     """What PEFT notes of every prompt."""
 
+    kind: ClassVar[Kind] = "prompt-tuning"
     num_attention_heads: _Size
     """not a whole number from 1 to 1,048,576"""
     num_layers: _Size
@@ -141,12 +142,22 @@ class _PTuningConfig(_PromptConfig):
 
 
 class _PrefixTuningConfig(_PromptConfig):
+    kind: ClassVar[Kind] = "prefix-tuning"
     encoder_hidden_size: Any = None
     init_weights: Any = None
     prefix_projection: Any = False
 
 
+class _CartridgeConfig(_PromptConfig):
+    """A KV prefix that PEFT trains as it is; of the same tensor as prefix tuning."""
+
+    kind: ClassVar[Kind] = "prefix-tuning"
+    num_frozen_tokens: Annotated[int, Field(ge=0, le=2**20)] = 1
+    """not a whole number from 0 to 1,048,576"""
+
+
 _BY_TYPE: dict[str, type[_PromptConfig]] = {
+    "CARTRIDGE": _CartridgeConfig,
     "PROMPT_TUNING": _PromptTuningConfig,
     "P_TUNING": _PTuningConfig,
     "PREFIX_TUNING": _PrefixTuningConfig,
@@ -205,11 +216,14 @@ class Learnt:
         tensor: fp32, ``[P, E]`` for a soft prompt, ``[P, L * 2 * K * D]`` for a KV prefix.
         kind: which of the two.
         geometry: of the base it belongs to.
+        frozen: where it is to be PEFT's CARTRIDGE, how many of its first positions stay as they are there;
+            None for PEFT's prefix tuning, whose tensor is the same.
     """
 
     tensor: Tensor = field(repr=False)
     kind: Kind
     geometry: Geometry
+    frozen: int | None = None
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -261,6 +275,8 @@ def write(folder: Path, learnt: Learnt, base_name: str, revision: str | None = N
     own: dict[str, Any] = {"peft_type": "PROMPT_TUNING"}
     if learnt.kind == "prefix-tuning":
         own = {"peft_type": "PREFIX_TUNING", "encoder_hidden_size": learnt.geometry.token_dim}
+    if learnt.frozen is not None:
+        own = {"peft_type": "CARTRIDGE", "num_frozen_tokens": learnt.frozen}
     config = _BY_TYPE[own["peft_type"]](
         **own,
         **asdict(learnt.geometry),
@@ -297,7 +313,8 @@ def read(folder: Path, sha256: str | None = None) -> tuple[Learnt, PeftConfig]:
     tensor = read_tensor(path, _TENSOR, shape, digest)
     refuse_changed(path, digest, sha256)
     geometry = Geometry(config.num_layers, config.num_attention_heads, config.token_dim)
-    return Learnt(tensor, _kind_of(config), geometry), config
+    frozen = config.num_frozen_tokens if isinstance(config, _CartridgeConfig) else None
+    return Learnt(tensor, config.kind, geometry, frozen), config
 
 
 def check(folder: Path) -> int:
@@ -327,21 +344,17 @@ def _checked(folder: Path) -> tuple[_PromptConfig, tuple[int, int]]:
     if not isinstance(kind, str) or kind not in _BY_TYPE:
         name = "a LoRA" if kind == "LORA" else f"a {shown(kind)}"
         raise ArtifactError(
-            f"{path} is {name} adapter, not a prompt; prompt tuning, P-tuning, prefix tuning and LoRA can be "
-            "read."
+            f"{path} is {name} adapter, not a prompt; prompt tuning, P-tuning, prefix tuning, CARTRIDGE and "
+            "LoRA can be read."
         )
     config = parse_config(_BY_TYPE[kind], values, path)
     return config, _shape_of(path, config)
 
 
-def _kind_of(config: PeftConfig) -> Kind:
-    return "prefix-tuning" if isinstance(config, _PrefixTuningConfig) else "prompt-tuning"
-
-
 def _shape_of(path: Path, config: _PromptConfig) -> tuple[int, int]:
     """The shape ``[P, E]`` or ``[P, L * 2 * K * D]`` that a configuration implies, within limits."""
     positions, width = config.num_virtual_tokens, config.token_dim
-    if _kind_of(config) == "prefix-tuning":
+    if config.kind == "prefix-tuning":
         if width % config.num_attention_heads:
             raise ArtifactError(
                 f"{path}: token_dim {width} cannot be split over num_attention_heads "
@@ -415,7 +428,7 @@ def _to_prefix(learnt: Learnt, base: Base) -> Prefix:
 def _from_prefix(prefix: Prefix, base: Base) -> Learnt:
     shapes = _shapes(prefix)
     layers = base.text_config.num_hidden_layers
-    if len(set(shapes)) != 1 or len(shapes) != layers:
+    if len(set(shapes)) != 1 or len(shapes[0]) != 2 or len(shapes) != layers:
         raise ArtifactError(
             f"{base.name} has {layers} layers and {_described(shapes)}; a prefix can be saved only where "
             "every layer has keys and values of its own and of one shape, so learn a soft prompt instead."

@@ -16,6 +16,7 @@ import torch
 
 from softprompt.base.copies import Change
 from softprompt.base.model import Base
+from softprompt.data.chat import chat_opening
 from softprompt.data.memory import Rows, as_table, as_texts
 from softprompt.data.rows import Encoded, InputTokens, candidate_ids, encode, encode_input, encode_request
 from softprompt.data.table import Table, Text
@@ -149,7 +150,9 @@ class Prompt:
     def bare(self) -> Prompt:
         """The same job on the base as it was, nothing learnt in front."""
         base = self.frozen or self.base
-        return replace(self, base=base, front=base.embed(base.start_ids), change=None, frozen=None)
+        in_chat = self.card.settings.get("data", {}).get("chat", False)
+        opening = base.opening(chat_opening(base.render_chat) if in_chat else "")
+        return replace(self, base=base, front=base.embed(opening), change=None, frozen=None)
 
     def encode(self, table: Table) -> Encoded:
         """Rows in tokens, exactly as in training."""

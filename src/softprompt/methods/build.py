@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from softprompt.base.model import Base
+from softprompt.base.turning import picked
 from softprompt.config import FullConfig, LoraConfig, PrefixTuningConfig, PromptTuningConfig, TextConfig
 from softprompt.errors import ConfigError
+from softprompt.methods.attended import most_attended
 from softprompt.methods.front import Soft, Words, parse_front, with_demonstrations
 from softprompt.methods.full import Full
 from softprompt.methods.init import from_labels, from_random, from_text, from_vocabulary
@@ -23,8 +25,13 @@ from softprompt.methods.method import Method
 from softprompt.methods.prefix_tuning import PrefixTuning, Projection, Ways
 from softprompt.methods.prompt_tuning import Encoder, PromptTuning, Residual
 from softprompt.methods.text import TextFront, word_ids
+from softprompt.prefix import Front, Prefix
 
 __all__ = ["Material", "build_method"]
+
+
+def _nobody_looks(prefix: Prefix) -> Tensor:
+    raise ConfigError('method.keep = "attended" needs rows to see where they look, and there are none here.')
 
 
 @dataclass(frozen=True)
@@ -34,14 +41,16 @@ class Material:
     Attributes:
         demonstrations: ``k`` -> the text of k solved training rows.
         label_words: the words of the labels, empty for free text.
-        artifact: a saved prompt's name or folder -> its front ``[P, E]``.
+        artifact: a saved prompt's name or folder -> its front, embeddings ``[P, E]`` or a prefix.
         seed: fixes every draw.
+        looks: a prefix -> how much training rows look at its positions, ``[L, P]``.
     """
 
     demonstrations: Callable[[int], str]
-    artifact: Callable[[str], Tensor]
+    artifact: Callable[[str], Front]
     label_words: Sequence[str] = ()
     seed: int = 0
+    looks: Callable[[Prefix], Tensor] = _nobody_looks
 
 
 def build_method(config: Any, base: Base, material: Material) -> Method:
@@ -69,8 +78,41 @@ def _prefix_tuning(
         network = Projection(words, config.positions, config.projection_width, material.seed)
         return PrefixTuning(base, network)
     with torch.no_grad():
-        start = base.prefill(base.embed(_fitted(base, word_ids(base, parts), config.positions)))
+        start = _PREFIX_STARTS[config.init](config, base, parts, material)
     return PrefixTuning(base, Ways(start, int(config.freeze_first)))
+
+
+def _from_words(
+    config: PrefixTuningConfig, base: Base, parts: tuple[Words | Soft, ...], material: Material
+) -> Prefix:
+    ids = word_ids(base, parts)
+    if config.keep == "last" or config.positions is None or config.positions >= len(ids):
+        return base.prefill(base.embed(_fitted(base, ids, config.positions)))
+    return _kept(config, base, base.prefill(base.embed(ids)), material)
+
+
+def _from_saved(
+    config: PrefixTuningConfig, base: Base, parts: tuple[Words | Soft, ...], material: Material
+) -> Prefix:
+    whole = base.prefill(material.artifact(str(config.init_artifact)))
+    if config.positions is None or config.positions == whole.length:
+        return whole
+    if config.positions > whole.length:
+        raise ConfigError(
+            f"method.init_artifact {config.init_artifact!r} has {whole.length} positions, but "
+            f"method.positions asks for {config.positions}; ask for {whole.length} or fewer."
+        )
+    return _kept(config, base, whole, material)
+
+
+def _kept(config: PrefixTuningConfig, base: Base, whole: Prefix, material: Material) -> Prefix:
+    """So many positions of a longer prefix, the first one always among them."""
+    assert config.positions is not None
+    rest, layers = config.positions - 1, len(whole.keys)
+    if config.keep == "attended":
+        return picked(base, whole, most_attended(material.looks(whole), config.positions))
+    last = range(whole.length - rest, whole.length)
+    return picked(base, whole, [[0, *(range(1, 1 + rest) if config.keep == "first" else last)]] * layers)
 
 
 def _fitted(base: Base, ids: list[int], positions: int | None) -> list[int]:
@@ -100,6 +142,10 @@ def _full(config: FullConfig, base: Base, parts: tuple[Words | Soft, ...], mater
 
 def _from_artifact(config: PromptTuningConfig, base: Base, count: int, material: Material) -> Tensor:
     front = material.artifact(str(config.init_artifact))
+    if isinstance(front, Prefix):
+        raise ConfigError(
+            f"{config.init_artifact} is a KV prefix; a soft prompt can only start from another soft prompt."
+        )
     if len(front) != count:
         raise ConfigError(
             f"method.init_artifact {config.init_artifact!r} has {len(front)} vectors, but method.front "
@@ -107,6 +153,8 @@ def _from_artifact(config: PromptTuningConfig, base: Base, count: int, material:
         )
     return front
 
+
+_PREFIX_STARTS: dict[str, Callable[..., Prefix]] = {"text": _from_words, "artifact": _from_saved}
 
 _STARTS: dict[str, Callable[[PromptTuningConfig, Base, int, Material], Tensor]] = {
     "text": lambda c, base, count, m: from_text(base, str(c.init_text), count),

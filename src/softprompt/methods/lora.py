@@ -7,7 +7,7 @@ files. On a quantised base the same adapters are QLoRA (Dettmers et al. 2023).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -118,10 +118,11 @@ def _with_adapters(
     """A copy with fresh fp32 adapters, and these by name, in the model's order."""
     peft = _peft()
     changed = shared_copy(base)
+    layers = _targets(base, settings["targets"])
     wanted = peft.LoraConfig(
         r=settings["rank"],
         lora_alpha=settings["alpha"],
-        target_modules=_targets(base, settings["targets"]),
+        target_modules=list(layers),
         use_rslora=settings["rslora"],
         use_dora=settings["dora"],
         lora_dropout=0.0,
@@ -139,12 +140,24 @@ def _with_adapters(
                 "change method.targets."
             ) from error
     changed.model.eval().requires_grad_(False)
+    _refuse_others(base, changed, layers)
     tensors = {}
     for name, parameter in changed.model.named_parameters():
         if "lora_" in name:
             parameter.data = parameter.data.float()
             tensors[name] = parameter.requires_grad_()
     return changed, tensors
+
+
+def _refuse_others(base: Base, changed: Base, layers: Sequence[str]) -> None:
+    """See that PEFT adapted these layers alone: by their names it also takes experts fused in one tensor."""
+    names = (name for name, _ in changed.model.named_parameters() if ".lora_" in name)
+    adapted_ones = {name[: name.index(".lora_")].removesuffix(".base_layer") for name in names}
+    if others := sorted(adapted_ones - set(layers)):
+        raise ConfigError(
+            f"PEFT would adapt {others[0]} of {base.name}, too, which is no linear layer but experts in one "
+            "tensor, and could not be saved and read again; name the layers of attention in method.targets."
+        )
 
 
 def _targets(base: Base, targets: str | list[str]) -> list[str]:

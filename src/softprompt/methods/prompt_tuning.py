@@ -14,6 +14,7 @@ from torch.nn import functional
 from softprompt.base.model import Base
 from softprompt.errors import ConfigError
 from softprompt.methods.front import Soft, Words
+from softprompt.methods.text import held
 
 __all__ = ["Encoder", "PromptTuning", "Residual"]
 
@@ -42,18 +43,10 @@ class PromptTuning:
         self._base = base
         self._soft = nn.Parameter(start.detach().to(base.device, torch.float32).clone())  # [n, E]
         self._residual = reparametrisation
-        runs = iter(self._soft.detach().split(counts))
-        pieces = [next(runs) if isinstance(part, Soft) else _words(base, part) for part in parts]
-        self._fixed = torch.cat([base.embed(base.start_ids).float(), *pieces])  # [P, E]
-        self._places = self._find_places(parts, [len(piece) for piece in pieces])  # [n]
-
-    def _find_places(self, parts: Sequence[Words | Soft], lengths: Sequence[int]) -> Tensor:
-        """Which of the P positions hold the learnt vectors."""
-        place, found = len(self._base.start_ids), list[int]()
-        for part, length in zip(parts, lengths, strict=True):
-            found += range(place, place + length) if isinstance(part, Soft) else ()
-            place += length
-        return torch.tensor(found, device=self._base.device)
+        ids = held(base, parts)
+        self._fixed = base.embed([token or 0 for token in ids]).float()  # [P, E]
+        places = [place for place, token in enumerate(ids) if token is None]
+        self._places = torch.tensor(places, device=base.device)  # [n] those of the learnt vectors
 
     @property
     def base(self) -> Base:
@@ -127,9 +120,3 @@ class Residual(nn.Module):
         """soft: [n, E] -> [n, E]."""
         normed = functional.layer_norm(soft, soft.shape[-1:])
         return soft + functional.linear(functional.relu(functional.linear(normed, self.down)), self.up)
-
-
-def _words(base: Base, part: Words | Soft) -> Tensor:
-    """Embeddings [T, E] of the words of a front."""
-    assert isinstance(part, Words)
-    return base.embed(base.encode(part.text)).float()

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from softprompt.base.model import Base
 from softprompt.errors import ConfigError
-from softprompt.methods.front import Soft, Words
+from softprompt.methods.front import FrontPart, Soft, Words
 
-__all__ = ["TextFront", "word_ids"]
+__all__ = ["TextFront", "held", "word_ids"]
 
 
 def word_ids(base: Base, parts: Sequence[Words | Soft]) -> list[int]:
@@ -23,7 +23,16 @@ def word_ids(base: Base, parts: Sequence[Words | Soft]) -> list[int]:
                 'take it out, or use method.kind = "prompt-tuning".'
             )
         text.append(part.text)
-    return [*base.start_ids, *base.encode("".join(text))]
+    return base.opening("".join(text))
+
+
+def held(base: Base, parts: Sequence[FrontPart]) -> list[int | None]:
+    """What each position of a front holds: the id of a word's token, or None for what is learnt."""
+    lead = parts[0].text if parts and isinstance(parts[0], Words) else ""
+    ids: list[int | None] = [*base.opening(lead)]
+    for part in parts[1:] if lead else parts:
+        ids += base.encode(part.text) if isinstance(part, Words) else [None] * part.count
+    return ids
 
 
 class TextFront:

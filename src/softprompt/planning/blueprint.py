@@ -26,6 +26,7 @@ from softprompt.checkpoints import catalog
 from softprompt.checkpoints.convert import converted, quiet
 from softprompt.checkpoints.hub import is_hub_id
 from softprompt.errors import BaseModelError
+from softprompt.planning.kernels import Kernels
 from softprompt.planning.shapes import PREFIX, SHAPES
 
 __all__ = ["Blueprint", "draw"]
@@ -248,7 +249,7 @@ def _settled(base: Base) -> Base:
 
 def _accepts(base: Base, layout: Layout, rows: list[TokenRow]) -> bool:
     try:
-        with torch.no_grad():
+        with torch.no_grad(), Kernels("cpu"):
             base.next_logits(rows, base.embed([1, 2]))
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError):
         # A model that asks a mask for its content cannot be tried here; the padded layout suits every one.

@@ -37,9 +37,18 @@ class Kernels(TorchFunctionMode):
         on_meta = bool(args) and isinstance(args[0], Tensor) and args[0].is_meta
         if on_meta and func is functional.scaled_dot_product_attention:
             return self._attend(*args, **given)
+        if on_meta and func in _GROUPED:
+            return _Grouped.apply(args[0], args[1])  # type: ignore[no-untyped-call]
+        if on_meta and func is torch.where and len(args) == 1:
+            return _places(args[0]).unbind(1)
         if on_meta and func in _VALUES:
             return _VALUES[func](args[0])
         return func(*args, **given)
+
+
+def _places(t: Tensor) -> Tensor:
+    """Where something is: once in each row."""
+    return t.new_zeros(t.shape.numel() // max(t.shape[-1], 1), t.dim(), dtype=torch.long)
 
 
 _VALUES: dict[Any, Callable[[Tensor], Any]] = {
@@ -49,8 +58,27 @@ _VALUES: dict[Any, Callable[[Tensor], Any]] = {
     Tensor.__float__: lambda t: 1.0,
     Tensor.__int__: lambda t: 1,
     Tensor.__bool__: lambda t: True,
+    Tensor.nonzero: _places,
+    torch.nonzero: _places,
 }
 """Where a number is asked for, some number: nothing that is counted depends on it."""
+
+_GROUPED = (functional.grouped_mm, torch._grouped_mm)
+
+
+class _Grouped(torch.autograd.Function):
+    """The products of experts with the tokens that chose them, in number formats the meta device refuses."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(weight, *([x] if weight.requires_grad else []))
+        return x.new_empty(x.shape[0], weight.shape[2])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None]:
+        weight, *inputs = ctx.saved_tensors
+        d_x = grads[0].new_empty(grads[0].shape[0], weight.shape[1])
+        return d_x, weight.new_empty(weight.shape) if inputs else None
 
 
 def _on_cpu(
@@ -69,6 +97,8 @@ def _on_cpu(
         factor = q.shape[-1] ** -0.5 if scale is None else scale
         found: Tensor = Recomputed.apply(q, k, v, attn_mask, factor)  # type: ignore[no-untyped-call]
         return found
+    if v.shape[-1] != q.shape[-1]:  # the fused kernel takes one width
+        return _plainly(q, k, v, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     out: Tensor = fused(q, k, v, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
     return out

@@ -21,6 +21,7 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
+from softprompt.base.head import backbone
 from softprompt.base.model import Base
 from softprompt.base.packing import TokenRow, batches
 from softprompt.config import Config
@@ -197,9 +198,8 @@ def _purposes(work: Workload, ledger: Ledger, *, foreach: bool) -> Iterator[None
             group["foreach"] = foreach
 
     model = work.method.base.model
-    backbone = getattr(model, model.base_model_prefix)
     hooks: list[Any] = [
-        backbone.register_forward_pre_hook(becomes("activations"), with_kwargs=True),
+        backbone(model).register_forward_pre_hook(becomes("activations"), with_kwargs=True),
         model.get_output_embeddings().register_forward_pre_hook(becomes("logits")),
         register_optimizer_step_pre_hook(update),
         register_optimizer_step_post_hook(becomes("activations")),

@@ -16,7 +16,7 @@ from softprompt.base.packing import TokenRow
 from softprompt.checkpoints.freeze import load_base
 from softprompt.config import Config
 from softprompt.data.rows import Encoded
-from softprompt.evaluation.score import Scores, score, target_rows
+from softprompt.evaluation.score import Scores, score
 from softprompt.listener import Listener, Report
 from softprompt.planning.rehearsal import Rehearsal
 from softprompt.planning.workload import Workload
@@ -89,7 +89,7 @@ def measure(config: Config, notify: Callable[[str], None]) -> Timing:
 
 
 def _timed(config: Config, job: Job) -> Timing:
-    rows = target_rows(job.encoded["train"].examples, whole_text=config.data.loss_on == "text")
+    rows = job.rows
     train = config.train
     steps = Steps(len(rows), train.batch_size, train.epochs, config.seed, train.max_steps)
     sample = _sample(job.encoded["validation"])

@@ -17,7 +17,6 @@ from softprompt.config.data import SOURCES
 from softprompt.data.rows import Encoded, Example
 from softprompt.data.superglue import locate
 from softprompt.errors import ConfigError
-from softprompt.evaluation.score import target_rows
 from softprompt.methods.build import Material, build_method
 from softprompt.methods.front import Soft, parse_front
 from softprompt.methods.method import Method
@@ -96,11 +95,16 @@ def workload(config: Config, base: Base, assumed: Assumed | None) -> Workload:
         return _assumed(config, base, assumed)
     _refuse_downloads(config)
     method = config.method
+    if config.teacher is not None or (method.kind == "prefix-tuning" and method.init == "artifact"):
+        raise ConfigError(
+            "softprompt plan cannot say what learning from a teacher or from a saved prefix will need; plan "
+            "the same method on rows with answers, without [teacher] and method.init."
+        )
     if getattr(method, "init", None) == "artifact":
         # What it starts from changes no size, and belongs to the base's own fingerprint.
         config = config.model_copy(update={"method": method.model_copy(update={"init": "vocabulary"})})
     job = Job.prepare(base, config)
-    rows = target_rows(job.encoded["train"].examples, whole_text=config.data.loss_on == "text")
+    rows = job.rows
     scored = {name: encoded for name, encoded in job.encoded.items() if name != "train"}
     return Workload(job.method, rows, scored, _steps(config, len(rows)), job.notes)
 

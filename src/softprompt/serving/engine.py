@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from softprompt.base.lowrank import ridden
 from softprompt.base.model import Base
@@ -40,7 +40,7 @@ from softprompt.serving.version import Version, bare
 if TYPE_CHECKING:
     from softprompt.library.folder import Library
 
-__all__ = ["Ask", "Engine"]
+__all__ = ["Ask", "Backend", "Engine"]
 
 
 class Ask(NamedTuple):
@@ -52,6 +52,20 @@ class Ask(NamedTuple):
 
 Asks = Iterable[Text | tuple[str | None, Text]] | Rows
 """Texts to answer, each alone or with the name of a prompt."""
+
+
+class Backend(Protocol):
+    """What carries requests out instead of the own scheduler; its methods mean what ``Scheduler``'s do."""
+
+    def admit(self, version: Version) -> Version:
+        """Let a version in that was just built; raises an ``ArtifactError`` that says why not."""
+        ...
+
+    def submit(self, request: ModelRequest, callback: Callback, *, block: bool = False) -> RequestHandle: ...
+    def state(self) -> EngineState: ...
+    def run(self) -> None: ...
+    def close(self) -> None: ...
+    def abandon(self) -> None: ...
 
 
 class Engine:
@@ -74,6 +88,7 @@ class Engine:
         queue: most requests that may wait.
         pinned: names that are never evicted.
         pack: spend a second copy of the linear weights on speed, on CPUs.
+        backend: carries requests out instead of the own scheduler, with rows, memory and a queue of its own.
     """
 
     def __init__(
@@ -89,23 +104,25 @@ class Engine:
         queue: int = 256,
         pinned: Collection[str] = (),
         pack: bool = True,
+        backend: Backend | None = None,
     ) -> None:
         # Only who opens a library needs to know what artifacts are made of, which is most of the house.
         from softprompt.library.folder import Library
         from softprompt.serving.builder import Builder
 
         self.frozen = base
-        self.base = prepacked(ridden(base)) if pack else ridden(base)
+        self.base = prepacked(ridden(base)) if pack and backend is None else ridden(base)
         self.library = library if isinstance(library, Library) else Library(library)
+        build = Builder(self.library, base, self.base)
         self.registry = Registry(
-            Builder(self.library, base, self.base),
+            build if backend is None else lambda name: backend.admit(build(name)),
             self.library.stamp,
             self.library.names,
             base=bare(self.base),
             budget=budget,
             pinned=pinned,
         )
-        self._scheduler = Scheduler(
+        self._scheduler: Backend | Scheduler = backend or Scheduler(
             self.base, rows=rows, room=room, kv_memory=kv_memory, chunk=chunk, queue=queue
         )
         self._thread = threading.Thread(target=self._scheduler.run, name="softprompt-engine", daemon=True)

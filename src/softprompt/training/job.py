@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,28 @@ import torch
 from torch import Tensor
 
 from softprompt.base.model import Base
+from softprompt.base.packing import TokenRow
 from softprompt.config import Config
-from softprompt.data.chat import in_chat
+from softprompt.data.chat import chat_opening, in_chat
 from softprompt.data.rows import Encoded
+from softprompt.data.splits import split
 from softprompt.data.task import Task, load_task
-from softprompt.errors import ArtifactError, DataError
-from softprompt.evaluation.score import Scores, score
+from softprompt.distillation.lessons import Lessons, draw
+from softprompt.distillation.teacher import teacher_of, text_of
+from softprompt.errors import DataError
+from softprompt.evaluation.score import Scores, score, target_rows
+from softprompt.library.card import DataCard
 from softprompt.library.folder import Library, check_base
 from softprompt.library.peft_format import to_front
+from softprompt.listener import SILENT, Listener
+from softprompt.methods.attended import attention_to
 from softprompt.methods.build import Material, build_method
+from softprompt.methods.front import parse_front, with_demonstrations
 from softprompt.methods.method import Method
-from softprompt.prefix import Prefix
+from softprompt.methods.text import word_ids
+from softprompt.prefix import Front, Prefix
 
-__all__ = ["Job", "identity_of", "learnt_vectors", "read_task", "tokens"]
+__all__ = ["Job", "identity_of", "learnt_front", "read_task", "tokens"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +48,8 @@ class Job:
         encoded: rows in tokens, by split.
         method: what will be trained.
         front_template: the front as it will be shown, chat marks included.
+        material: what the method was built from.
+        lessons: what the teacher answers, if there is one.
     """
 
     config: Config
@@ -47,18 +58,56 @@ class Job:
     encoded: Mapping[str, Encoded]
     method: Method
     front_template: str
+    material: Material
+    lessons: Lessons | None = None
 
     @classmethod
-    def prepare(cls, base: Base, config: Config) -> Job:
-        """Read the rows and build the method; every fault of the data shows here, before any training."""
+    def prepare(
+        cls, base: Base, config: Config, listener: Listener = SILENT, *, reserve: bool = False
+    ) -> Job:
+        """Read the rows and build the method; every fault of the data shows here, before any training.
+
+        Where there is a teacher, it is asked, which takes a while if its answers are not on disk yet.
+
+        Args:
+            base: the frozen model.
+            config: resolved.
+            listener: told how far the teacher is.
+            reserve: keep half of the validation rows as test rows where there are none.
+        """
         task, front = read_task(base, config)
+        if reserve and "test" not in task.tables:
+            held = dict(zip(("validation", "test"), split(task.tables["validation"], 0.5, 0), strict=True))
+            task = replace(task, tables={**task.tables, **held})
         encoded = {name: tokens(task, name, base, config) for name in task.tables}
+        lessons = None if config.teacher is None else _lessons(base, config, task, encoded, listener)
+        rows = _rows(config, encoded, lessons)
         material = Material(
-            demonstrations=lambda count: task.demonstrations(count, config.seed),
-            artifact=lambda name: learnt_vectors(name, base, config.output.library),
+            demonstrations=lambda count: _solved(task, lessons, count, config.seed),
+            artifact=lambda name: learnt_front(name, base, config.output.library),
             label_words=task.template.candidates() if task.template.labels else (),
             seed=config.seed,
+            looks=_Looks(base, rows),
         )
+        return cls._built(config, base, task, encoded, front, lessons, material)
+
+    def with_method(self, config: Config) -> Job:
+        """The same rows and answers with another method, or another name."""
+        return Job._built(
+            config, self.base, self.task, self.encoded, self.front_template, self.lessons, self.material
+        )
+
+    @classmethod
+    def _built(
+        cls,
+        config: Config,
+        base: Base,
+        task: Task,
+        encoded: Mapping[str, Encoded],
+        front: str,
+        lessons: Lessons | None,
+        material: Material,
+    ) -> Job:
         method = build_method(config.method.model_copy(update={"front": front}), base, material)
         with torch.no_grad():
             built = method.front()
@@ -71,7 +120,26 @@ class Job:
                 f"The front takes {positions} positions and the longest row {longest}, but {base.name} holds "
                 f"{room}; lower data.max_tokens to {max(8, room - positions)} or less."
             )
-        return cls(config, base, task, encoded, method, front)
+        return cls(config, base, task, encoded, method, front, material, lessons)
+
+    @property
+    def rows(self) -> list[TokenRow]:
+        """The training rows; their scored tokens make the loss."""
+        return _rows(self.config, self.encoded, self.lessons)
+
+    @property
+    def data(self) -> dict[str, DataCard]:
+        """What is learnt from and chosen by, the teacher's answers among it."""
+        used = {
+            name: DataCard(origin=table.origin, rows=len(table), digest=table.digest)
+            for name, table in self.task.tables.items()
+        }
+        if self.lessons is not None:
+            count = sum(map(len, self.lessons.rows.values()))
+            used["teacher"] = DataCard(
+                origin=self.lessons.teacher.about, rows=count, digest=self.lessons.digest
+            )
+        return used
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -81,16 +149,35 @@ class Job:
     @property
     def identity(self) -> str:
         """Names settings, rows and base: what a checkpoint must share to be resumed."""
-        digests = {name: table.digest for name, table in self.task.tables.items()}
+        digests = {name: about.digest for name, about in self.data.items()}
         return identity_of(self.config.model_dump(mode="json"), digests, self.base.fingerprint)
 
     def score(self, split: str, progress: Callable[[int, int], None] | None = None) -> Scores:
-        """Scores of the method as it stands."""
+        """Scores of the method as it stands; where there is a teacher, against that."""
+        if self.lessons is not None:
+            return self.lessons.score(self.method.base, self.method.front(), split, progress)
         return score(self.method.base, self.method.front(), self.encoded[split], progress)
 
     def score_untuned(self, split: str, progress: Callable[[int, int], None] | None = None) -> Scores:
         """Scores of the bare base behind the same template."""
-        return score(self.base, self.base.embed(self.base.start_ids), self.encoded[split], progress)
+        if self.lessons is not None:
+            return self.lessons.score(self.base, self.lessons.bare, split, progress)
+        opening = chat_opening(self.base.render_chat) if self.config.data.chat else ""
+        front = self.base.embed(self.base.opening(opening))
+        return score(self.base, front, self.encoded[split], progress)
+
+
+class _Looks:
+    """How much training rows look at the positions of a prefix, found out once for each prefix."""
+
+    def __init__(self, base: Base, rows: Sequence[TokenRow]) -> None:
+        self._base, self._rows = base, rows
+        self._found: dict[str, Tensor] = {}
+
+    def __call__(self, prefix: Prefix) -> Tensor:
+        if prefix.digest not in self._found:
+            self._found[prefix.digest] = attention_to(self._base, prefix, self._rows)
+        return self._found[prefix.digest]
 
 
 def identity_of(settings: Mapping[str, Any], digests: Mapping[str, str], fingerprint: str) -> str:
@@ -103,24 +190,71 @@ def identity_of(settings: Mapping[str, Any], digests: Mapping[str, str], fingerp
 def read_task(base: Base, config: Config) -> tuple[Task, str]:
     """The rows a configuration names, and its front, both with the marks of a chat if they stand in one."""
     front, task_input = config.method.front, config.data.input
+    if config.teacher is not None:
+        front = front or text_of(config.teacher) or ""
     if config.data.chat:
         front, task_input = in_chat(front, task_input, base.render_chat)
     draw = config.seed if config.data.draw is None else config.data.draw
-    return load_task(config.data, draw, input=task_input), front
+    task = load_task(config.data, draw, input=task_input, unsolved=config.teacher is not None)
+    return task, front
 
 
 def tokens(task: Task, split: str, base: Base, config: Config) -> Encoded:
     """One split of a task as the base reads it."""
-    end = (base.end_id,) if config.data.ends and base.end_id is not None else ()
-    return task.encode(split, base.encode, max_tokens=config.data.max_tokens, end=end)
+    return task.encode(split, base.encode, max_tokens=config.data.max_tokens, end=_end(base, config))
 
 
-def learnt_vectors(name: str, base: Base, library: str | Path) -> Tensor:
+def _end(base: Base, config: Config) -> tuple[int, ...]:
+    return (base.end_id,) if config.data.ends and base.end_id is not None else ()
+
+
+def learnt_front(name: str, base: Base, library: str | Path) -> Front:
     """The learnt front of another prompt, to start from."""
     artifact = Library(library).load(name)
     if artifact.card is not None:
         check_base(artifact, base)
-    front = to_front(artifact.learnt, base)
-    if isinstance(front, Prefix):
-        raise ArtifactError(f"{name} is a KV prefix; a soft prompt can only start from another soft prompt.")
-    return front
+    return to_front(artifact.learnt, base)
+
+
+def _rows(config: Config, encoded: Mapping[str, Encoded], lessons: Lessons | None) -> list[TokenRow]:
+    if lessons is not None:
+        return list(lessons.rows["train"])
+    return target_rows(encoded["train"].examples, whole_text=config.data.loss_on == "text")
+
+
+def _solved(task: Task, lessons: Lessons | None, count: int, seed: int) -> str:
+    """So many solved rows as text; where rows have no answers, solved by the teacher."""
+    if task.solved:
+        return task.demonstrations(count, seed)
+    if lessons is None:
+        raise DataError(
+            f"The front asks for {count} solved training rows, but not every row has its answer; give rows "
+            "with answers, or write the demonstrations into the text."
+        )
+    pairs = zip(task.tables["train"].rows[:count], lessons.answers["train"], strict=False)
+    return "".join(f"{task.template.input_text(row)}{answer.text}\n\n" for row, answer in pairs)
+
+
+def _lessons(
+    base: Base, config: Config, task: Task, encoded: Mapping[str, Encoded], listener: Listener
+) -> Lessons:
+    """What the teacher answers to the rows' inputs."""
+    assert config.teacher is not None
+    text, bare = text_of(config.teacher) or "", ""
+    if config.data.chat:
+        text, bare = (in_chat(front, config.data.input, base.render_chat)[0] for front in (text, bare))
+    parts, nothing = (
+        with_demonstrations(parse_front(front), lambda count: _solved(task, None, count, config.seed))
+        for front in (text, bare)
+    )
+    teacher = teacher_of(config.teacher, base, parts, config.output.library)
+    return draw(
+        teacher,
+        base.embed(word_ids(base, nothing)),
+        encoded,
+        config.teacher,
+        Path(config.output.runs) / "answers",
+        end=_end(base, config),
+        seed=config.seed,
+        progress=listener.progress,
+    )

@@ -21,7 +21,6 @@ from softprompt.errors import DivergedError
 from softprompt.library.card import (
     BaseCard,
     Card,
-    DataCard,
     SearchCard,
     SeedCard,
     TemplateCard,
@@ -93,10 +92,7 @@ def _card(job: Job, outcome: Outcome, positions: int, scores: dict[str, dict[str
             end_of_text=config.data.ends,
             max_tokens=config.data.max_tokens,
         ),
-        data={
-            name: DataCard(origin=table.origin, rows=len(table), digest=table.digest)
-            for name, table in job.task.tables.items()
-        },
+        data=job.data,
         scores=scores,
         training=TrainingCard(
             steps=outcome.steps,

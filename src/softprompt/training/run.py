@@ -5,7 +5,8 @@ It ties the layers below together; it knows nothing of screens or command lines.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from softprompt.training.threads import threads
 from softprompt.training.trackers import refuse_unfollowable
 from softprompt.training.trial import TrialRun, fit_trials, identities
 
-__all__ = ["train", "train_many"]
+__all__ = ["config_of", "folder_of", "may_overwrite", "open_folder", "tell_notes", "train", "train_many"]
 
 _SETTINGS = "config.toml"
 
@@ -61,26 +62,29 @@ def train(
         DivergedError: the loss ran away; the best state was saved if there was one.
         ResourceError: the disk refuses, or an artifact of that name exists.
     """
-    wanted = _config(config)
+    wanted = config_of(config)
     require(*wanted.needs)
     refuse_unfollowable(wanted)
     refuse_retrieval(wanted.data)
     library = Library(wanted.output.library)
-    overwrite = _may_overwrite(library, wanted, resume)
+    overwrite = may_overwrite(library, wanted, resume)
     tried = candidates(wanted)
     with threads(wanted.train.threads):
         if len(tried) == len(wanted.seeds) == 1:  # one run, its log and checkpoint right in its name's folder
             chosen = tried[0][1].model_copy(update={"seed": wanted.seeds[0]})
             alone = wanted if wanted.search is None else chosen
-            trial = TrialRun(base, alone, _folder(alone))
-            _tell_notes(trial, listener)
-            _open_folder(alone, trial, resume)
+            trial = TrialRun(base, alone, folder_of(alone))
+            tell_notes(trial, listener)
+            open_folder(alone, trial, resume)
             fit_trials([trial], [listener], resume=resume)
-            return save_results(trial, library, listener, overwrite=overwrite)
-        search = Search(base, wanted, _folder(wanted), listener)
-        _tell_notes(search.tried[0], listener)
-        _open_folder(wanted, search.tried[0], resume)
-        return save_search(search.run(), library, listener, overwrite=overwrite)
+            with _keeping([trial]):
+                return save_results(trial, library, listener, overwrite=overwrite)
+        search = Search(base, wanted, folder_of(wanted), listener)
+        tell_notes(search.tried[0], listener)
+        open_folder(wanted, search.tried[0], resume)
+        found = search.run()
+        with _keeping(found.learnt):
+            return save_search(found, library, listener, overwrite=overwrite)
 
 
 def train_many(
@@ -106,7 +110,7 @@ def train_many(
     Raises:
         DivergedError: only when what the others learnt has been saved; all other errors as in ``train``.
     """
-    wanted = [_config(config) for config in configs]
+    wanted = [config_of(config) for config in configs]
     require(*(need for one in wanted for need in one.needs))
     names = [config.name for config in wanted]
     for number, config in enumerate(wanted):
@@ -118,19 +122,20 @@ def train_many(
             raise ConfigError(
                 f"{config.name} has a search, which trains several runs itself; train it alone."
             )
-    overwrite = [_may_overwrite(Library(config.output.library), config, resume) for config in wanted]
-    trials = [TrialRun(base, config, _folder(config)) for config in wanted]
+    overwrite = [may_overwrite(Library(config.output.library), config, resume) for config in wanted]
+    trials = [TrialRun(base, config, folder_of(config)) for config in wanted]
     for trial in trials:
-        _tell_notes(trial, listener, f"{trial.config.name}: ")
+        tell_notes(trial, listener, f"{trial.config.name}: ")
     for trial in trials:
-        _open_folder(trial.config, trial, resume)
+        open_folder(trial.config, trial, resume)
     prompts, faults = list[Prompt](), list[DivergedError]()
     with threads(max((config.train.threads or 0 for config in wanted), default=0) or None):
         fit_trials(trials, [listener.of_run(name) for name in names], resume=resume)
         for trial, may in zip(trials, overwrite, strict=True):
             library = Library(trial.config.output.library)
             try:
-                prompts.append(save_results(trial, library, listener, overwrite=may))
+                with _keeping(trials):
+                    prompts.append(save_results(trial, library, listener, overwrite=may))
             except DivergedError as fault:
                 faults.append(fault)
     if faults:
@@ -138,26 +143,45 @@ def train_many(
     return prompts
 
 
-def _config(config: Config | Mapping[str, Any] | str | Path) -> Config:
+@contextmanager
+def _keeping(trials: Sequence[TrialRun]) -> Iterator[None]:
+    """Say of a fault after training, while testing or saving, what is kept and how it is saved after all."""
+    try:
+        yield
+    except DivergedError:
+        raise
+    except Exception as error:
+        kept = [str(trial.checkpoint) for trial in trials if trial.checkpoint.exists()]
+        if not kept:
+            raise
+        said = str(error).strip().rstrip(".") or type(error).__name__
+        raise TrainingError(
+            f"The training is done, but what was learnt could not be saved. {said}. It is kept in "
+            f"{', '.join(kept)}: mend the fault and give the same command again with --resume, which "
+            "saves it without training."
+        ) from error
+
+
+def config_of(config: Config | Mapping[str, Any] | str | Path) -> Config:
     return load(config) if isinstance(config, str | Path) else parse(config)
 
 
-def _tell_notes(trial: TrialRun, listener: Listener, before: str = "") -> None:
+def tell_notes(trial: TrialRun, listener: Listener, before: str = "") -> None:
     """What a reader of the results should know of the rows."""
     for sentence in trial.job.notes:
         listener.note(before + sentence)
 
 
-def _folder(config: Config) -> Path:
+def folder_of(config: Config) -> Path:
     return Path(config.output.runs) / config.name
 
 
-def _may_overwrite(library: Library, config: Config, resume: bool) -> bool:
+def may_overwrite(library: Library, config: Config, resume: bool) -> bool:
     """Whether artifacts of these names may be replaced; a taken name is refused before any training."""
     taken = [name for name in config.names if (library.path / name).exists()]
     if config.output.overwrite or not taken:
         return config.output.overwrite
-    resumed = identities(_folder(config)) if resume else set()
+    resumed = identities(folder_of(config)) if resume else set()
     for name in taken:
         if _saved_by(library, name, config) not in resumed:
             raise ConfigError(
@@ -180,13 +204,13 @@ def _saved_by(library: Library, name: str, config: Config) -> str | None:
     return identity_of({**card.settings, "name": config.name}, digests, card.base.fingerprint)
 
 
-def _open_folder(config: Config, first: TrialRun, resume: bool) -> None:
+def open_folder(config: Config, first: TrialRun, resume: bool) -> None:
     """Make the folder of logs, checkpoints and settings; an earlier run's is moved aside unless resumed.
 
     What is to be resumed must be the run of this configuration, of which ``first`` begins; otherwise nothing
     is written.
     """
-    folder = _folder(config)
+    folder = folder_of(config)
     settings = folder / _SETTINGS
     if resume:
         if settings.exists() and _counting(parse(read_toml(settings))) != _counting(config):

@@ -16,12 +16,13 @@ from softprompt.atomic import plain_disk_errors, write_bytes
 from softprompt.base.model import Base
 from softprompt.config import Config, dump_toml
 from softprompt.errors import TrainingError
-from softprompt.evaluation.score import Scores, target_rows
+from softprompt.evaluation.score import Scores
 from softprompt.listener import Listener, Report
 from softprompt.training.checkpoint import Checkpoint
 from softprompt.training.job import Job
 from softprompt.training.log import RunLog
 from softprompt.training.loop import Outcome, TrainingRun, fit_many, selection_score
+from softprompt.training.saving import refuse_unsaveable
 from softprompt.training.trackers import Trackers
 
 __all__ = ["EvalRecord", "TrialRun", "changes_in_words", "fit_trials", "identities"]
@@ -68,7 +69,9 @@ class TrialRun:
         """Prepared when it is asked for; after ``release`` anew, with what it had learnt, if anything."""
         if self._job is None:
             self._job = Job.prepare(self.base, self.config)
-            if self.outcome is not None and self.outcome.best_step:
+            if self.outcome is None:
+                refuse_unsaveable(self._job)
+            elif self.outcome.best_step:
                 self._job.method.load_state(Checkpoint.load(self.checkpoint).tensors["best"])
         return self._job
 
@@ -167,7 +170,7 @@ class TrialRun:
             listener.step(report)
 
         job, config = self.job, self.config
-        rows = target_rows(job.encoded["train"].examples, whole_text=config.data.loss_on == "text")
+        rows = job.rows
         heard = replace(listener, step=told)
         return TrainingRun(job.method, rows, config.train, config.seed, self.checkpoint, job.identity, heard)
 

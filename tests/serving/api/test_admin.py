@@ -104,3 +104,8 @@ def test_prompts_are_pinned_and_evicted(http: httpx.Client) -> None:
     assert http.post("/v1/admin/prompts/free/evict").json()["done"] is True
     assert "free" not in held()
     assert http.post("/v1/admin/prompts/unheard/pin").status_code == 404
+
+
+@pytest.mark.parametrize("name", ["a%00b", "x" * 300, "a%0A", ".hidden"])
+def test_names_that_are_none_are_refused(http: httpx.Client, made: Path, name: str) -> None:
+    assert put(http, name, files_of(made / "fresh")).status_code in (400, 404)

@@ -88,10 +88,11 @@ def test_a_text_that_was_cut_is_said_in_every_reply(http: httpx.Client) -> None:
     assert ask(http, model="free", **chat)["softprompt"]["notes"] == [said]
     with http.stream("POST", "/v1/chat/completions", json={"model": "free", "stream": True, **chat}) as got:
         assert said in next(got.iter_lines())
-    for path, body in {
+    asked: dict[str, dict[str, Any]] = {
         "/v1/completions": {"prompt": [long, "short", long], "max_tokens": 2},
         "/v1/classify": {"input": [long, "short", long]},
-    }.items():
+    }
+    for path, body in asked.items():
         notes = http.post(path, json={"model": "topics", **body}).json()["softprompt"]["notes"]
         assert notes[0].startswith("2 of 3 texts (0, 2) were longer"), path
 

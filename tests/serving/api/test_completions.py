@@ -188,3 +188,21 @@ def test_a_label_is_all_a_job_with_labels_says(http: httpx.Client, prompts: dict
     assert got["choices"][0]["text"] == prompts["topics"].generate("rates cut", max_new_tokens=50)
     assert got["usage"]["completion_tokens"] <= 6
     assert got["choices"][0]["finish_reason"] == "stop"
+
+
+def test_the_end_may_be_put_off_and_stops_be_tokens(http: httpx.Client) -> None:
+    body = {
+        "model": "free",
+        "prompt": "x",
+        "max_tokens": 8,
+        "temperature": 0,
+        "ignore_eos": True,
+        "logprobs": 1,
+    }
+    whole = http.post("/v1/completions", json=body).json()["choices"][0]
+    tokens = house.base().encode(whole["text"])
+    ended = http.post("/v1/completions", json={**body, "stop_token_ids": [tokens[2]]}).json()["choices"][0]
+    assert whole["text"].startswith(ended["text"])
+    assert len(ended["text"]) <= 2
+    least = {**body, "stop_token_ids": [tokens[2]], "min_tokens": 5}
+    assert len(http.post("/v1/completions", json=least).json()["choices"][0]["logprobs"]["tokens"]) >= 5

@@ -276,3 +276,78 @@ def test_refusals_are_counted(engine: Engine) -> None:
         line for line in lines if line.startswith('vllm:generation_tokens_total{model_name="free"}')
     ]
     assert written.endswith(" 1.0")
+
+
+# -- what a client may not do to others, and what it may ask for --------------------------------------------
+
+
+def test_a_body_that_does_not_come_does_not_hold_up_the_end(engine: Engine) -> None:
+    drain = Drain()
+    with house.client(engine, drain=drain) as http:
+        address = ("127.0.0.1", http.base_url.port or 0)
+        with socket.create_connection(address, timeout=10) as sock:
+            sock.sendall(
+                b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                b"Content-Length: 100\r\n\r\n{"
+            )
+            until = time.monotonic() + 5
+            while not drain.awaited and time.monotonic() < until:
+                time.sleep(0.01)
+            drain.draining = True
+            hurried = drain.awaited.copy()
+            (limit,) = hurried
+            limit._task.get_loop().call_soon_threadsafe(drain.hurry)  # type: ignore[attr-defined]
+            answer = sock.recv(4096)
+        assert b" 503 " in answer
+        assert b"draining" in answer
+        assert drain.active == 0
+
+
+def test_more_text_than_is_read_at_once_is_refused_before_it_is_read(engine: Engine) -> None:
+    with house.client(engine, bounds=dataclasses.replace(Bounds(), letters=1_000)) as http:
+        for path, field, value in (
+            ("completions", "prompt", ["x" * 600, "y" * 600]),
+            ("chat/completions", "messages", [{"role": "user", "content": "z" * 1_200}]),
+            ("classify", "input", "w" * 1_200),
+        ):
+            answer = http.post(f"/v1/{path}", json={"model": "topics", field: value})
+            found = error(answer, 400)
+            assert found["code"] == "context_length_exceeded"
+            assert found["param"] == field
+            assert "1,200 letters" in found["message"]
+
+
+@pytest.mark.parametrize("field", ["guided_json", "structured_outputs", "prompt_logprobs", "bad_words"])
+def test_what_would_change_an_answer_is_not_passed_over(http: httpx.Client, field: str) -> None:
+    answer = http.post("/v1/completions", json={**BODY, field: ["a"]})
+    assert error(answer, 400)["message"] == f"{field} is not served; leave it out."
+    assert http.post("/v1/completions", json={**BODY, field: None, "unheard_of": 1}).status_code == 200
+
+
+def test_health_may_be_asked_by_its_head(http: httpx.Client) -> None:
+    answer = http.head("/health")
+    assert (answer.status_code, answer.content) == (200, b"")
+
+
+def test_options_needs_no_key(keyed: httpx.Client) -> None:
+    assert keyed.options("/v1/completions").status_code == 405
+
+
+def test_pages_of_allowed_sites_may_ask(engine: Engine) -> None:
+    site = "https://example.org"
+    with house.client(engine, origins=[site]) as http:
+        asked = {"origin": site, "access-control-request-method": "POST"}
+        answer = http.options("/v1/completions", headers=asked)
+        assert answer.status_code == 200
+        assert answer.headers["access-control-allow-origin"] == site
+        assert http.post("/v1/completions", json=BODY, headers={"origin": site}).status_code == 200
+        assert http.post("/v1/completions", json=BODY, headers={"origin": "https://x.org"}).status_code == 403
+
+
+def test_a_link_to_itself_harms_nobody(library: Path, http: httpx.Client) -> None:
+    loop = library / "loop"
+    loop.symlink_to(loop)
+    try:
+        assert http.get("/v1/models").status_code == 200
+    finally:
+        loop.unlink()

@@ -14,7 +14,7 @@ from fastapi import Path as InPath
 from pydantic import BaseModel
 from starlette.datastructures import UploadFile
 
-from softprompt.atomic import new_folder, plain_disk_errors
+from softprompt.atomic import NEW, new_folder, plain_disk_errors
 from softprompt.config import NAME_RULE
 from softprompt.errors import ArtifactError, BaseModelError, ResourceError
 from softprompt.library.card import CARD_FILE
@@ -22,7 +22,7 @@ from softprompt.library.changed import FRONT_FILE
 from softprompt.library.folder import Library
 from softprompt.library.peft_format import CONFIG_FILE, WEIGHTS_FILE
 from softprompt.serving.api.errors import ERRORS, ApiError, bad_request, no_such_model
-from softprompt.serving.api.replies import Loaded
+from softprompt.serving.api.replies import LoadedModel
 from softprompt.serving.api.strict import StrictRoute
 from softprompt.serving.api.visit import Serving, serving_of
 from softprompt.serving.builder import Builder
@@ -62,13 +62,13 @@ _UPLOAD = {
     }
 }
 
-Name = Annotated[str, InPath(description="The name of a prompt.", pattern=NAME_RULE.pattern)]
+Name = Annotated[str, InPath(description="The name of a prompt.", pattern=f"^(?:{NAME_RULE.pattern})$")]
 
 
 class Holding(BaseModel):
     """What is in memory, the base first."""
 
-    data: list[Loaded]
+    data: list[LoadedModel]
 
 
 class Done(BaseModel):
@@ -171,7 +171,7 @@ def _store(serving: Serving, name: str, files: dict[str, BinaryIO]) -> None:
     try:
         with plain_disk_errors(path):
             library.path.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=library.path, prefix=".upload.") as aside:
+            with tempfile.TemporaryDirectory(dir=library.path, prefix=f".upload{NEW}") as aside:
                 _write(Path(aside) / name, files)
                 _check(serving, name, Path(aside))
                 with new_folder(path, replace=True) as staging:

@@ -157,7 +157,9 @@ def _sampling(
             logit_bias=body.logit_bias,
             seed=seed,
             stop=body.stop,
-            ignore_end=ignore_end,
+            stop_tokens=tuple(body.stop_token_ids or ()),
+            min_new_tokens=body.min_tokens or 0,
+            ignore_end=ignore_end or bool(body.ignore_eos),
             logprobs=logprobs,
         )
         sampling.check_tokens(words(visit.version))

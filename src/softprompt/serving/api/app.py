@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 
@@ -35,6 +36,7 @@ def create_app(
     drain: Drain | None = None,
     admin_open: bool = False,
     page: Callable[[FastAPI], None] | None = None,
+    origins: Sequence[str] = (),
 ) -> FastAPI:
     """Build the application that serves an engine.
 
@@ -47,6 +49,7 @@ def create_app(
         drain: tells that the server is about to stop.
         admin_open: open the admin paths where there are no keys.
         page: mounts the page at ``/``.
+        origins: sites whose pages may ask from a browser, such as ``https://example.org``.
     """
     bounds, drain, metrics = bounds or Bounds(), drain or Drain(), metrics or metrics_of(service)
     app = FastAPI(
@@ -63,12 +66,29 @@ def create_app(
     for part in (completions, chat, classify, models, admin, docs):
         app.include_router(part.router)
     app.add_api_route("/health", health, methods=["GET"], response_model=Health, tags=["server"])
+    app.add_api_route("/health", health, methods=["HEAD"], include_in_schema=False)
     app.add_api_route("/metrics", told, methods=["GET"], response_class=Response, tags=["server"])
     if page is not None:
         page(app)
     errors.install(app, metrics.refused)
     app.openapi = lambda: _schema(app, keyed=keys is not None)  # type: ignore[method-assign]
-    app.add_middleware(Gate, keys=keys, bounds=bounds, drain=drain, admin=admin_open, refused=metrics.refused)
+    app.add_middleware(
+        Gate,
+        keys=keys,
+        bounds=bounds,
+        drain=drain,
+        admin=admin_open,
+        refused=metrics.refused,
+        origins=origins,
+    )
+    if origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", "x-request-id"],
+            expose_headers=["x-request-id", "retry-after"],
+        )
     return app
 
 

@@ -22,11 +22,11 @@ from softprompt.serving.api.answers import (
     streamed,
 )
 from softprompt.serving.api.errors import ERRORS, bad_request
-from softprompt.serving.api.replies import ChatAnswer
+from softprompt.serving.api.replies import ChatCompletion
 from softprompt.serving.api.schemas import ChatRequest, Message
 from softprompt.serving.api.stream import EventStream, attended
 from softprompt.serving.api.strict import StrictRoute
-from softprompt.serving.api.visit import Visit, off_loop, visiting
+from softprompt.serving.api.visit import Visit, visiting
 from softprompt.serving.version import Version
 
 __all__ = ["router"]
@@ -34,7 +34,7 @@ __all__ = ["router"]
 router = APIRouter(route_class=StrictRoute)
 
 
-@router.post("/v1/chat/completions", response_model=ChatAnswer, responses=ERRORS, tags=["answers"])
+@router.post("/v1/chat/completions", response_model=ChatCompletion, responses=ERRORS, tags=["answers"])
 async def chat_completions(request: Request, body: ChatRequest) -> Response:
     """Answer a chat, behind a prompt or the bare base, in the base's own chat template; one user's message to
     a prompt that was learnt on single texts is put into that prompt's template.
@@ -48,9 +48,9 @@ async def _answered(request: Request, body: ChatRequest) -> Response:
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     async with visiting(request, body.model) as visit:
         letters = sum(len(message["content"]) for message in messages)
-        text = await off_loop(letters, _text, visit, messages)
+        text = await visit.tokenised(letters, "messages", _text, visit, messages)
         jobs = generations(visit, body, [text], usual=None, logprobs=logprobs, param="messages")
-        writer = _Writer(visit.version, body, text, jobs)
+        writer = _ChatWriter(visit.version, body, text, jobs)
         if body.stream:
             crowd = await visit.crowd(jobs)
             heading = Heading.new("chatcmpl", "chat.completion.chunk", visit.version, cut_notes([text.cut]))
@@ -159,7 +159,7 @@ def _learnt_in_chat(version: Version) -> bool:
     return bool(tail) and template.input.endswith(tail)
 
 
-class _Writer:
+class _ChatWriter:
     """Puts answers into the choices of a reply, whole or piece by piece."""
 
     def __init__(

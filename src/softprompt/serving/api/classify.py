@@ -18,7 +18,7 @@ from softprompt.serving.api.replies import Classified
 from softprompt.serving.api.schemas import ClassifyRequest
 from softprompt.serving.api.stream import attended
 from softprompt.serving.api.strict import StrictRoute
-from softprompt.serving.api.visit import Visit, off_loop, visiting
+from softprompt.serving.api.visit import Visit, visiting
 
 __all__ = ["router"]
 
@@ -38,7 +38,8 @@ async def _classified(request: Request, body: ClassifyRequest) -> Response:
             raise bad_request(
                 f"input holds {len(body.input):,} rows, but one request may hold {most:,}.", "input"
             )
-        rows = await off_loop(sum(map(len, texts_in(body.input))), _encoded, visit, body.input)
+        letters = sum(map(len, texts_in(body.input)))
+        rows = await visit.tokenised(letters, "input", _encoded, visit, body.input)
         found = await _scored(visit, [visit.version.score_row(encoded) for encoded, _ in rows])
         data = []
         for index, ((encoded, answers), likelihoods) in enumerate(zip(rows, found, strict=True)):

@@ -23,11 +23,11 @@ from softprompt.serving.api.answers import (
     words,
 )
 from softprompt.serving.api.errors import ERRORS, bad_request
-from softprompt.serving.api.replies import Answer
+from softprompt.serving.api.replies import TextCompletion
 from softprompt.serving.api.schemas import CompletionRequest
 from softprompt.serving.api.stream import EventStream, attended
 from softprompt.serving.api.strict import StrictRoute
-from softprompt.serving.api.visit import Visit, off_loop, visiting
+from softprompt.serving.api.visit import Visit, visiting
 from softprompt.serving.version import Version
 
 __all__ = ["router"]
@@ -38,7 +38,7 @@ USUAL = 16
 router = APIRouter(route_class=StrictRoute)
 
 
-@router.post("/v1/completions", response_model=Answer, responses=ERRORS, tags=["answers"])
+@router.post("/v1/completions", response_model=TextCompletion, responses=ERRORS, tags=["answers"])
 async def completions(request: Request, body: CompletionRequest) -> Response:
     """Go on from texts or token ids, behind a prompt or the bare base."""
     return await attended(request, _answered(request, body))
@@ -47,10 +47,10 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
 async def _answered(request: Request, body: CompletionRequest) -> Response:
     _refuse(body)
     async with visiting(request, body.model) as visit:
-        texts = await off_loop(_letters(body.prompt), _texts, visit, body.prompt)
+        texts = await visit.tokenised(_letters(body.prompt), "prompt", _texts, visit, body.prompt)
         echo = bool(body.echo) and body.logprobs is not None
         jobs = generations(visit, body, texts, usual=USUAL, logprobs=body.logprobs, echo=echo, param="prompt")
-        writer = _Writer(visit.version, body, texts, jobs)
+        writer = _TextWriter(visit.version, body, texts, jobs)
         notes = cut_notes([text.cut for text in texts])
         heading = Heading.new("cmpl", "text_completion", visit.version, notes)
         if body.stream:
@@ -95,7 +95,7 @@ def _text(visit: Visit, prompt: str | list[int]) -> InputTokens:
     return guard.tokens(version.prompt, version.prefix, prompt)
 
 
-class _Writer:
+class _TextWriter:
     """Puts answers into the choices of a reply, whole or piece by piece."""
 
     def __init__(

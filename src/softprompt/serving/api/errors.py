@@ -179,6 +179,8 @@ def _of_validation(error: RequestValidationError) -> ApiError:
     first = error.errors()[0]
     where = [part for part in first["loc"] if part != "body"]
     param = str(where[0]) if where and isinstance(where[0], str) else None
+    if param is None and first["type"] == "value_error":
+        return bad_request(f"{first['ctx']['error']}.")
     if param is None:
         return bad_request("The body must be a JSON object, sent with Content-Type: application/json.")
     path = _dotted(where)

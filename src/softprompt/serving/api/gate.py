@@ -8,8 +8,8 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -43,6 +43,7 @@ class Bounds:
         body_bytes: the largest body.
         upload_bytes: the largest artifact that may be put.
         body_seconds: how long a body may take to arrive.
+        letters: the most letters of text that one request may bring.
         seconds: how long an answer may take.
         answers: the most answers of one request, prompts x n.
         tokens: the most new tokens of an answer, where the base itself sets no limit.
@@ -52,6 +53,7 @@ class Bounds:
     body_bytes: int = 4 * 2**20
     upload_bytes: int = 2**30
     body_seconds: float = 60.0
+    letters: int = 2**19
     seconds: float = 600.0
     answers: int = 128
     tokens: int = 4_096
@@ -67,10 +69,16 @@ class Keys(Protocol):
 
 @dataclass
 class Drain:
-    """Whether the server is about to stop, and how many requests are under way."""
+    """Whether the server is about to stop, how many requests are under way, and which bodies are awaited."""
 
     draining: bool = False
     active: int = 0
+    awaited: set[asyncio.Timeout] = field(default_factory=set)
+
+    def hurry(self) -> None:
+        """No body is waited for any longer."""
+        for limit in self.awaited:
+            limit.reschedule(0.0)
 
 
 class Gate:
@@ -80,11 +88,20 @@ class Gate:
     """
 
     def __init__(
-        self, app: ASGIApp, keys: Keys | None, bounds: Bounds, drain: Drain, admin: bool, refused: Refused
+        self,
+        app: ASGIApp,
+        keys: Keys | None,
+        bounds: Bounds,
+        drain: Drain,
+        admin: bool,
+        refused: Refused,
+        origins: Collection[str] = (),
     ) -> None:
-        """admin: whether the admin paths are open without keys; refused: told why it turned one away."""
+        """admin: whether the admin paths are open without keys; refused: told why it turned one away;
+        origins: other sites whose pages may ask without keys, too.
+        """
         self._app, self._keys, self._bounds, self._drain, self._admin = app, keys, bounds, drain, admin
-        self._refused = refused
+        self._refused, self._origins = refused, origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -101,6 +118,8 @@ class Gate:
         answer = _Answer(scope, send, state["request_id"])
         served = scope["path"].startswith("/v1/")
         try:
+            if scope["method"] == "OPTIONS":
+                raise ApiError(405, "OPTIONS is answered to the pages of --allowed-origins only.")
             state["key"] = self._admit(scope, headers)
             limit = self._limit(scope)
             if int(_digits(headers.get("content-length", "0"))) > limit:
@@ -114,7 +133,8 @@ class Gate:
         if served:
             self._drain.active += 1
         try:
-            await self._app(scope, _Body(receive, limit, self._bounds.body_seconds).receive, answer.send)
+            body = _BoundedBody(receive, limit, self._bounds.body_seconds, self._drain)
+            await self._app(scope, body.receive, answer.send)
         except Exception as error:
             if answer.begun:  # too late to say so
                 raise
@@ -130,18 +150,13 @@ class Gate:
         key = None
         if self._keys is None:
             _check_host(headers)
-            _check_origin(headers)
+            _check_origin(headers, self._origins)
         elif guarded:
             key = _key(self._keys, headers)
         if path.startswith(ADMIN) or (path == "/metrics" and key is not None):
             self._check_admin(key)
         if path.startswith("/v1/") and self._drain.draining:
-            raise ApiError(
-                503,
-                "The server is stopping; ask another one.",
-                code="draining",
-                headers={"Retry-After": "10"},
-            )
+            raise _draining()
         return key
 
     def _check_admin(self, key: Key | None) -> None:
@@ -190,11 +205,11 @@ class _Answer:
         )
 
 
-class _Body:
+class _BoundedBody:
     """A request's body as it comes in, up to a size and within a time."""
 
-    def __init__(self, receive: Receive, limit: int, seconds: float) -> None:
-        self._receive, self._limit, self._seconds = receive, limit, seconds
+    def __init__(self, receive: Receive, limit: int, seconds: float, drain: Drain) -> None:
+        self._receive, self._limit, self._seconds, self._drain = receive, limit, seconds, drain
         self._read, self._whole = 0, False
         self._deadline: float | None = None
 
@@ -204,9 +219,15 @@ class _Body:
         if self._deadline is None:
             self._deadline = asyncio.get_running_loop().time() + self._seconds
         try:
-            async with asyncio.timeout_at(self._deadline):
-                message = await self._receive()
+            async with asyncio.timeout_at(self._deadline) as waiting:
+                self._drain.awaited.add(waiting)
+                try:
+                    message = await self._receive()
+                finally:
+                    self._drain.awaited.discard(waiting)
         except TimeoutError:
+            if self._drain.draining:
+                raise _draining() from None
             raise ApiError(
                 408, "The body took too long to arrive.", code="slow_body", headers={"Connection": "close"}
             ) from None
@@ -215,6 +236,11 @@ class _Body:
         if self._read > self._limit:
             raise _too_large(self._limit)
         return message
+
+
+def _draining() -> ApiError:
+    headers = {"Retry-After": "10", "Connection": "close"}
+    return ApiError(503, "The server is stopping; ask another one.", code="draining", headers=headers)
 
 
 def _too_large(limit: int) -> ApiError:
@@ -265,10 +291,10 @@ def _check_host(headers: Headers) -> None:
         )
 
 
-def _check_origin(headers: Headers) -> None:
+def _check_origin(headers: Headers, allowed: Collection[str]) -> None:
     """A page of another site may not ask this server for anything through its reader's browser."""
     origin = headers.get("origin")
-    if origin is None:
+    if origin is None or origin in allowed:
         return
     if origin != "http://" + headers.get("host", ""):
         raise ApiError(403, "Pages of other sites may not use this server.", code="wrong_origin")

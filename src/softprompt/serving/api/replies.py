@@ -6,7 +6,16 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-__all__ = ["Answer", "ChatAnswer", "Classified", "ErrorBody", "Loaded", "ModelInfo", "ModelList", "Usage"]
+__all__ = [
+    "ChatCompletion",
+    "Classified",
+    "ErrorBody",
+    "LoadedModel",
+    "ModelInfo",
+    "ModelList",
+    "TextCompletion",
+    "Usage",
+]
 
 
 class Fault(BaseModel):
@@ -66,7 +75,7 @@ class TextChoice(BaseModel):
     finish_reason: Literal["stop", "length"] | None
 
 
-class Answer(BaseModel):
+class TextCompletion(BaseModel):
     """Answers to the prompts of a completion request."""
 
     id: str
@@ -117,7 +126,7 @@ class ChatChoice(BaseModel):
     finish_reason: Literal["stop", "length"]
 
 
-class ChatAnswer(BaseModel):
+class ChatCompletion(BaseModel):
     """Answers to a chat."""
 
     id: str
@@ -183,7 +192,7 @@ class ModelList(BaseModel):
     data: list[ModelInfo]
 
 
-class Loaded(BaseModel):
+class LoadedModel(BaseModel):
     """A prompt that is held in memory."""
 
     name: str

@@ -1,14 +1,23 @@
 """What clients may send: knows the fields, their types and their ranges, not models or prompts.
 
-OpenAI's fields, and vLLM's ``top_k``, ``min_p`` and ``repetition_penalty``. A null stands for a field
-that was left out; fields nobody knows are passed over, as OpenAI's clients expect.
+OpenAI's fields, and vLLM's ``top_k``, ``min_p``, ``repetition_penalty``, ``min_tokens``, ``ignore_eos`` and
+``stop_token_ids``. A null stands for a field that was left out; fields nobody knows are passed over, as
+OpenAI's clients expect, but not those that would change the answer (``UNSERVED``).
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    WithJsonSchema,
+    model_validator,
+)
 
 __all__ = [
     "ChatRequest",
@@ -150,8 +159,37 @@ class StreamOptions(_Body):
     """Whether a last chunk tells the tokens used."""
 
 
+UNSERVED = (
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+    "structured_outputs",
+    "prompt_logprobs",
+    "truncate_prompt_tokens",
+    "chat_template",
+    "continue_final_message",
+    "documents",
+    "use_beam_search",
+    "bad_words",
+    "allowed_token_ids",
+    "prompt_embeds",
+)
+"""Fields of vLLM's clients that change the answer and are not served."""
+
+
 class SamplingRequest(_Body):
     """How answers are drawn; the same for completions and chats."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unserved(cls, body: Any) -> Any:
+        """What would change the answer is honoured or refused, never passed over."""
+        if isinstance(body, dict):
+            asked = [name for name in UNSERVED if body.get(name) not in (None, False, [], {}, "")]
+            if asked:
+                raise ValueError(f"{asked[0]} is not served; leave it out")
+        return body
 
     model: Name
     """The name of a prompt, or of the base for its bare self."""
@@ -181,6 +219,12 @@ class SamplingRequest(_Body):
     """How many answers to each prompt."""
     stop: Stops = ()
     """An answer ends before the first of these."""
+    min_tokens: Whole | None = Field(default=None, ge=0, le=2**31)
+    """An answer neither ends nor is searched for stops before it has so many tokens."""
+    ignore_eos: bool | None = None
+    """The end token does not end an answer."""
+    stop_token_ids: list[Whole] | None = Field(default=None, max_length=MOST_BIASES)
+    """An answer ends before any of these tokens."""
     stream: bool | None = None
     """Whether the answer comes piece by piece, as server-sent events."""
     stream_options: StreamOptions | None = None

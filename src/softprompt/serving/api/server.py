@@ -13,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from softprompt.errors import ResourceError
+from softprompt.serving.api.connections import Connections, protocol
 from softprompt.serving.api.gate import Drain
 
 __all__ = ["bind", "serve"]
@@ -67,6 +68,7 @@ def serve(
     seconds: float,
     abandon: Callable[[], None],
     ready: Callable[[], None],
+    connections: Connections | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then refuse what is new and finish what is under way.
 
@@ -77,9 +79,11 @@ def serve(
         seconds: how long to wait for what is under way.
         abandon: called when that was too short; must make it end.
         ready: called when requests are answered.
+        connections: how many connections there may be, and how long one may be silent.
     """
     config = uvicorn.Config(
         app,
+        http=protocol(connections or Connections()),
         log_config=None,
         access_log=False,
         lifespan="off",
@@ -135,5 +139,6 @@ class _Server(uvicorn.Server):
         while self._drain.active and time.monotonic() < until and not self.force_exit:
             await asyncio.sleep(0.02)
         if self._drain.active:
+            self._drain.hurry()
             await asyncio.to_thread(self._abandon)
         self.should_exit = True

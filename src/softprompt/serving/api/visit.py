@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
 
@@ -23,7 +24,9 @@ from softprompt.serving.limits import Limiter, TooManyError
 from softprompt.serving.service import Service
 from softprompt.serving.version import Version
 
-__all__ = ["Serving", "Tally", "Visit", "off_loop", "serving_of", "visiting"]
+__all__ = ["Serving", "Tally", "Visit", "serving_of", "visiting"]
+
+T = TypeVar("T")
 
 LONG_TEXT = 4_096
 """Letters from which tokenising is moved off the event loop."""
@@ -41,6 +44,7 @@ class Serving:
         bounds: what one request may ask for.
         drain: whether the server is about to stop.
         keys: who may ask; None for everybody on this machine.
+        readers: turns long texts into tokens.
     """
 
     service: Service
@@ -50,6 +54,7 @@ class Serving:
     bounds: Bounds
     drain: Drain
     keys: Keys | None = None
+    readers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "reader"))
 
     def may(self, key: Key | None, name: str) -> bool:
         """Whether a client may know of a model; without keys everybody may."""
@@ -140,6 +145,34 @@ class Visit:
         if first:
             self.tally.prompt += ended.prompt_tokens
             self.tally.virtual += ended.virtual_tokens
+
+    async def tokenised(self, letters: int, param: str, work: Callable[..., T], *args: Any) -> T:
+        """Do ``work`` on texts of so many letters: long ones in one of two threads, so that nobody waits.
+
+        A client that leaves has its texts dropped, unless work on them has begun: that counts as the client's
+        until it is done.
+
+        Raises:
+            ApiError: there is more than this server reads in one request.
+        """
+        most = self.serving.bounds.letters
+        if letters > most:
+            raise ApiError(
+                400,
+                f"The texts have {letters:,} letters in all, but this server reads {most:,} of a request; "
+                "shorten them, or send several requests.",
+                param=param,
+                code="context_length_exceeded",
+            )
+        if letters <= LONG_TEXT:
+            return work(*args)
+        reading = asyncio.get_running_loop().run_in_executor(self.serving.readers, work, *args)
+        try:
+            return await asyncio.shield(reading)
+        except asyncio.CancelledError:
+            if not reading.cancel():
+                await asyncio.wait({reading})
+            raise
 
     def check_room(self, text: int, new: int, param: str | None = None) -> None:
         """Refuse what the base has no positions for.
@@ -234,8 +267,3 @@ async def _leased(serving: Serving, name: str, stack: contextlib.AsyncExitStack)
 def _give_back(leasing: asyncio.Future[Any]) -> None:
     if not leasing.cancelled() and leasing.exception() is None:
         leasing.result().close()
-
-
-async def off_loop(letters: int, work: Any, *args: Any) -> Any:
-    """Do ``work``, in a thread where the text is so long that it would keep others waiting."""
-    return await asyncio.to_thread(work, *args) if letters > LONG_TEXT else work(*args)
