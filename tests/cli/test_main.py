@@ -71,7 +71,7 @@ def test_something_is_on_the_screen_before_torch_is_there(args: list[str], tmp_p
     )
     try:
         seen = b""
-        while b"Starting" not in seen:
+        while b"Starting" not in seen and b"Reading" not in seen:
             assert select.select([screen], [], [], 60)[0], seen
             seen += os.read(screen, 1000)
         assert process.poll() is None

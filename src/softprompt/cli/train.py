@@ -94,9 +94,12 @@ def command(
     Either a configuration file or the name of a recipe, or flags alone; flags win over the file, --set over
     both. Several learning rates, fronts or seeds train together, and the choice is made on validation.
     """
-    from softprompt.cli.flags import settings
+    from softprompt.cli.screen import waiting
 
-    wanted = settings(config, flags, assignments)
+    with waiting("Reading the settings"):
+        from softprompt.cli.flags import settings
+
+        wanted = settings(config, flags, assignments)
     prompt = learn(wanted, resume=resume, typed=context.obj or ["train"])
     tell(prompt, wanted, as_json=as_json)
     about = prompt.card.training

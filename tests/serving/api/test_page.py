@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from browser import serious
 from serving.api import house
 from softprompt.base.model import Base
 from softprompt.checkpoints.freeze import freeze
@@ -412,3 +413,9 @@ def test_the_choice_is_found_by_words_and_remembered(seat: Seat, url: str) -> No
     assert seat.page.locator("#shelf b").all_inner_texts() == ["tuned"]
     seat.page.get_by_label("Find a prompt").fill("business")
     assert seat.page.locator("#shelf b").all_inner_texts() == ["careful", "pairs", "topics", "tuned"]
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
+def test_axe_finds_nothing_serious(browser: Any, url: str, width: int, dark: bool) -> None:
+    pytest.importorskip("axe_playwright_python", reason="axe is not installed")
+    assert serious(browser, url, width=width, dark=dark) == []
