@@ -42,7 +42,7 @@ def _refuse_state(*_: Any, **__: Any) -> NoReturn:
 class _NoLayers(list[Any]):
     """Whoever asks for one layer's cache means to keep something else there."""
 
-    __getitem__ = _refuse_state  # type: ignore[assignment]
+    __getitem__ = _refuse_state
 
 
 class _Seen(Cache):  # type: ignore[misc]

@@ -36,12 +36,14 @@ class Material:
         label_words: the words of the labels, empty for free text.
         artifact: a saved prompt's name or folder -> its front ``[P, E]``.
         seed: fixes every draw.
+        note: told plain sentences about what was asked for and is not done as it was.
     """
 
     demonstrations: Callable[[int], str]
     artifact: Callable[[str], Tensor]
     label_words: Sequence[str] = ()
     seed: int = 0
+    note: Callable[[str], None] = lambda sentence: None
 
 
 def build_method(config: Any, base: Base, material: Material) -> Method:
@@ -91,7 +93,13 @@ def _text(config: TextConfig, base: Base, parts: tuple[Words | Soft, ...], mater
 
 def _lora(config: LoraConfig, base: Base, parts: tuple[Words | Soft, ...], material: Material) -> Method:
     front = base.embed(word_ids(base, parts)).float()
-    return Lora(base, front, config.model_dump(exclude={"kind", "front"}), material.seed)
+    lora = Lora(base, front, config.model_dump(exclude={"kind", "front"}), material.seed)
+    if left := lora.left_out:
+        material.note(
+            f"{len(left)} linear layers of {base.name}, such as {left[0]}, take no adapter beside experts in "
+            "one tensor and stay as they are."
+        )
+    return lora
 
 
 def _full(config: FullConfig, base: Base, parts: tuple[Words | Soft, ...], material: Material) -> Method:

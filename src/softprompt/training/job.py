@@ -39,6 +39,7 @@ class Job:
         encoded: rows in tokens, by split.
         method: what will be trained.
         front_template: the front as it will be shown, chat marks included.
+        remarks: what the method said when it was built.
     """
 
     config: Config
@@ -47,17 +48,20 @@ class Job:
     encoded: Mapping[str, Encoded]
     method: Method
     front_template: str
+    remarks: tuple[str, ...] = ()
 
     @classmethod
     def prepare(cls, base: Base, config: Config) -> Job:
         """Read the rows and build the method; every fault of the data shows here, before any training."""
         task, front = read_task(base, config)
         encoded = {name: tokens(task, name, base, config) for name in task.tables}
+        remarks = list[str]()
         material = Material(
             demonstrations=lambda count: task.demonstrations(count, config.seed),
             artifact=lambda name: learnt_vectors(name, base, config.output.library),
             label_words=task.template.candidates() if task.template.labels else (),
             seed=config.seed,
+            note=remarks.append,
         )
         method = build_method(config.method.model_copy(update={"front": front}), base, material)
         with torch.no_grad():
@@ -71,12 +75,13 @@ class Job:
                 f"The front takes {positions} positions and the longest row {longest}, but {base.name} holds "
                 f"{room}; lower data.max_tokens to {max(8, room - positions)} or less."
             )
-        return cls(config, base, task, encoded, method, front)
+        return cls(config, base, task, encoded, method, front, tuple(remarks))
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Plain sentences a reader of the results should know."""
-        return tuple(dict.fromkeys((*self.task.notes, *(n for e in self.encoded.values() for n in e.notes))))
+        encoded = (note for split in self.encoded.values() for note in split.notes)
+        return tuple(dict.fromkeys((*self.task.notes, *encoded, *self.remarks)))
 
     @property
     def identity(self) -> str:
