@@ -425,8 +425,8 @@ def test_vectors_that_a_model_cannot_read_are_refused_before_the_first_step(tmp_
     ("method", "said"),
     [
         (
-            {"kind": "lora", "front": ""},
-            r"PEFT would adapt model\.layers\.1\.mlp\.experts of .*",
+            {"kind": "lora", "front": "", "targets": ["gate_proj", "up_proj"]},
+            r"PEFT takes model\.layers\.0\.mlp\.gate_proj of .* for a part of experts in one tensor",
         ),
         (
             {"kind": "prefix-tuning", "front": "Say: abc"},
@@ -442,6 +442,23 @@ def test_what_could_not_be_saved_is_refused_before_the_first_step(
         softprompt.train(latent_attention(), settings, listener=NEVER_STEPS)
     assert not (tmp_path / "runs").exists()
     assert not (tmp_path / "prompts").exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_adapters_beside_experts_in_one_tensor_are_read_again_here_and_by_peft(tmp_path: Path) -> None:
+    base, notes = latent_attention(), list[str]()
+    plain = copy.deepcopy(base.model)
+    settings = config(tmp_path).model_dump(mode="json", exclude_none=True)
+    settings |= {"method": {"kind": "lora", "front": "", "rank": 2}}
+    prompt = softprompt.train(base, settings, listener=Listener(note=notes.append))
+    assert any("take no adapter beside experts in one tensor" in note for note in notes)
+    row = TokenRow(tuple(base.encode("17 y")))
+    wanted = prompt.base.next_logits([row], prompt.prefix)
+    again = softprompt.load_prompt("letters", base, tmp_path / "prompts")
+    torch.testing.assert_close(again.base.next_logits([row], again.prefix), wanted)
+    theirs: Any = peft.PeftModel.from_pretrained(plain, tmp_path / "prompts" / "letters")
+    logits = theirs.eval()(input_ids=torch.tensor([row.ids])).logits[:, -1]
+    torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_what_is_not_read_as_it_was_saved_is_refused_before_the_first_step(

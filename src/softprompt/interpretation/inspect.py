@@ -296,9 +296,8 @@ class _Inspector:
         self.tell("what it says")
         seed = self._options.seed
         self.found.speech = speak(self.prompt.base, self.prompt.front, seed=seed)
-        self.found.shift = shift(
-            self.prompt.front, self.rows, self._vocabulary, bare=self.prompt.prompt.bare().front, seed=seed
-        )
+        bare = self.prompt.prompt.bare().front
+        self.found.shift = shift(self.prompt.front, self.rows, self._vocabulary, bare=bare, seed=seed)
 
     def mixing(self) -> None:
         prompt = self.prompt

@@ -44,6 +44,7 @@ class Material:
         artifact: a saved prompt's name or folder -> its front, embeddings ``[P, E]`` or a prefix.
         seed: fixes every draw.
         looks: a prefix -> how much training rows look at its positions, ``[L, P]``.
+        note: told plain sentences about what was asked for and is not done as it was.
     """
 
     demonstrations: Callable[[int], str]
@@ -51,6 +52,7 @@ class Material:
     label_words: Sequence[str] = ()
     seed: int = 0
     looks: Callable[[Prefix], Tensor] = _nobody_looks
+    note: Callable[[str], None] = lambda sentence: None
 
 
 def build_method(config: Any, base: Base, material: Material) -> Method:
@@ -133,7 +135,13 @@ def _text(config: TextConfig, base: Base, parts: tuple[Words | Soft, ...], mater
 
 def _lora(config: LoraConfig, base: Base, parts: tuple[Words | Soft, ...], material: Material) -> Method:
     front = base.embed(word_ids(base, parts)).float()
-    return Lora(base, front, config.model_dump(exclude={"kind", "front"}), material.seed)
+    lora = Lora(base, front, config.model_dump(exclude={"kind", "front"}), material.seed)
+    if left := lora.left_out:
+        material.note(
+            f"{len(left)} linear layers of {base.name}, such as {left[0]}, take no adapter beside experts in "
+            "one tensor and stay as they are."
+        )
+    return lora
 
 
 def _full(config: FullConfig, base: Base, parts: tuple[Words | Soft, ...], material: Material) -> Method:

@@ -37,6 +37,9 @@ class Lora:
         self._front = front
         self._settings = dict(settings)
         self._base, self._tensors = _with_adapters(base, settings, seed)
+        found = _adapted_layers(self._tensors)
+        self.left_out = [layer for layer in _targets(base, settings["targets"]) if layer not in found]
+        """Linear layers that were asked for and can take no adapter."""
 
     @property
     def base(self) -> Base:
@@ -89,7 +92,7 @@ def low_rank(base: Base, change: Change) -> LowRank | None:
     settings, tensors = change.settings, change.tensors
     factor = settings["alpha"] / settings["rank"] ** (0.5 if settings["rslora"] else 1.0)
     layers = {}
-    for name in sorted({tensor[: tensor.rindex(".lora_")] for tensor in tensors}):
+    for name in sorted(_adapted_layers(tensors)):
         down = tensors[f"{name}.lora_A.default.weight"].to(base.device)
         up = factor * tensors[f"{name}.lora_B.default.weight"].to(base.device)
         scale = None
@@ -115,10 +118,37 @@ def _weight(layer: nn.Module) -> Tensor | None:
 def _with_adapters(
     base: Base, settings: Mapping[str, Any], seed: int
 ) -> tuple[Base, dict[str, nn.Parameter]]:
-    """A copy with fresh fp32 adapters, and these by name, in the model's order."""
+    """A copy with fresh fp32 adapters, and these by name, in the model's order.
+
+    PEFT takes some names for those of experts in one tensor (in DeepSeek-V3 the gate_proj of dense layers and
+    shared experts) and adapts those, which no file of it holds; such layers stay as they are.
+    """
+    wanted = _targets(base, settings["targets"])
+    changed, tensors = _injected(base, settings, wanted, seed)
+    found = _adapted_layers(tensors)
+    if found == set(wanted):
+        return changed, tensors
+    left = [layer for layer in wanted if layer in found]
+    if left and settings["targets"] == "all-linear":
+        changed, tensors = _injected(base, settings, left, seed)
+    if _adapted_layers(tensors) != set(left) or settings["targets"] != "all-linear":
+        odd = next((layer for layer in wanted if layer not in found), wanted[0])
+        raise ConfigError(
+            f"PEFT takes {odd} of {base.name} for a part of experts in one tensor, which could not be saved "
+            "and read again; leave its kind out of method.targets."
+        )
+    return changed, tensors
+
+
+def _adapted_layers(tensors: Mapping[str, Tensor]) -> set[str]:
+    return {name[: name.rindex(".lora_")] for name in tensors}
+
+
+def _injected(
+    base: Base, settings: Mapping[str, Any], layers: Sequence[str], seed: int
+) -> tuple[Base, dict[str, nn.Parameter]]:
     peft = _peft()
     changed = shared_copy(base)
-    layers = _targets(base, settings["targets"])
     wanted = peft.LoraConfig(
         r=settings["rank"],
         lora_alpha=settings["alpha"],
@@ -131,6 +161,8 @@ def _with_adapters(
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # Convolution-shaped linears (GPT-2) are stored transposed; PEFT says that it takes note of it.
         warnings.filterwarnings("ignore", message="fan_in_fan_out")
+        # Said of experts that it took layers for.
+        warnings.filterwarnings("ignore", message="The following rank_pattern")
         torch.manual_seed(seed)
         try:
             peft.inject_adapter_in_model(wanted, changed.model)
@@ -140,24 +172,12 @@ def _with_adapters(
                 "change method.targets."
             ) from error
     changed.model.eval().requires_grad_(False)
-    _refuse_others(base, changed, layers)
     tensors = {}
     for name, parameter in changed.model.named_parameters():
         if "lora_" in name:
             parameter.data = parameter.data.float()
             tensors[name] = parameter.requires_grad_()
     return changed, tensors
-
-
-def _refuse_others(base: Base, changed: Base, layers: Sequence[str]) -> None:
-    """See that PEFT adapted these layers alone: by their names it also takes experts fused in one tensor."""
-    names = (name for name, _ in changed.model.named_parameters() if ".lora_" in name)
-    adapted_ones = {name[: name.index(".lora_")].removesuffix(".base_layer") for name in names}
-    if others := sorted(adapted_ones - set(layers)):
-        raise ConfigError(
-            f"PEFT would adapt {others[0]} of {base.name}, too, which is no linear layer but experts in one "
-            "tensor, and could not be saved and read again; name the layers of attention in method.targets."
-        )
 
 
 def _targets(base: Base, targets: str | list[str]) -> list[str]:

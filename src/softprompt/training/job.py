@@ -50,6 +50,7 @@ class Job:
         front_template: the front as it will be shown, chat marks included.
         material: what the method was built from.
         lessons: what the teacher answers, if there is one.
+        remarks: what the method said when it was built.
     """
 
     config: Config
@@ -60,6 +61,7 @@ class Job:
     front_template: str
     material: Material
     lessons: Lessons | None = None
+    remarks: tuple[str, ...] = ()
 
     @classmethod
     def prepare(
@@ -108,7 +110,9 @@ class Job:
         lessons: Lessons | None,
         material: Material,
     ) -> Job:
-        method = build_method(config.method.model_copy(update={"front": front}), base, material)
+        remarks = list[str]()
+        told = replace(material, note=remarks.append)
+        method = build_method(config.method.model_copy(update={"front": front}), base, told)
         with torch.no_grad():
             built = method.front()
         positions = built.length if isinstance(built, Prefix) else len(built)
@@ -120,7 +124,7 @@ class Job:
                 f"The front takes {positions} positions and the longest row {longest}, but {base.name} holds "
                 f"{room}; lower data.max_tokens to {max(8, room - positions)} or less."
             )
-        return cls(config, base, task, encoded, method, front, material, lessons)
+        return cls(config, base, task, encoded, method, front, material, lessons, tuple(remarks))
 
     @property
     def rows(self) -> list[TokenRow]:
@@ -144,7 +148,8 @@ class Job:
     @property
     def notes(self) -> tuple[str, ...]:
         """Plain sentences a reader of the results should know."""
-        return tuple(dict.fromkeys((*self.task.notes, *(n for e in self.encoded.values() for n in e.notes))))
+        encoded = (note for split in self.encoded.values() for note in split.notes)
+        return tuple(dict.fromkeys((*self.task.notes, *encoded, *self.remarks)))
 
     @property
     def identity(self) -> str:

@@ -1,0 +1,63 @@
+"""A sample of what docs/architectures.md says: right in each column, or refused by its reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import architectures
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.mark.parametrize(
+    ("family", "layout"), [("granite", "flat"), ("gemma2", "packed"), ("bloom", "padded")]
+)
+def test_a_family_is_right_in_every_column(family: str, layout: str) -> None:
+    found = architectures.check(family)
+    assert found["layout"] == layout
+    assert all(map(architectures.good, architectures.verdicts(found)))
+    assert {found[name] for name in architectures.METHODS} == {"ok"}
+
+
+def test_what_cannot_be_kept_is_refused_before_it_is_learnt() -> None:
+    found = architectures.check("deepseek_v3")
+    assert all(map(architectures.good, architectures.verdicts(found)))
+    assert found["soft"] == "ok"
+    assert found["kv"].startswith(
+        "refused: deepseek_v3 has 4 layers and 4 layers of key/value heads 1x16x1x8"
+    )
+
+
+def test_a_model_of_states_is_refused_at_loading() -> None:
+    found = architectures.check("qwen3_next")
+    assert not found["loads"]
+    assert "layers that keep a state" in found["reason"]
+
+
+def test_a_table_names_what_is_wrong_and_what_was_refused() -> None:
+    right: dict[str, Any] = {
+        "loads": True,
+        "layout": "flat",
+        "loss_error": 1e-7,
+        "gradient_error": 2e-6,
+        "answers_alone": True,
+        "answers_in_company": True,
+        **dict.fromkeys(architectures.METHODS, "ok"),
+    }
+    page = architectures.table(
+        {
+            "good": right,
+            "wrong": right | {"answers_in_company": False},
+            "inexact": right | {"loss_error": 0.1},
+            "partly": right | {"kv": "refused: no | file"},
+            "states": {"loads": False, "reason": "it keeps a state"},
+        }
+    )
+    assert "of 5 families 4 load and 1 are refused" in page
+    assert "1 pass every check, 1 more all but a method" in page
+    assert "and 2 fail one" in page
+    assert "| good | flat | 1e-07 | 2e-06 | yes | yes | ok | ok | ok |" in page
+    assert "| refused: no / file |" in page
+    assert "| states | it keeps a state |" in page
