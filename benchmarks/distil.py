@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=EXAMPLES)
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "distil")
     parser.add_argument("--positions", type=lambda text: [int(part) for part in text.split(",")])
+    parser.add_argument("--without-plain", action="store_true", help="train no prefix on the text itself")
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     asked = parser.parse_args()
@@ -60,7 +61,7 @@ def main() -> None:
         if asked.positions is not None and config.teacher is not None:
             teacher = config.teacher.model_copy(update={"positions": asked.positions})
             config = config.model_copy(update={"teacher": teacher})
-        found = _measured(base, config)
+        found = _measured(base, config, without_plain=asked.without_plain)
         text = json.dumps({"source": source} | found | {"machine": describe()}, indent=1)
         for folder in (EXAMPLES.absolute(), asked.data.absolute()):
             text = text.replace(f"{folder}/", "")
@@ -83,7 +84,7 @@ def _config(source: str, data: Path, work: Path) -> Config:
     return config.model_copy(update={"data": config.data.model_copy(update=rows), "output": output})
 
 
-def _measured(base: Base, config: Config) -> dict[str, Any]:
+def _measured(base: Base, config: Config, *, without_plain: bool) -> dict[str, Any]:
     def told(report: Report) -> None:
         if report.scores is not None:
             print(f"{config.name} {report.step}/{report.total}: {report.scores.nll:.4f}", flush=True)
@@ -95,7 +96,7 @@ def _measured(base: Base, config: Config) -> dict[str, Any]:
     found = distil(base, config, resume=resume, listener=listener)
     assert found.figures is not None
     took = time.monotonic() - began
-    plain = _next_tokens(base, config)
+    plain = None if without_plain else _next_tokens(base, config)
     seconds = {one.name: one.card.training.seconds for one in found.prompts if one.card.training}
     steps = {one.name: one.card.training.steps for one in found.prompts if one.card.training}
     return {

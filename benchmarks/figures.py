@@ -411,11 +411,12 @@ def _distilled() -> str:
     return "\n\n".join(parts)
 
 
-def _source(title: str, figures: dict[str, Any], plain: dict[str, Any], steps: int) -> str:
+def _source(title: str, figures: dict[str, Any], plain: dict[str, Any] | None, steps: int) -> str:
     heads = ("in front of a question", "positions", "kept", "same answer", "ROUGE-L", "right")
     rows = [_kept(row) for row in figures["rows"]]
-    kept = _share(plain["kept"])
-    rows.insert(-2, ("trained on the text itself", str(plain["positions"]), kept, "-", "-", "-"))
+    if plain is not None:
+        kept = _share(plain["kept"])
+        rows.insert(-2, ("trained on the text itself", str(plain["positions"]), kept, "-", "-", "-"))
     costs = figures["costs"]
     read, stored = (f"{1000 * costs[name]:,.0f} ms" for name in ("read", "stored"))
     faster = (
