@@ -39,7 +39,7 @@ setup: $(READY)
 
 # vLLM brings its own torch, so it has an environment of its own; these are the tests that run only there.
 vllm: $(VLLM_READY)
-	$(VLLM)/bin/python -m pytest tests/with_vllm
+	$(VLLM)/bin/python -m pytest tests/with_vllm -o filterwarnings=default
 
 $(VLLM_READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VLLM)

@@ -71,7 +71,7 @@ class VllmServer:
     def __init__(self, python: Path, log: Path, words: Sequence[str], port: int | None = None) -> None:
         self.python, self.log, self.port = python, log, port or _free_port()
         self._command = [
-            *(str(python), "-m", "vllm.entrypoints.cli.main", "serve", *words),
+            *(str(python), "-m", "vllm.entrypoints.openai.api_server", *words),
             *("--host", "127.0.0.1", "--port", str(self.port), "--block-size", "32"),
             *("--max-model-len", "512", "--max-num-seqs", str(ROWS)),
         ]
@@ -190,7 +190,7 @@ class OverPrompts(OverVllm):
 
 def plain_words(folder: Path, dtype: str) -> list[str]:
     """How vLLM is started for itself."""
-    return [str(folder), "--served-model-name", NAME, "--dtype", dtype, "--enable-prompt-embeds"]
+    return ["--model", str(folder), "--served-model-name", NAME, "--dtype", dtype, "--enable-prompt-embeds"]
 
 
 def prompts_server(python: Path, base: Base, library: Path) -> VllmServer:

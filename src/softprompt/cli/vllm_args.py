@@ -9,7 +9,7 @@ from softprompt.cli.options import BaseChoice, examples, json_option, refuse_mis
 __all__ = ["command"]
 
 _EXAMPLES = """
-vllm serve $(softprompt vllm-args prompts)
+python -m vllm.entrypoints.openai.api_server $(softprompt vllm-args prompts)
 vllm serve $(softprompt vllm-args prompts --dtype bfloat16) --tensor-parallel-size 2
 """
 
@@ -30,7 +30,7 @@ vllm serve $(softprompt vllm-args prompts --dtype bfloat16) --tensor-parallel-si
 def command(
     library: str, model: str | None, store: str, dtype: str, trust_remote_code: bool, as_json: bool
 ) -> None:
-    """Print the flags with which `vllm serve` serves the prompts of LIBRARY.
+    """Print the flags with which vLLM's server serves the prompts of LIBRARY.
 
     Clients then send /v1/completions with the name of a prompt as model. Prompts may come, change and go
     while vLLM serves. LoRA adapters, chats and /v1/classify need `softprompt serve --engine vllm`.

@@ -51,9 +51,9 @@ def engine_fields(base: Base, store: str, **more: Any) -> dict[str, Any]:
 
 
 def flags(fields: dict[str, Any]) -> list[str]:
-    """The fields as words behind ``vllm serve``, the model first, none with a space that we wrote in it."""
-    words = [fields["model"]]
-    for name, value in list(fields.items())[1:]:
+    """The fields as words of a command line, none with a space that we wrote in it, and the middleware."""
+    words: list[str] = []
+    for name, value in fields.items():
         flag = "--" + name.replace("_", "-")
         if isinstance(value, bool):
             words.append(flag if value else flag.replace("--", "--no-", 1))
