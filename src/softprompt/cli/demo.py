@@ -73,7 +73,10 @@ def _tell(demo: Demo, library: str) -> None:
     console = screen.out()
     console.print(f"\nOne frozen model, {demo.roles.prompt.base.name}, learns three jobs.", style="bold")
     console.print("Before: the model alone. After: the same model behind the prompt it has learnt.")
-    console.print(f"An answer ends by itself or, where dots stand, after {NEW_TOKENS} tokens.")
+    console.print(
+        f"Openings were fixed before training. An answer ends by itself or, where dots stand, after "
+        f"{NEW_TOKENS} tokens."
+    )
     for job, rows in ((demo.roles, "role prompts"), (demo.quotes, "inspirational quotes")):
         count = job.prompt.card.data["train"].rows
         console.print(f"\n{job.prompt.name}, learnt from {count} {rows}", style="bold")
@@ -94,7 +97,7 @@ def _tell(demo: Demo, library: str) -> None:
     where = [] if library == "prompts" else ["--library", library]
     for words in (
         ["generate", demo.roles.prompt.name, "I want you to act as a gardener."],
-        ["generate", demo.quotes.prompt.name, ""],
+        ["generate", demo.quotes.prompt.name, "Courage"],
         ["generate", demo.topics.prompt.name, "Shares fall as oil price climbs", "--classify"],
         ["show", demo.quotes.prompt.name],
     ):
@@ -124,20 +127,19 @@ def _gains(demo: Demo) -> None:
         ways = [_summary(job, way) for way in ("untuned", "soft prompt")]
         return [job.prompt.name, f"{what} ({ways[0]['rows']})", *(with_interval(w, measure) for w in ways)]
 
+    topics = len(demo.topics.prompt.template.labels or ())
     heads = ("prompt", "on rows it never saw (their number)", "before", "after")
     rows = [
-        row(demo.roles, "loss per token", "nll"),
-        row(demo.quotes, "loss per token", "nll"),
+        row(demo.roles, "loss per token, lower is better", "nll"),
+        row(demo.quotes, "loss per token, lower is better", "nll"),
         row(demo.quotes, "openings finished as one sentence", "whole_sentences"),
-        row(demo.topics, "headlines given their topic", "accuracy"),
+        row(demo.topics, f"headlines given their topic of {topics}", "accuracy"),
     ]
     print_grid(heads, rows, right=(2, 3))
     for way in demo.topics.scores:
         if way not in ("untuned", "soft prompt"):
             shown = with_interval(_summary(demo.topics, way), "accuracy")
-            out().print(
-                f"95% intervals in brackets. Headlines behind {way} instead: {shown}.", soft_wrap=True
-            )
+            out().print(f"95% intervals in brackets. Headlines behind {way}, one of each topic: {shown}.")
 
 
 def _costs(demo: Demo) -> None:
