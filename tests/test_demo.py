@@ -39,7 +39,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Demo, Path]:
         file = folder / f"{recipe}.jsonl"
         file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
         data = config.data.model_copy(
-            update=dict.fromkeys(("train", "validation", "test"), str(file)) | {"validation_rows": None}
+            update=dict.fromkeys(("train", "validation", "test"), str(file))
+            | dict.fromkeys(("validation_rows", "test_rows"))
         )
         train = config.train.model_copy(update={"epochs": 1})
         return config.model_copy(update={"data": data, "train": train})
