@@ -35,6 +35,7 @@ def test_no_word_falls_apart_in_a_shell(tmp_path: Path) -> None:
 def test_the_verb_prints_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny.model("llama").save_pretrained(tmp_path / "base")
     tiny.tokenizer().save_pretrained(tmp_path / "base")
+    (tmp_path / "prompts").mkdir()
     asked = ["vllm-args", str(tmp_path / "prompts"), "--base", str(tmp_path / "base"), "--dtype", "float32"]
     assert run(asked) == 0
     lines = capsys.readouterr().out.splitlines()

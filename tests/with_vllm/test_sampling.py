@@ -76,6 +76,7 @@ def test_every_wish_reaches_vllm() -> None:
     base = tiny.base()
     sampling = Sampling(
         max_new_tokens=7,
+        min_new_tokens=2,
         temperature=0.7,
         top_k=4,
         top_p=0.9,
@@ -97,6 +98,7 @@ def test_every_wish_reaches_vllm() -> None:
     assert fields.pop("seed") != other["seed"]
     assert fields == {
         "max_tokens": 6,
+        "min_tokens": 2,
         "temperature": 0.7,
         "top_k": 4,
         "top_p": 0.9,

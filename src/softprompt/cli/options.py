@@ -86,7 +86,7 @@ def base_options(command: Command) -> Command:
     return command
 
 
-def refuse_missing(library: str) -> None:
+def refuse_missing(library: str, told: str = "--library") -> None:
     """Refuse a library that was named and is not there; the default one need not be there yet.
 
     Raises:
@@ -96,7 +96,7 @@ def refuse_missing(library: str) -> None:
 
     if library != LIBRARY and not Path(library).is_dir():
         what = "is a file, not a folder of prompts" if Path(library).exists() else "is not there"
-        raise ArtifactError(f"The library {library} {what}; check --library.")
+        raise ArtifactError(f"The library {library} {what}; check {told}.")
 
 
 def open_prompt(

@@ -41,7 +41,7 @@ def command(
     from softprompt.cli.serve import cards_of, served_base
     from softprompt.vllm.flags import engine_fields, flags, refuse_base
 
-    refuse_missing(library)
+    refuse_missing(library, "LIBRARY")
     base = served_base(BaseChoice(model, dtype, "cpu", trust_remote_code), cards_of(library))
     refuse_base(base)
     about = {"library": str(Path(library).absolute()), "fingerprint": base.fingerprint}
