@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -40,7 +41,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Demo, Path]:
         file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
         data = config.data.model_copy(
             update=dict.fromkeys(("train", "validation", "test"), str(file))
-            | dict.fromkeys(("validation_rows", "test_rows"))
+            | dict.fromkeys(("train_rows", "validation_rows", "test_rows"))
         )
         train = config.train.model_copy(update={"epochs": 1})
         return config.model_copy(update={"data": data, "train": train})
@@ -135,3 +136,14 @@ def test_a_prompt_is_held_against_the_bare_base_on_the_same_openings(small: tupl
     told = verb._as_json(demo)
     assert told["quotes"]["scores"]["untuned"]["whole_sentences"] == demo.quotes.finished["untuned"].share
     assert len(told["before"]) == len(told["after"]) == 7
+
+
+def test_shares_are_printed_with_their_intervals(
+    small: tuple[Demo, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    demo, _ = small
+    verb._tell(demo, "prompts")
+    lines = capsys.readouterr().out.splitlines()
+    for name in ("finished as one sentence", "given their topic"):
+        (line,) = (line for line in lines if name in line)
+        assert len(re.findall(r"\d+\.\d% \(\d+\.\d-\d+\.\d\)", line)) == 2, line

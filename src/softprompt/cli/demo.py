@@ -166,7 +166,8 @@ def _summary(job: JobResult, way: str) -> dict[str, Any]:
     """The scores of one way, with its share of finished sentences where that was measured."""
     found = job.scores[way].summary()
     if way in job.finished:
-        found |= {"whole_sentences": job.finished[way].share, "finished_interval": job.finished[way].interval}
+        ended = job.finished[way]
+        found |= {"whole_sentences": ended.share, "whole_sentences_interval": ended.interval}
     return found
 
 

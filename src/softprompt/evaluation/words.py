@@ -25,7 +25,7 @@ _MEASURES = {
     "chrf": "chrF",
 }
 _UNTUNED = ", untuned"
-_SHARES = ("accuracy", "finished")
+_SHARES = ("accuracy", "whole_sentences")
 
 
 def score_rows(scores: Mapping[str, Summary]) -> list[tuple[str, ...]]:
