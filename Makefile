@@ -17,7 +17,7 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses auto $(FLAGS)
 
-# An answer in under a minute: layers, settings, rows, the head and the sampler; no real model.
+# An answer in about a minute: layers, settings, rows, the head and the sampler; no real model.
 quick: $(READY)
 	$(BIN)/python -m pytest --numprocesses auto -m "not real_base" tests/test_architecture.py \
 		tests/test_config*.py tests/data tests/base/test_head.py tests/generation/test_sampler.py
