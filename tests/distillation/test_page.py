@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from softprompt.distillation.figures import Costs, Figures, Kept, Lost
+from softprompt.distillation.figures import Figures, Kept, Lost, TimeCosts
 from softprompt.distillation.page import render, write_page
 from softprompt.evaluation.intervals import Value
 
@@ -20,7 +20,7 @@ def figures(*, lengths: tuple[int, ...] = (8, 16), saves: bool = True) -> Figure
     learnt = [kept(f"fox-{n}", "learnt", n, HALF) for n in lengths]
     starts = [kept(f"fox-{n}, untrained", "start", n, Value(-0.2, -0.3, -0.1)) for n in lengths]
     rest = (kept("nothing", "bare", 1, NONE), kept("the whole teacher", "text", 500, ALL))
-    costs = Costs(1.5, 0.2, {f"fox-{n}": 0.1 if saves else 2.0 for n in lengths}, 140.0)
+    costs = TimeCosts(1.5, 0.2, {f"fox-{n}": 0.1 if saves else 2.0 for n in lengths}, 140.0)
     lost = (Lost("fox-8", "<script>alert(1)</script>", "so", "so not", 2.5),)
     return Figures("fox", "a text of 500 tokens", 40, (*learnt, *starts, *rest), lost, costs)
 
@@ -49,6 +49,6 @@ def test_one_length_and_a_prompt_that_saves_nothing_have_a_page_too() -> None:
 
 
 def test_the_break_even_counts_whole_requests() -> None:
-    costs = Costs(1.0, 0.5, {"a": 0.5, "b": 1.0}, 10.0)
+    costs = TimeCosts(1.0, 0.5, {"a": 0.5, "b": 1.0}, 10.0)
     assert costs.break_even("a") == 21
     assert costs.break_even("b") is None

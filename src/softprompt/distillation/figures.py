@@ -25,7 +25,7 @@ from softprompt.evaluation.writing import write_texts
 from softprompt.packages import require
 from softprompt.prefix import Front, Prefix
 
-__all__ = ["Contestant", "Costs", "Figures", "Kept", "Lost", "measure"]
+__all__ = ["Contestant", "Figures", "Kept", "Lost", "TimeCosts", "measure"]
 
 SHOWN = 5
 """So many questions on which most was lost are shown of each prompt."""
@@ -92,7 +92,7 @@ class Lost:
 
 
 @dataclass(frozen=True)
-class Costs:
+class TimeCosts:
     """Seconds, measured here and one at a time.
 
     Attributes:
@@ -131,7 +131,7 @@ class Figures:
     questions: int
     rows: tuple[Kept, ...]
     lost: tuple[Lost, ...]
-    costs: Costs
+    costs: TimeCosts
 
     def of(self, role: str) -> list[Kept]:
         """The rows of one role, shortest first."""
@@ -268,7 +268,7 @@ def _lost(
 # Time to the first token --------------------------------------------------------------------------
 
 
-def _costs(lessons: Lessons, encoded: Encoded, learnt: Sequence[Contestant], spent: float) -> Costs:
+def _costs(lessons: Lessons, encoded: Encoded, learnt: Sequence[Contestant], spent: float) -> TimeCosts:
     """Seconds to what the model expects next, behind each, one question at a time."""
     teacher = lessons.teacher
     questions = [TokenRow(example.input_ids) for example in encoded.examples[:TIMED]]
@@ -286,7 +286,7 @@ def _costs(lessons: Lessons, encoded: Encoded, learnt: Sequence[Contestant], spe
         prompts = {
             one.name: _median(behind(one.base, one.base.prefill(one.front)), questions) for one in learnt
         }
-    return Costs(whole, stored, prompts, spent)
+    return TimeCosts(whole, stored, prompts, spent)
 
 
 def _median(read: Callable[[TokenRow], object], rows: Sequence[TokenRow]) -> float:

@@ -34,7 +34,7 @@ from softprompt.generation.request import Event, Finished, GenerateRequest, Text
 from softprompt.generation.sampler import Sampling
 from softprompt.prefix import Front
 
-__all__ = ["ANSWERS", "Answer", "Lessons", "draw"]
+__all__ = ["ANSWERS", "Lessons", "TeacherAnswer", "draw"]
 
 ANSWERS = "answers.jsonl"
 _TOGETHER = 64
@@ -44,7 +44,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Answer:
+class TeacherAnswer:
     """What the teacher said to one question: its text, and its tokens to the end that closed it.
 
     That is the end of the text, or the stop string, of which the text has nothing.
@@ -67,7 +67,7 @@ class Lessons:
         digest: of all answers.
     """
 
-    answers: Mapping[str, Sequence[Answer]]
+    answers: Mapping[str, Sequence[TeacherAnswer]]
     rows: Mapping[str, Sequence[TokenRow]]
     bare: Front
     teacher: Teacher
@@ -166,7 +166,7 @@ def _answers(
     end: Ids,
     seed: int,
     progress: Progress,
-) -> dict[str, list[Answer]]:
+) -> dict[str, list[TeacherAnswer]]:
     """Those on disk and, in groups that are written as they come, those that are missing there."""
     known = _read(path, teacher.base, config.stop)
     total = sum(len(found.examples) for found in encoded.values())
@@ -197,14 +197,14 @@ def _answers(
 
 def _ask(
     teacher: Teacher, encoded: Encoded, numbers: Sequence[int], sampling: Sampling, end: Ids
-) -> list[Answer]:
+) -> list[TeacherAnswer]:
     """The teacher's answers to some questions: the likeliest candidate, or what it writes."""
     examples = [encoded.examples[number] for number in numbers]
     if any(map(encoded.candidates, examples)):
         judged = judge(teacher.base, teacher.prefix, replace(encoded, examples=tuple(examples)))
         best = judged.weights.argmax(1).tolist()
         chosen = [encoded.candidates(example)[place] for example, place in zip(examples, best, strict=True)]
-        return [Answer(teacher.base.decode(candidate), candidate) for candidate in chosen]
+        return [TeacherAnswer(teacher.base.decode(candidate), candidate) for candidate in chosen]
     ids: list[list[int]] = [[] for _ in examples]
     ended = [False] * len(examples)
 
@@ -224,20 +224,20 @@ def _ask(
     found = []
     for text, tokens, whole in zip(texts, ids, ended, strict=True):
         closed = whole and teacher.base.decode(tokens) == text  # by the model, not by a stop string
-        found.append(Answer(text, (*tokens, *(end if closed else ()))))
+        found.append(TeacherAnswer(text, (*tokens, *(end if closed else ()))))
     return found
 
 
-def _line(key: tuple[str, int], answer: Answer, base: Base, encoded: Mapping[str, Encoded]) -> str:
+def _line(key: tuple[str, int], answer: TeacherAnswer, base: Base, encoded: Mapping[str, Encoded]) -> str:
     split, number = key
     question = base.decode(encoded[split].examples[number].input_ids)
     values = {"split": split, "row": number, "question": question, "answer": answer.text, "ids": answer.ids}
     return json.dumps(values, ensure_ascii=False) + "\n"
 
 
-def _read(path: Path, base: Base, stop: Sequence[str]) -> dict[tuple[str, int], Answer]:
+def _read(path: Path, base: Base, stop: Sequence[str]) -> dict[tuple[str, int], TeacherAnswer]:
     """The answers in a file: tokenised anew where the text was mended, without a line a kill cut off."""
-    found: dict[tuple[str, int], Answer] = {}
+    found: dict[tuple[str, int], TeacherAnswer] = {}
     for line in _lines(path):
         try:
             values: dict[str, Any] = json.loads(line)
@@ -249,7 +249,7 @@ def _read(path: Path, base: Base, stop: Sequence[str]) -> dict[tuple[str, int], 
         if drawn != text and not any(drawn.startswith(text + closing) for closing in stop):
             end = ids[-1:] if ids[-1:] == (base.end_id,) else ()
             ids = (*base.encode(text), *end)
-        found[key] = Answer(text, ids)
+        found[key] = TeacherAnswer(text, ids)
     return found
 
 

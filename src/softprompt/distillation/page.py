@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from softprompt.atomic import write_bytes
-from softprompt.distillation.figures import Costs, Figures, Kept
+from softprompt.distillation.figures import Figures, Kept, TimeCosts
 from softprompt.evaluation.intervals import Value
 from softprompt.report.board import INK, MARK, SOFT, canvas, finish, heading, panel, ticks, write
 from softprompt.report.page import Trusted, fill, part
@@ -82,7 +82,7 @@ def _split(value: Value | None) -> tuple[str, str]:
     return said, interval.removesuffix(")")
 
 
-def _cost(costs: Costs, name: str) -> list[str]:
+def _cost(costs: TimeCosts, name: str) -> list[str]:
     even = costs.break_even(name)
     took = costs.prompts[name]
     return [

@@ -45,7 +45,7 @@ _log = logging.getLogger("vllm.softprompt")
 
 
 @dataclass(frozen=True)
-class _Load:
+class _BlockLoad:
     """Positions ``first`` to ``last`` of a prompt, into blocks; ``fault`` says why that cannot be."""
 
     key: str
@@ -59,7 +59,7 @@ class _Load:
 class _Loads(KVConnectorMetadata):  # type: ignore[misc]
     """What a step has to load first."""
 
-    loads: list[_Load] = field(default_factory=list)
+    loads: list[_BlockLoad] = field(default_factory=list)
 
 
 class SoftPromptConnector(KVConnectorBase_V1):  # type: ignore[misc]
@@ -76,7 +76,7 @@ class SoftPromptConnector(KVConnectorBase_V1):  # type: ignore[misc]
         self._prompts = LoadedPrompts(self._root, budget)
         self._length = lru_cache(4096)(partial(read_positions, self._root))  # a key never comes again
         self._begins: dict[str, int] = {}
-        self._due: list[_Load] = []
+        self._due: list[_BlockLoad] = []
         self._failed: set[int] = set()
 
     @property
@@ -113,7 +113,7 @@ class SoftPromptConnector(KVConnectorBase_V1):  # type: ignore[misc]
             key = (request.kv_transfer_params or {}).get(PARAMETER)
             _, fault = self._look(request, key)
             own = list(blocks.get_block_ids()[0])
-            self._due.append(_Load(str(key), first, first + num_external_tokens, own, fault))
+            self._due.append(_BlockLoad(str(key), first, first + num_external_tokens, own, fault))
 
     def build_connector_meta(self, scheduler_output: SchedulerOutput) -> KVConnectorMetadata:
         """Hand the step's loads to the workers."""
@@ -136,7 +136,7 @@ class SoftPromptConnector(KVConnectorBase_V1):  # type: ignore[misc]
 
     def start_load_kv(self, forward_context: ForwardContext, **kwargs: Any) -> None:
         """Write the prompts of requests that begin, or begin again, in this step."""
-        loads: list[_Load] = self._get_connector_metadata().loads
+        loads: list[_BlockLoad] = self._get_connector_metadata().loads
         for load in loads:
             try:
                 if load.fault is not None:
@@ -147,7 +147,7 @@ class SoftPromptConnector(KVConnectorBase_V1):  # type: ignore[misc]
                 # What lies before is another request's, too, and sound.
                 self._failed.update(load.blocks[load.first // self._block_size :])
 
-    def _write(self, load: _Load, layers: dict[str, Any]) -> None:
+    def _write(self, load: _BlockLoad, layers: dict[str, Any]) -> None:
         held = {name: layer for name, layer in layers.items() if _keeps(layer)}
         device = next(iter(held.values())).kv_cache.device
         heads = partial(heads_of, get_tensor_model_parallel_rank(), get_tensor_model_parallel_world_size())
