@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,7 @@ from softprompt.cli import demo as verb
 from softprompt.cli.main import run
 from softprompt.config import Config
 from softprompt.data.table import Table
-from softprompt.demo import Answer, Demo, run_demo, whole_sentences
-from softprompt.generation.request import Event, Finished, GenerateRequest
+from softprompt.demo import Answer, Demo, openings, run_demo, whole_sentences
 
 WORDS = ("Life is a long road.", "Be kind!", "Act as a cook who bakes.", "Nothing is lost?")
 
@@ -100,33 +98,38 @@ def test_what_is_printed_fits_and_marks_answers_that_were_cut(
 
 
 @pytest.mark.parametrize(
-    ("answer", "length", "counts"),
+    ("answer", "whole", "counts"),
     [
-        (" is good.", 9, True),
-        (' is "good!"', 11, True),
-        (" is good", 8, False),  # no mark at its end
-        (" is good. It is.", 16, False),  # two sentences
-        (" is\ngood.", 9, False),
-        (" is good.", 40, False),  # cut by the most tokens there
-        (".", 1, True),
+        (" is good.", True, True),
+        (' is "good!"', True, True),
+        (" is good", True, False),  # no mark at its end
+        (" is good. It is.", True, False),  # two sentences
+        (" is\ngood.", True, False),
+        (" is good.", False, False),  # cut by the most tokens there
+        (".", True, True),
     ],
 )
-def test_an_opening_counts_when_one_sentence_ends_it(
-    monkeypatch: pytest.MonkeyPatch, small: tuple[Demo, Path], answer: str, length: int, counts: bool
-) -> None:
-    demo, _ = small
-
-    def say(requests: Sequence[GenerateRequest], on_event: Callable[[int, Event], None]) -> list[str]:
-        for number, request in enumerate(requests):
-            assert request.sampling.max_new_tokens == 40
-            on_event(number, Finished("stop" if length < 40 else "length", 1, 1, length))
-        return [answer] * len(requests)
-
-    monkeypatch.setattr(demos, "generate", say)
-    table = Table(({"text": "To be or not to be."}, {"text": "One two"}), "rows")
-    found = whole_sentences(demo.quotes.prompt, table)
+def test_an_opening_counts_when_one_sentence_ends_it(answer: str, whole: bool, counts: bool) -> None:
+    texts = openings(Table(({"text": "To be or not to be."}, {"text": "One two"}), "rows"))
+    assert texts == ("To be or", "One two")
+    found = whole_sentences(Answer("quotes", text, answer, whole) for text in texts)
     assert (found.hits, found.rows) == (2 * counts, 2)
     assert found.interval[0] <= found.share <= found.interval[1]
+
+
+def test_the_loss_falls_by_the_difference_of_both_on_the_same_rows(
+    small: tuple[Demo, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    demo, _ = small
+    before, after = (demo.quotes.scores[way] for way in ("untuned", "soft prompt"))
+    change = demo.quotes.change
+    assert change is not None
+    assert change.difference == pytest.approx(after.nll - before.nll)
+    assert change.low < change.difference < change.high
+    verb._tell(demo, "prompts")
+    assert f"by {-change.difference:.2f} ({-change.high:.2f} to {-change.low:.2f}) for quotes" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_a_prompt_is_held_against_the_bare_base_on_the_same_openings(small: tuple[Demo, Path]) -> None:

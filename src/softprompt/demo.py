@@ -17,7 +17,8 @@ from softprompt import recipes
 from softprompt.base.model import Base
 from softprompt.config import Config, TextConfig, parse
 from softprompt.data.table import Table
-from softprompt.evaluation.intervals import Interval, wilson
+from softprompt.evaluation.intervals import Interval, sampled_ratio, wilson
+from softprompt.evaluation.paired import Difference, paired_difference
 from softprompt.evaluation.score import Scores
 from softprompt.generation.offline import generate
 from softprompt.generation.request import Event, Finished, GenerateRequest
@@ -27,7 +28,16 @@ from softprompt.listener import Listener, Report
 from softprompt.training.job import Job
 from softprompt.training.run import train
 
-__all__ = ["Answer", "Demo", "JobResult", "Stage", "WholeSentences", "run_demo", "whole_sentences"]
+__all__ = [
+    "Answer",
+    "Demo",
+    "JobResult",
+    "Stage",
+    "WholeSentences",
+    "openings",
+    "run_demo",
+    "whole_sentences",
+]
 
 OPENINGS = {
     "roles": (
@@ -114,6 +124,8 @@ class JobResult:
         folder: where it was saved.
         before: what the bare base answered to the job's openings.
         after: what the tuned prompt answered to them.
+        change: nats a token, after less before, on the same test rows resampled together; None where
+            nothing was written.
     """
 
     scores: dict[str, Scores]
@@ -122,6 +134,7 @@ class JobResult:
     folder: Path
     before: tuple[Answer, ...] = ()
     after: tuple[Answer, ...] = ()
+    change: Difference | None = None
 
     @property
     def artifact_bytes(self) -> int:
@@ -188,19 +201,32 @@ def _run_job(
         title = f"{demonstrations} demonstrations"
         scores[title] = _score(base, stage, config, f"{{demos:{demonstrations}}}", f"{name}: {title}")
     scores["soft prompt"] = Scores.from_json(prompt.card.scores["test"])
-    ended = dict[str, WholeSentences]()
-    if sentences:
-        with stage.counting(f"{name}: finishing the openings of test rows"):
-            rows = Job.prepare(base, config).task.tables["test"]
-            ended = {
-                "untuned": whole_sentences(prompt.bare(), rows),
-                "soft prompt": whole_sentences(prompt, rows),
-            }
-    texts = OPENINGS.get(name, ())
+    texts, ended, change = OPENINGS.get(name, ()), dict[str, WholeSentences](), None
+    tested = Job.prepare(base, config).task.tables["test"]
+    starts = openings(tested) if sentences else ()
     with stage.counting(f"{name}: answering"):
-        before = _answers(base, [(None, text) for text in texts])
-        after = _answers(base, [(prompt, text) for text in texts])
-    return JobResult(scores, ended, prompt, Path(config.output.library) / name, before, after)
+        asked = [(p, text) for p in (None, prompt) for text in texts]
+        asked += [(p, start) for p in (prompt.bare(), prompt) for start in starts]
+        answers = _answers(base, asked)
+    if sentences:
+        untuned, tuned = answers[2 * len(texts) : -len(starts)], answers[-len(starts) :]
+        ended = {"untuned": whole_sentences(untuned), "soft prompt": whole_sentences(tuned)}
+    if texts:
+        with stage.counting(f"{name}: before and after, row by row"):
+            after, before = (
+                [sampled_ratio(found.losses, found.tokens)]
+                for found in (p.evaluate(tested) for p in (prompt, prompt.bare()))
+            )
+        change = paired_difference(after, before)
+    return JobResult(
+        scores,
+        ended,
+        prompt,
+        Path(config.output.library) / name,
+        answers[: len(texts)],
+        answers[len(texts) : 2 * len(texts)],
+        change,
+    )
 
 
 def _score(base: Base, stage: Stage, config: Config, front: str, title: str) -> Scores:
@@ -210,16 +236,18 @@ def _score(base: Base, stage: Stage, config: Config, front: str, title: str) -> 
         return job.score("test", progress)
 
 
-def whole_sentences(prompt: Prompt, rows: Table) -> WholeSentences:
-    """How many openings of held-out texts a prompt goes on with to the end of one sentence.
+def openings(rows: Table) -> tuple[str, ...]:
+    """The first three words of each row's ``text``."""
+    return tuple(" ".join(str(row["text"]).split()[:_OPENING_WORDS]) for row in rows.rows)
 
-    An opening is the first three words of a row's ``text``. It counts when the greedy answer ends by itself
-    before its 40th token, and opening and answer together are one sentence: they end in a full stop, an
-    exclamation or a question mark (closing quotes or brackets may follow) and hold neither another of these
-    marks nor a line break before.
+
+def whole_sentences(answers: Iterable[Answer]) -> WholeSentences:
+    """How many openings were gone on with to the end of one sentence.
+
+    One counts when its answer ended by itself before the most tokens, and opening and answer together are one
+    sentence: they end in a full stop, an exclamation or a question mark (closing quotes or brackets may
+    follow) and hold neither another of these marks nor a line break before.
     """
-    openings = [" ".join(str(row["text"]).split()[:_OPENING_WORDS]) for row in rows.rows]
-    answers = _answers(prompt.base, [(prompt, opening) for opening in openings])
     hits = [a.whole and _ONE_SENTENCE.fullmatch((a.text + a.answer).strip()) is not None for a in answers]
     return WholeSentences(sum(hits), len(hits))
 

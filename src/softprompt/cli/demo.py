@@ -136,10 +136,16 @@ def _gains(demo: Demo) -> None:
         row(demo.topics, f"headlines given their topic of {topics}", "accuracy"),
     ]
     print_grid(heads, rows, right=(2, 3))
+    falls = [
+        f"by {-found.difference:.2f} ({-found.high:.2f} to {-found.low:.2f}) for {job.prompt.name}"
+        for job in demo.jobs
+        if (found := job.change) is not None
+    ]
+    _block("", f"95% intervals in brackets. On the same rows the loss falls {' and '.join(falls)}.")
     for way in demo.topics.scores:
         if way not in ("untuned", "soft prompt"):
             shown = with_interval(_summary(demo.topics, way), "accuracy")
-            out().print(f"95% intervals in brackets. Headlines behind {way}, one of each topic: {shown}.")
+            out().print(f"Headlines behind {way}, one of each topic: {shown}.")
 
 
 def _costs(demo: Demo) -> None:
