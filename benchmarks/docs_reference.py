@@ -42,6 +42,8 @@ EXAMPLES: dict[str, Any] = {
     "data.group": "passage",
     "data.retrieve": 4,
     "data.draw": 0,
+    "data.messages": "messages",
+    "data.answers": "last",
     "base.revision": "main",
     "method.init_text": "Name the queue of the ticket:",
     "method.init_artifact": "other-prompt",

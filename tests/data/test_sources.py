@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import gzip
 import json
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from softprompt.data.sources import read
+from softprompt.data.memory import as_table
+from softprompt.data.sources import listed, read
 from softprompt.errors import DataError, ResourceError, SoftpromptError
 
 ROWS: list[dict[str, Any]] = [{"text": "good, really", "label": "yes"}, {"text": 'a "b"\nc é', "label": "no"}]
@@ -48,6 +50,23 @@ def test_every_format_gives_the_same_rows(tmp_path: Path) -> None:
         write(tmp_path, "t.ndjson", lines + "\n\n"),
         write(tmp_path, "t.json", json.dumps(ROWS)),
         parquet(tmp_path, ROWS),
+        write(
+            tmp_path,
+            "semicolons.csv",
+            CSV.replace("t,l", "t;l").replace(",yes", ";yes").replace(",no", ";no"),
+        ),
+        write(
+            tmp_path, "tabs.csv", CSV.replace("t,l", "t\tl").replace(",yes", "\tyes").replace(",no", "\tno")
+        ),
+        write(tmp_path, "bars.tsv", CSV.replace("t,l", "t|l").replace(",yes", "|yes").replace(",no", "|no")),
+        write(tmp_path, "t.csv.gz", gzip.compress(CSV.encode())),
+        write(tmp_path, "t.jsonl.gz", gzip.compress(lines.encode())),
+        write(tmp_path, "list.jsonl", json.dumps(ROWS, indent=1)),
+        write(
+            tmp_path,
+            "frame.csv",
+            'text,label\n0,"good, really",yes\n1,"a ""b""\nc é",no\n'.replace("t", ",t", 1),
+        ),
     ]
     tables = [read(spec) for spec in specs]
     assert all(list(table.rows) == ROWS for table in tables)
@@ -132,10 +151,12 @@ def test_empty_parquet(tmp_path: Path) -> None:
         ("t.csv", "a,b\n1\n", "t.csv, line 2 has 1 field where"),
         ("t.tsv", "a\tb\n1\n", "holds a tab"),
         ("t.csv", "a,,b\n1,2,3\n", "has no header, or one without a name for column 2"),
+        ("t.csv", ",a\n1,2\nx,3\n", "has no name for column 1"),
+        ("t.csv.gz", b"a,b\n1,2\n", "is damaged or is not gzip"),
+        ("t.csv.gz", gzip.compress(b"a,b\n1,2\n")[:-9], "is damaged or is not gzip"),
+        ("t.parquet.gz", b"PAR1", "says no known format"),
+        ("t.csv", "a;b\n1;2;3\n", "holds a semicolon"),
         ("t.csv", "a,b, a\n1,2,3\n", "the column 'a' twice"),
-        ("t.csv", "a;b\n1;2\n", "has semicolons between its columns: save it with commas"),
-        ("t.tsv", "a;b\n1;2\n", "has semicolons between its columns"),
-        ("t.csv", "a\tb\n1\t2\n", "has tabs between its columns"),
         ("t.csv", 'a,b\n1,2\n3,"open\n4,5\n', "t.csv, line 3 is not well quoted"),
         ("t.jsonl", '{"a": 1}\n\n[1]\n', "t.jsonl, line 3 is a list, not an object"),
         ("t.jsonl", '{"a": 1}\nnull\n', "line 2 is null"),
@@ -173,6 +194,8 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
 class Hub(ModuleType):
     """Stands in for the datasets library and records how it was called."""
 
+    features: ClassVar[dict[str, Any]] = {}
+
     def __init__(self, rows: list[dict[str, Any]], error: Exception | None = None) -> None:
         super().__init__("datasets")
         self.rows, self.error, self.calls = rows, error, list[Any]()
@@ -206,6 +229,22 @@ def test_hub_specs(
     assert table.origin == spec
     # Nothing else is passed, above all no trust_remote_code.
     assert hub.calls == [(args, {"split": split, "revision": revision})]
+
+
+def test_the_names_of_class_labels_stand_beside_their_numbers() -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        text=datasets.Value("string"), label=datasets.ClassLabel(names=["World", "Sports"])
+    )
+    rows = [{"text": "a", "label": 1}, {"text": "b", "label": -1}]  # a test split has no labels
+    data = datasets.Dataset.from_list(rows, features=features)
+    assert listed(data) == [
+        {"text": "a", "label": 1, "label_name": "Sports"},
+        {"text": "b", "label": -1, "label_name": None},
+    ]
+    assert list(as_table(data).rows) == listed(data)
+    own = datasets.Dataset.from_list([{"label": 0, "label_name": "mine"}], features=None)
+    assert listed(own) == [{"label": 0, "label_name": "mine"}]
 
 
 @pytest.mark.parametrize(

@@ -283,6 +283,32 @@ def test_a_front_of_chat_marks_is_kept_in_the_card(tmp_path: Path) -> None:
     assert base.decode(prompt.request("1 x").ids) == "1 x;<assistant>"
 
 
+def test_conversations_are_learnt_answer_by_answer(tmp_path: Path) -> None:
+    tokenizer = copy.deepcopy(tiny.tokenizer())
+    tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }};{% endfor %}<assistant>"
+    base = dataclasses.replace(tiny.base(), tokenizer=tokenizer)
+    said = [
+        {"role": role, "content": text} for role, text in zip(["user", "assistant"] * 2, "axby", strict=True)
+    ]
+    (tmp_path / "talks.jsonl").write_text((json.dumps({"messages": said}) + "\n") * 10)
+    settings = config(tmp_path).model_dump(exclude_none=True)
+    data = {"train": str(tmp_path / "talks.jsonl"), "messages": "messages"}
+    prompt = softprompt.train(base, settings | {"data": data})
+    assert prompt.card.data["train"].rows == 16  # of ten conversations two are held back, whole
+    assert prompt.card.data["validation"].rows == 4
+    rows = prompt.rows(data["train"])
+    assert [(row["turns"], row["answer"]) for row in rows.rows[:2]] == [
+        ("a", "x"),
+        ("a;<assistant>x;<user>b", "y"),
+    ]
+    assert prompt.evaluate(data["train"]) == prompt.evaluate(rows)
+    asked = prompt.request({"turns": "a;<assistant>x;<user>b"})
+    assert base.decode(asked.ids) == "a;<assistant>x;<user>b;<assistant>"
+    for setting, wrong in [("input", "{text}"), ("labels", ["x", "y"]), ("chat", False), ("group", "id")]:
+        with pytest.raises(ConfigError, match=f"data.{setting}: cannot be set beside data.messages"):
+            softprompt.train(base, settings | {"data": data | {setting: wrong}})
+
+
 def test_a_chat_begins_once_and_its_bare_base_reads_the_opening(tmp_path: Path) -> None:
     tokenizer = copy.deepcopy(tiny.tokenizer())
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(

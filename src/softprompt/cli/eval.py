@@ -74,6 +74,7 @@ def command(
             click.get_current_context(),
         )
     from softprompt.cli import screen
+    from softprompt.data.chat import conversation_rows
     from softprompt.data.rows import collect_faults
     from softprompt.data.sources import read
     from softprompt.data.splits import subset
@@ -93,12 +94,15 @@ def command(
     def check(card: Card) -> None:
         nonlocal table
         template = card.template.template
-        table.require_columns(template.columns)
+        conversations = card.conversations(table.columns)
+        conversation_rows(table, *conversations).require_columns(template.columns)
         if rows is not None and rows < len(table):
             table = subset(table, rows, seed, template.label_column)
-        collect_faults(table, lambda _, row: (template.input_text(row), template.target_text(row)))
+        asked = conversation_rows(table, *conversations)
+        collect_faults(asked, lambda _, row: (template.input_text(row), template.target_text(row)))
 
     prompt = open_prompt(name, library, choice, check)
+    table = prompt.rows(table)
     encoded = prompt.encode(table)
     for note in encoded.notes:
         screen.say(note)

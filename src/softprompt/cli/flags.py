@@ -59,7 +59,7 @@ def settings(file: str | None, flags: Mapping[str, Any], assignments: tuple[str,
             f"({', '.join(recipes.names())}), or --data, --input and --target.",
             click.get_current_context(),
         )
-    if file is not None and Path(file).suffix.lower() in _ROWS:
+    if file is not None and Path(file.removesuffix(".gz")).suffix.lower() in _ROWS:
         raise click.UsageError(
             f"{file} looks like rows, not like a configuration; give it as --data {file}, or let "
             f"`softprompt init {file}` write one.",
@@ -119,7 +119,7 @@ def _value(flag: str, value: Any) -> Any:
 
 def name_from(data: str) -> str:
     """A name for what is learnt from ``data``: a file's stem, or the name of a bundled or hub set."""
-    name = Path(data).stem
+    name = Path(data.removesuffix(".gz")).stem
     if data.startswith("bundled:"):
         name = data.removeprefix("bundled:").split("/")[0]
     elif data.startswith("hub:"):

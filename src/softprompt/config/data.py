@@ -21,7 +21,7 @@ SOURCES = ("train", "validation", "test")
 class DataConfig(Section):
     """The rows to learn from, and how a row becomes text."""
 
-    later: ClassVar[tuple[str, ...]] = ("label_aliases",)
+    later: ClassVar[tuple[str, ...]] = ("label_aliases", "messages", "answers")
     task: str | None = None
     """A known task, such as superglue:cb, whose settings stand for those that are not given here."""
     train: str | None = Field(default=None, min_length=1)
@@ -68,6 +68,10 @@ class DataConfig(Section):
     """The seed that draws rows, where it is not to be that of the run."""
     chat: bool = False
     """Whether front, input and target stand at their places in the base's chat template."""
+    messages: str | None = Field(default=None, min_length=1)
+    """The column of conversations, lists of messages with role and content, in place of input and target."""
+    answers: Literal["all", "last"] | None = None
+    """Whether every answer of a conversation is learnt or the last one only; none means all."""
 
     @property
     def ends(self) -> bool:
@@ -101,6 +105,24 @@ class DataConfig(Section):
         if any(given.get(name) is not None for name in SOURCES):
             settings = {name: value for name, value in settings.items() if name not in SOURCES}
         return settings | dict(given)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_the_conversation(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        if given.get("messages") is None:
+            if given.get("answers") is not None:
+                raise BrokenRuleError("needs data.messages, the column with the conversations", at="answers")
+            return given
+        filled = {"input": "{turns}", "target": "{answer}", "chat": True, "group": "conversation"}
+        for name, value in filled.items():
+            if given.get(name, value) != value:
+                raise BrokenRuleError("cannot be set beside data.messages, which stands for it", at=name)
+        for name in ("labels", "choices"):
+            if given.get(name) is not None:
+                raise BrokenRuleError("cannot be set beside data.messages: answers are free text", at=name)
+        return {**given, **filled}
 
     @field_validator(*SOURCES, mode="before")
     @classmethod

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from softprompt.atomic import write_bytes
-from softprompt.data.sources import read
+from softprompt.data.sources import listed, read
 from softprompt.data.table import Table, Text
 from softprompt.errors import DataError
 
@@ -88,7 +88,9 @@ def kept_rows(rows: Rows, folder: Path, called: str) -> str:
 
 
 def _listed(rows: Any, called: str) -> list[Any]:
-    for name in ("to_dicts", "to_pylist", "to_list"):  # polars, Arrow, datasets
+    if hasattr(rows, "features") and hasattr(rows, "to_list"):
+        return list(listed(rows))
+    for name in ("to_dicts", "to_pylist", "to_list"):  # polars, Arrow, others of the kind
         if hasattr(rows, name):
             return list(getattr(rows, name)())
     if _is_pandas(rows):

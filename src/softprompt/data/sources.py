@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import re
+import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +18,11 @@ from softprompt.data.table import Table
 from softprompt.errors import DataError, ResourceError
 from softprompt.packages import require
 
-__all__ = ["Table", "read"]
+__all__ = ["Table", "listed", "read"]
 
 _Rows = list[dict[str, object]]
-_Placed = tuple[_Rows, list[int]]
-"""Rows, and of each the line on which it begins, as editors count; its number where the file has no lines."""
+_Placed = tuple[_Rows, str, list[int]]
+"""Rows, what they are counted by, and of each the line where it begins, as editors count, or its number."""
 
 _HUB = re.compile(
     r"(?P<repo>[\w.-]+/[\w.-]+)(:(?P<config>[^@/]+))?(@(?P<revision>.+))?/(?P<split>[^/]+)", re.ASCII
@@ -27,14 +30,16 @@ _HUB = re.compile(
 # Above the largest field anybody trains on, and within the C long of every platform.
 _LARGEST_FIELD = 2**31 - 1
 _TAB = "\t"
+_SEPARATORS = {",": "comma", ";": "semicolon", _TAB: "tab", "|": "bar"}
 
 
 def read(spec: str, *, base_dir: Path | None = None) -> Table:
     """Read the rows that ``spec`` names.
 
     Args:
-        spec: a path ending in .csv, .tsv, .jsonl, .ndjson, .json or .parquet; ``bundled:NAME/SPLIT``;
-            ``superglue:TASK/SPLIT[@FOLDER]``; or ``hub:owner/name[:config][@revision]/SPLIT``.
+        spec: a path ending in .csv, .tsv, .jsonl, .ndjson, .json (each also with .gz behind it) or .parquet;
+            ``bundled:NAME/SPLIT``; ``superglue:TASK/SPLIT[@FOLDER]``; or
+            ``hub:owner/name[:config][@revision]/SPLIT``.
         base_dir: the folder that relative paths start from; none means the working folder.
 
     Raises:
@@ -61,26 +66,31 @@ def _read_file(spec: str, base_dir: Path | None) -> Table:
         raise ResourceError(f"{path} cannot be read: {error.strerror or error}.") from error
     if found is None:
         raise DataError(f"There is no file {path}: give a path, bundled:NAME/SPLIT or hub:owner/name/SPLIT.")
-    rows, numbers = found
+    rows, unit, numbers = found
     if not rows:
         raise DataError(f"{path} is empty: it has no rows.")
-    unit = "line" if path.suffix.lower() in _WITH_LINES else "row"
     return Table(tuple(rows), str(path), tuple(f"{path}, {unit} {number}" for number in numbers))
 
 
 def _reader(path: Path) -> Callable[[Path], _Placed]:
     if path.is_dir():
         raise DataError(f"{path} is a folder: name one of the files in it.")
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
+    inner = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    reader = _READERS.get(inner.suffix.lower())
+    if reader is None or (inner != path and reader is _read_parquet):
         ending = f"ends in {path.suffix!r}" if path.suffix else "has no suffix"
         raise DataError(f"{path} {ending}, which says no known format: use {', '.join(_READERS)}.")
     return reader
 
 
 def _text(path: Path) -> str:
-    """The whole file as text, without its byte order mark."""
+    """The whole file as text, unpacked if need be and without its byte order mark."""
     raw = path.read_bytes()
+    if path.suffix.lower() == ".gz":
+        try:
+            raw = gzip.decompress(raw)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise DataError(f"{path} is damaged or is not gzip: pack it again.") from error
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -88,11 +98,13 @@ def _text(path: Path) -> str:
         raise DataError(f"{path} is not UTF-8 (line {line}): save it as UTF-8.") from error
 
 
-def _read_delimited(path: Path, delimiter: str) -> _Placed:
+def _read_delimited(path: Path) -> _Placed:
     # Only ever raised: another thread may be reading, so it is not put back.
     csv.field_size_limit(max(csv.field_size_limit(), _LARGEST_FIELD))
+    text = _text(path)
+    delimiter = _delimiter(path, text)
     # Strict, as otherwise a quote that is never closed silently swallows the rest of the file.
-    lines = csv.reader(io.StringIO(_text(path), newline=""), delimiter=delimiter, strict=True)
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     rows: _Rows = []
     starts: list[int] = []
@@ -111,7 +123,7 @@ def _read_delimited(path: Path, delimiter: str) -> _Placed:
                 raise DataError(
                     f"{path}, line {start} has {_count(len(cells), 'field')} "
                     f"where the header has {_count(len(header), 'column')}: put quotes around a field that "
-                    f"holds {'a tab' if delimiter == _TAB else 'a comma'}."
+                    f"holds a {_SEPARATORS[delimiter]}."
                 )
             rows.append(dict(zip(header, cells, strict=True)))
             starts.append(start)
@@ -120,23 +132,36 @@ def _read_delimited(path: Path, delimiter: str) -> _Placed:
             f"{path}, line {begins} is not well quoted ({error}): "
             "write a quote inside a quoted field twice, and close each."
         ) from error
-    return rows, starts
+    _leave_out_an_index(path, rows)
+    return rows, "line", starts
+
+
+def _delimiter(path: Path, text: str) -> str:
+    """What the first line has between its columns: what the ending says, or else the mark it holds."""
+    own = _TAB if ".tsv" in (suffix.lower() for suffix in path.suffixes) else ","
+    first = next((line for line in io.StringIO(text) if line.strip()), "")
+    unquoted = re.sub(r'"[^"]*"', "", first)
+    return max((own, *_SEPARATORS), key=unquoted.count) if own not in unquoted else own
+
+
+def _leave_out_an_index(path: Path, rows: _Rows) -> None:
+    """Take out the numbers of the rows, which data frames write as a first column without a name."""
+    if not rows or "" not in rows[0]:
+        return
+    if not all(re.fullmatch(r"\d+", str(row[""])) for row in rows):
+        raise DataError(f"{path} has no name for column 1: the first line must name every column.")
+    for row in rows:
+        del row[""]
 
 
 def _header(path: Path, cells: list[str]) -> list[str]:
     names = [cell.strip() for cell in cells]
-    if "" in names:
+    if "" in names[1:] or names == [""]:
         raise DataError(
             f"{path} has no header, or one without a name for column {names.index('') + 1}: "
             "the first line must name every column."
         )
     _unique(path, names)
-    other = next((mark for mark in (";", _TAB, "|") if mark in names[0]), None)
-    if len(names) == 1 and other is not None:
-        called = {";": "semicolons", _TAB: "tabs", "|": "bars"}[other]
-        raise DataError(
-            f"{path} has {called} between its columns: save it with commas, or with tabs as a .tsv file."
-        )
     return names
 
 
@@ -146,19 +171,15 @@ def _unique(path: Path, names: list[str]) -> None:
         raise DataError(f"{path} has the column {twice!r} twice in its header: rename one of them.")
 
 
-def _read_csv(path: Path) -> _Placed:
-    return _read_delimited(path, ",")
-
-
-def _read_tsv(path: Path) -> _Placed:
-    return _read_delimited(path, _TAB)
-
-
 def _read_jsonl(path: Path) -> _Placed:
+    text = _text(path)
+    if text.lstrip().startswith("[") and text.rstrip().endswith("]"):
+        with suppress(DataError):  # a list under this name after all; otherwise its lines are told of
+            return _read_json(path)
     rows: _Rows = []
     starts: list[int] = []
     # Not splitlines(): JSON may hold other line separators inside a string.
-    for number, line in enumerate(_text(path).split("\n"), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -169,13 +190,13 @@ def _read_jsonl(path: Path) -> _Placed:
             raise DataError(f"{path}, line {number} is {_kind(row)}, not an object such as {{...}}.")
         rows.append(row)
         starts.append(number)
-    return rows, starts
+    return rows, "line", starts
 
 
 def _read_json(path: Path) -> _Placed:
     text = _text(path)
     if not text.strip():
-        return [], []
+        return [], "row", []
     try:
         rows = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -187,7 +208,7 @@ def _read_json(path: Path) -> _Placed:
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
             raise DataError(f"{path}, row {number} is {_kind(row)}, not an object such as {{...}}.")
-    return rows, list(range(1, len(rows) + 1))
+    return rows, "row", list(range(1, len(rows) + 1))
 
 
 def _read_parquet(path: Path) -> _Placed:
@@ -196,7 +217,7 @@ def _read_parquet(path: Path) -> _Placed:
     import pyarrow.parquet as parquet
 
     if path.stat().st_size == 0:
-        return [], []
+        return [], "row", []
     try:
         # Not read_table(), which would take a folder named a=b for a column.
         with parquet.ParquetFile(path) as file:
@@ -207,13 +228,12 @@ def _read_parquet(path: Path) -> _Placed:
         raise DataError(f"{path} is damaged or is not a parquet file: write it again.") from error
     _unique(path, table.column_names)
     rows: _Rows = table.to_pylist()
-    return rows, list(range(1, len(rows) + 1))
+    return rows, "row", list(range(1, len(rows) + 1))
 
 
-_WITH_LINES = (".csv", ".tsv", ".jsonl", ".ndjson")
 _READERS: dict[str, Callable[[Path], _Placed]] = {
-    ".csv": _read_csv,
-    ".tsv": _read_tsv,
+    ".csv": _read_delimited,
+    ".tsv": _read_delimited,
     ".jsonl": _read_jsonl,
     ".ndjson": _read_jsonl,
     ".json": _read_json,
@@ -236,13 +256,26 @@ def _read_hub(spec: str) -> Table:
         data = datasets.load_dataset(
             parts["repo"], parts["config"], split=parts["split"], revision=parts["revision"]
         )
-        rows = tuple(data.to_list())
+        rows = tuple(listed(data))
     # Whatever a foreign library raises becomes one sentence; the cause stays attached.
     except Exception as error:
         raise _hub_fault(spec, error) from error
     if not rows:
         raise DataError(f"{spec} is empty: it has no rows.")
     return Table(rows, spec)
+
+
+def listed(data: Any) -> list[dict[str, Any]]:
+    """The rows of a ``datasets.Dataset``; a class label ``x`` has its name beside it in ``x_name``."""
+    rows: list[dict[str, Any]] = data.to_list()
+    for column, feature in data.features.items():
+        names = getattr(feature, "names", None)
+        if names is None or not hasattr(feature, "int2str") or f"{column}_name" in data.features:
+            continue
+        for row in rows:
+            number = row[column]
+            row[f"{column}_name"] = names[number] if number is not None and number >= 0 else None
+    return rows
 
 
 def _hub_fault(spec: str, error: BaseException) -> DataError | ResourceError:

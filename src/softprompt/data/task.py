@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from softprompt.config import DataConfig
+from softprompt.data.chat import Render, conversation_rows
 from softprompt.data.labels import counted, found_labels, hints
 from softprompt.data.retrieve import nearest_texts
 from softprompt.data.rows import Before, Encoded, Ids, Normalise, collect_faults, encode
@@ -114,7 +115,14 @@ class Task:
         return self.template.label_column if self.template.labels is not None else None
 
 
-def load_task(config: DataConfig, seed: int, *, input: str | None = None, unsolved: bool = False) -> Task:
+def load_task(
+    config: DataConfig,
+    seed: int,
+    *,
+    input: str | None = None,
+    unsolved: bool = False,
+    render: Render | None = None,
+) -> Task:
     """Read and cut the splits a configuration names.
 
     Args:
@@ -122,6 +130,7 @@ def load_task(config: DataConfig, seed: int, *, input: str | None = None, unsolv
         seed: draws subsets and, where no validation source is named, the validation rows.
         input: replaces ``config.input``, where a chat stands around it.
         unsolved: whether rows may lack their answers; then nobody's are used.
+        render: messages -> text of the base's chat template, where rows are conversations.
 
     Raises:
         ConfigError: no training source.
@@ -132,7 +141,10 @@ def load_task(config: DataConfig, seed: int, *, input: str | None = None, unsolv
             "data.train is missing: name a file, bundled:NAME/SPLIT, superglue:TASK/SPLIT or "
             "hub:OWNER/NAME/SPLIT."
         )
-    found = {name: read(spec) for name, spec in _sources(config).items()}
+    found = {
+        name: conversation_rows(read(spec), config.messages, config.answers, render)
+        for name, spec in _sources(config).items()
+    }
     template = _template(config, found["train"], config.input if input is None else input)
     solved = not unsolved or all(
         row.get(column) is not None

@@ -19,7 +19,6 @@ from softprompt.base.model import Base
 from softprompt.config import Config, PrefixTuningConfig, parse
 from softprompt.data.chat import in_chat
 from softprompt.data.rows import Encoded
-from softprompt.data.sources import read
 from softprompt.data.splits import subset
 from softprompt.data.table import Table
 from softprompt.data.task import Task, as_meant
@@ -189,7 +188,7 @@ def rows_of(
     Raises:
         DataError: no rows are named and its own are not at hand any more; or they do not fit its templates.
     """
-    table = _validation(inspected.prompt) if data is None else read(data)
+    table = _validation(inspected.prompt) if data is None else inspected.prompt.rows(data)
     split = "validation" if data is None else table.origin
     prompt = inspected.prompt
     table.require_columns(prompt.template.columns)
@@ -250,7 +249,7 @@ def _held_out(prompt: Prompt, config: Config) -> Table:
     if data.validation is None:
         task, _ = read_task(prompt.base, config)
         return task.tables["validation"]
-    table, _ = as_meant(read(data.validation), data, prompt.template)
+    table, _ = as_meant(prompt.rows(data.validation), data, prompt.template)
     if data.validation_rows is None:
         return table
     draw = config.seed if data.draw is None else data.draw

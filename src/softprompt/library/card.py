@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from softprompt.checkpoints import catalog
 from softprompt.config_io import nearest, shown
+from softprompt.data.chat import Answers
 from softprompt.data.template import Template
 from softprompt.errors import ArtifactError, DataError
 from softprompt.harmless import clipped
@@ -218,6 +219,12 @@ class Card(_Part):
 
     def __repr__(self) -> str:
         return f"<Card {self.name}: {self.kind}, {self.positions} positions, on {self.base.name}>"
+
+    def conversations(self, columns: Collection[str]) -> tuple[str | None, Answers | None]:
+        """Which of these columns it learnt conversations from, and whose answers, as ``data.answers``."""
+        data = self.settings.get("data", {})
+        column, last = data.get("messages"), data.get("answers") == "last"
+        return (column if column in columns else None), ("last" if last else None)
 
     @field_validator("created")
     @classmethod

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from softprompt.config_io import shown
-from softprompt.data.memory import Rows, as_table, as_texts
+from softprompt.data.memory import Rows, as_texts
 from softprompt.data.rows import Encoded
 from softprompt.errors import ConfigError
 from softprompt.evaluation.score import judge_many
@@ -88,7 +88,7 @@ class Ensemble:
 
     def predict(self, rows: Rows) -> list[int]:
         """The number of the label, or choice, that wins each row."""
-        votes: list[int] = self._votes(self.prompts[0].encode(as_table(rows))).argmax(1).tolist()
+        votes: list[int] = self._votes(self.prompts[0].encode(self.prompts[0].rows(rows))).argmax(1).tolist()
         return votes
 
     def _votes(self, encoded: Encoded) -> Tensor:

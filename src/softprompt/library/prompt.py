@@ -16,7 +16,7 @@ import torch
 
 from softprompt.base.copies import Change
 from softprompt.base.model import Base
-from softprompt.data.chat import chat_opening
+from softprompt.data.chat import chat_opening, conversation_rows
 from softprompt.data.memory import Rows, as_table, as_texts
 from softprompt.data.rows import Encoded, InputTokens, candidate_ids, encode, encode_input, encode_request
 from softprompt.data.table import Table, Text
@@ -134,7 +134,7 @@ class Prompt:
         Raises:
             DataError: they are no rows, or do not fit the template.
         """
-        return score(self.base, self.prefix, self.encode(as_table(rows)))
+        return score(self.base, self.prefix, self.encode(self.rows(rows)))
 
     def write(self, rows: Rows, *, max_new_tokens: int = 64) -> Written:
         """Answer every row, greedily, and hold the answers against the targets: ROUGE, BLEU and more.
@@ -143,7 +143,7 @@ class Prompt:
             DataError: as in ``evaluate``.
             ResourceError: rouge-score or sacrebleu is not installed.
         """
-        table = as_table(rows)
+        table = self.rows(rows)
         right = references(self.template, table)
         return write(self.base, self.prefix, self.encode(table), right, max_new_tokens=max_new_tokens)
 
@@ -153,6 +153,15 @@ class Prompt:
         in_chat = self.card.settings.get("data", {}).get("chat", False)
         opening = base.opening(chat_opening(base.render_chat) if in_chat else "")
         return replace(self, base=base, front=base.embed(opening), change=None, frozen=None)
+
+    def rows(self, rows: Rows) -> Table:
+        """Rows as the job has them: where it learnt from conversations, one for every answer in theirs.
+
+        Raises:
+            DataError: they are no rows, or a conversation is none.
+        """
+        table = as_table(rows)
+        return conversation_rows(table, *self.card.conversations(table.columns), self.base.render_chat)
 
     def encode(self, table: Table) -> Encoded:
         """Rows in tokens, exactly as in training."""

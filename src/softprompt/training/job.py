@@ -200,7 +200,8 @@ def read_task(base: Base, config: Config) -> tuple[Task, str]:
     if config.data.chat:
         front, task_input = in_chat(front, task_input, base.render_chat)
     draw = config.seed if config.data.draw is None else config.data.draw
-    task = load_task(config.data, draw, input=task_input, unsolved=config.teacher is not None)
+    unsolved = config.teacher is not None
+    task = load_task(config.data, draw, input=task_input, unsolved=unsolved, render=base.render_chat)
     return task, front
 
 

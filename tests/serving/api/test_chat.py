@@ -15,6 +15,7 @@ from tokenizers import processors
 import tiny
 from serving.api import house
 from softprompt.checkpoints.freeze import freeze
+from softprompt.data.chat import turns
 from softprompt.generation.offline import generate
 from softprompt.generation.request import GenerateRequest
 from softprompt.generation.sampler import Sampling
@@ -55,6 +56,23 @@ def test_a_prompt_learnt_in_a_chat_takes_one_message_by_its_own_template(
 ) -> None:
     got = ask(http, model="chatty", messages=USER)
     assert text_of(got) == prompts["chatty"].generate("rates cut", max_new_tokens=8)
+
+
+def test_a_prompt_learnt_in_a_chat_takes_many_messages_as_it_would_have_learnt_them(
+    http: httpx.Client, prompts: dict[str, Prompt]
+) -> None:
+    messages = [*USER, {"role": "assistant", "content": "why"}, {"role": "user", "content": "so"}]
+    base, prompt = house.base(), prompts["chatty"]
+    text = prompt.template.input.replace(
+        "{" + prompt.template.input_fields[0] + "}", turns(messages, base.render_chat)
+    )
+    eight = Sampling(max_new_tokens=8)
+    wanted = generate(
+        [GenerateRequest(model=base, prefix=prompt.prefix, ids=tuple(base.encode(text)), sampling=eight)]
+    )
+    got = ask(http, model="chatty", messages=messages)
+    assert text_of(got) == wanted[0]
+    assert got["usage"]["prompt_tokens"] == len(base.encode(text))
 
 
 def test_a_prompt_learnt_on_texts_takes_one_message_by_its_own_template(

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from softprompt.data.chat import chat_opening
 from softprompt.data.rows import InputTokens
 from softprompt.generation.request import Finished, GenerateRequest, PromptLogprobs, TextDelta, TokenScore
 from softprompt.serving.api.answers import (
@@ -104,6 +105,7 @@ def _plain(number: int, message: Message) -> dict[str, str]:
 def _text(visit: Visit, messages: Sequence[dict[str, str]]) -> InputTokens:
     version, guard = visit.version, visit.serving.guard
     one = messages[0]["content"] if len(messages) == 1 and messages[0]["role"] == "user" else None
+    opening = own = ""
     if version.prompt is not None:
         in_chat = _learnt_in_chat(version)
         # Of what was brought in without its rows nobody knows how it was learnt; a chat is as good as a text.
@@ -111,10 +113,13 @@ def _text(visit: Visit, messages: Sequence[dict[str, str]]) -> InputTokens:
             return guard.tokens(version.prompt, version.prefix, _only_text(version, one))
         if one is not None and in_chat:
             return guard.tokens(version.prompt, version.prefix, one)
+        if in_chat and messages[0]["role"] != "system":  # what opens a chat stands in the prompt already
+            template, opening = version.prompt.template, chat_opening(version.model.render_chat)
+            own = template.render_input({template.input_fields[0]: _HERE}).partition(_HERE)[0]
     if not version.model.tokenizer.chat_template:
         raise bad_request("This base has no chat template; use /v1/completions.", "messages")
     try:
-        return InputTokens(tuple(guard.chat(messages)))
+        return InputTokens(tuple(guard.chat(messages, opening, own)))
     except Exception as error:
         if type(error).__module__.split(".")[0] != "jinja2":
             raise

@@ -93,8 +93,8 @@ class Guard:
             at = mark.end()
         return found + self._as_letters(text[at:].replace(fence, ""))
 
-    def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Token ids of a chat in the base's own template.
+    def chat(self, messages: Sequence[Mapping[str, str]], opening: str = "", own: str = "") -> list[int]:
+        """Token ids of a chat in the base's own template; the ``opening`` of its text gives way to ``own``.
 
         Raises:
             DataError: the template does not keep the messages as they are, and one spells a mark.
@@ -102,10 +102,10 @@ class Guard:
         """
         plain = [dict(message) for message in messages]
         fence = fence_for(message["content"] for message in plain)
-        text = self._base.render_chat(plain)
+        text = own + self._base.render_chat(plain).removeprefix(opening)
         marked = [{**message, "content": self._fenced(message["content"], fence)} for message in plain]
         try:
-            fenced = self._base.render_chat(marked)
+            fenced = own + self._base.render_chat(marked).removeprefix(opening)
         except Exception:  # a template is a program of its own, and may mind the fences
             fenced = ""
         if fenced.replace(fence, "") == text:
