@@ -181,7 +181,7 @@ def show(result: Result) -> str:
     )
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
@@ -191,7 +191,11 @@ def main() -> None:
     parser.add_argument("--pass-tokens", type=int, help="most positions in one pass")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the line is added")
-    asked = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    asked = arguments()
     base = load_base(MODEL, dtype=asked.dtype, device=asked.device)
     result = measure(base, asked.prompts, asked.steps, asked.batch_size, asked.pass_tokens)
     line = json.dumps({**asdict(result), **describe()})

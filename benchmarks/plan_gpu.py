@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from machine import describe
+from machine import PeakMemory, describe, resident
 from softprompt.base.attention import IMPLEMENTATION, register
 from softprompt.base.layout import PACKED
 from softprompt.base.model import Base
@@ -111,27 +111,34 @@ def settings(asked: argparse.Namespace) -> Config:
     )
 
 
-def measured(config: Config, tokens: int, base: Base) -> tuple[int, float]:
+def measured(config: Config, tokens: int, base: Base, steps: int = STEPS) -> tuple[int, float]:
     """The most bytes allocated while training, and seconds of a step."""
     method = build_method(config.method, base, Material(lambda count: "", lambda name: base.embed([])))
     scored_from = tokens - tokens // SCORED
     words = base.embedding.weight.shape[0]
     batch = config.train.batch_size
-    draw = torch.randint(3, words, (STEPS * batch, tokens)).tolist()
+    draw = torch.randint(3, words, (steps * batch, tokens)).tolist()
     rows = [TokenRow(tuple(ids), scored_from) for ids in draw]
     examples = tuple(Example(r.ids[:scored_from], r.ids[scored_from:], None, 0) for r in rows[:batch])
     held_out = Encoded(examples, 0, None, False, ())
     clock: list[float] = []
 
     def watch(report: Report) -> None:
-        torch.cuda.synchronize()
+        if base.device.type == "cuda":
+            torch.cuda.synchronize()
         clock.append(time.monotonic())
 
-    torch.cuda.reset_peak_memory_stats()
-    train = config.train.model_copy(update={"epochs": 1, "evaluate_every": STEPS})
+    held = _held(base.device)
+    memory = PeakMemory(base.device)
+    train = config.train.model_copy(update={"epochs": 1, "evaluate_every": steps})
     run = TrainingRun(method, rows, train, 0, listener=Listener(step=watch))
     fit(run, lambda: score(method.base, method.front(), held_out))
-    return torch.cuda.max_memory_allocated(), min(b - a for a, b in pairwise(clock))
+    return held + memory.beyond(), min(b - a for a, b in pairwise(clock))
+
+
+def _held(device: torch.device) -> int:
+    """Bytes of tensors on the card; on a CPU of the whole process."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else resident()
 
 
 def show(result: dict[str, Any]) -> str:
@@ -153,6 +160,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--accumulation", type=int, default=1)
     parser.add_argument("--tokens", type=int, default=512)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--device", default="cuda:0", help="cpu only rehearses: its figures mean nothing")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--targets", default="q_proj,v_proj")
     return parser.parse_args()
@@ -160,17 +169,19 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     asked = arguments()
-    if not torch.cuda.is_available():
+    device, cap = torch.device(asked.device), parse_size(asked.cap)
+    on_card = device.type == "cuda"
+    if on_card and not torch.cuda.is_available():
         raise SystemExit("This check needs a CUDA device, and this machine has none that torch can use.")
-    device, cap = torch.device("cuda:0"), parse_size(asked.cap)
-    whole = torch.cuda.get_device_properties(device).total_memory
     config = settings(asked)
-    planned: Plan = plan(config, measure=False, device_memory=cap, tokens=asked.tokens, rows=STEPS)
+    planned: Plan = plan(config, measure=False, device_memory=cap, tokens=asked.tokens, rows=asked.steps)
     tensors = sum(part.bytes for part in planned.parts if not part.name.startswith("CUDA"))
-    torch.cuda.set_per_process_memory_fraction(min(1.0, cap / whole), device)
+    if on_card:
+        whole = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, cap / whole), device)
     base = random_base(asked.shape, device, choose_dtype("auto", device))
-    held = torch.cuda.memory_allocated()
-    most, seconds = measured(config, asked.tokens, base)
+    held = _held(device)
+    most, seconds = measured(config, asked.tokens, base, asked.steps)
     result = {
         "shape": asked.shape,
         "cap": cap,
@@ -182,7 +193,7 @@ def main() -> None:
         "base": held,
         "measured": most,
         "error": tensors / most - 1,
-        "reserved": torch.cuda.max_memory_reserved(),
+        "reserved": torch.cuda.max_memory_reserved() if on_card else 0,
         "step_seconds": seconds,
         "dtype": planned.dtype,
         "says_fits": planned.fits,

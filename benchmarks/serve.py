@@ -169,7 +169,7 @@ def missing(cells: Sequence[Cell], load: str, names: Sequence[str], clients: int
 
 def run(asked: argparse.Namespace) -> None:
     """Measure every cell that is asked for."""
-    base = load_base(MODEL, dtype=asked.dtype, device="cpu")
+    base = load_base(MODEL, dtype=asked.dtype, device=asked.device)
     plain = peft_model(asked.dtype, base.device)
     plain.generation_config.eos_token_id = None  # so that every side writes as many tokens
     reference = plain if asked.dtype == "float32" else peft_model("float32", base.device)
@@ -239,6 +239,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--few", type=int, help="requests to PEFT, which is slow; as many by default")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--checked", type=int, default=16, help="answers held against the reference")
+    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda")
     parser.add_argument("--vllm", type=Path, help="the Python that vLLM is installed for")
     parser.add_argument("--vllm-port", type=int, help="the port of one that runs already")
     parser.add_argument("--resume", action="store_true", help="leave out what the results hold already")

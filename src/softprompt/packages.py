@@ -17,6 +17,7 @@ __all__ = ["EXTRAS", "Need", "require"]
 Need = Literal[
     "LoRA",
     "a quantised base",
+    "a base over several devices",
     "a parquet file",
     "a data set of the hub",
     "scoring written texts",
@@ -34,6 +35,7 @@ Need = Literal[
 _MODULES: dict[Need, tuple[str, ...]] = {
     "LoRA": ("peft",),
     "a quantised base": ("accelerate", "bitsandbytes"),
+    "a base over several devices": ("accelerate",),
     "a parquet file": ("pyarrow",),
     "a data set of the hub": ("datasets",),
     "scoring written texts": ("rouge_score", "sacrebleu"),
@@ -53,6 +55,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "data": ("datasets", "pyarrow"),
     "tensorboard": ("tensorboard",),
     "trackers": ("accelerate",),
+    "devices": ("accelerate",),
     "lora": ("peft",),
     "quantised": ("accelerate", "bitsandbytes"),
     "report": ("jinja2", "matplotlib", "scipy"),

@@ -188,3 +188,39 @@ def test_what_is_wrong_is_said_in_one_sentence(job: dict[str, Any], tmp_path: Pa
     refused(BaseModelError, "There is no shape", job | {"base": {"model": "shape:x"}})
     refused(BaseModelError, "device 'tpu' is not known", job | {"base": {"device": "tpu"}}, device_memory=GB)
     refused(ResourceError, "has no device|no CUDA", job | {"base": {"device": "cuda:77"}})
+
+
+# Several cards ------------------------------------------------------------------------------------
+
+
+def test_each_of_several_cards_holds_the_base_and_its_share_of_the_rows(classic: Plan) -> None:
+    apart = plan(CLASSIC, device_memory=16 * GB, tokens=512, gpus=4)
+    assert apart.needs == classic.needs
+    parallel, layers = apart.ways
+    one_row = plan(CLASSIC | {"train": {"batch_size": 1}}, device_memory=16 * GB, tokens=512)
+    assert parallel.needs == one_row.needs + 4 * classic.trained
+    assert parallel.fits
+    assert parallel.how.endswith("1 of 4 rows on each")
+    assert (layers.needs, layers.fits, layers.how) == (None, False, "not for a quantised base")
+    assert not classic.ways
+
+
+def test_layers_are_spread_as_loading_would_spread_them() -> None:
+    job = CLASSIC | {"base": {"model": "shape:llama-7b", "dtype": "float16"}}
+    job |= {"method": {"front": "{soft:20}", "init": "random"}, "train": {"batch_size": 1}}
+    one = plan(job, device_memory=10 * GB, tokens=64)
+    assert not one.fits  # 13.5 GB of weights
+    parallel, layers = plan(job, device_memory=10 * GB, tokens=64, gpus=2).ways
+    assert not parallel.fits
+    assert layers.fits
+    assert layers.needs is not None
+    assert one.needs / 2 < layers.needs < 10 * GB
+    assert layers.how == 'base.device = "auto", one process; 17/15 layers on each'
+    few = plan(job, device_memory=5 * GB, tokens=64, gpus=2).ways[1]
+    assert few.needs is None
+    assert "layers find no room" in few.how
+
+
+def test_several_cards_need_a_card() -> None:
+    with pytest.raises(ConfigError, match="give --gpu or --device-memory"):
+        plan(CLASSIC | {"base": CLASSIC["base"] | {"device": "cpu"}}, gpus=2, tokens=8)

@@ -112,9 +112,9 @@ class BehindFronts(_Seen):
     def _behind(self, finished: Sequence[Tensor], text: Tensor) -> Tensor:
         """Finished fronts [K, P, D] and text [N, K, W, D] -> [N, K, P + W, D]."""
         inline = [text[:, :, : self._seen]] if self._inline else []
-        found = [_padded(t, self._seen) for t in (*inline, *(f[None].to(text.dtype) for f in finished))]
+        found = [_padded(t, self._seen) for t in (*inline, *(f[None].to(text) for f in finished))]
         fronts = found[0] if len(found) == 1 else torch.cat(found)
-        return torch.cat([fronts[self._sources], text], dim=2)
+        return torch.cat([fronts[self._sources.to(text.device)], text], dim=2)
 
 
 def _padded(fronts: Tensor, length: int) -> Tensor:
@@ -165,7 +165,8 @@ class PoolCache(_Seen):
         """k, v: [1, K, N, D], handed back as they are, or with all [1, K, C, D] the slot holds."""
         for span, rows in zip(self._spans, self._rows, strict=True):
             for slots, new in ((span.keys[layer_idx], k), (span.values[layer_idx], v)):
-                slots[rows, :, span.at] = new[0, :, span.start : span.stop].transpose(0, 1)
+                at = rows.to(k.device), slice(None), span.at.to(k.device)  # layers may lie on several devices
+                slots[at] = new[0, :, span.start : span.stop].transpose(0, 1)
         if not self._hand_out:
             return k, v
         (span,) = self._spans

@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from softprompt.base.model import Base
 
-__all__ = ["Change", "linear_layers", "shared_copy", "twin"]
+__all__ = ["Change", "in_parts", "linear_layers", "shared_copy", "twin"]
 
 _OF_MODELS = ("transformers.models.", "transformers_modules.")
 """Where the code of single models is, those that bring their own included."""
@@ -62,7 +62,21 @@ def shared_copy(base: Base) -> Base:
 def twin(base: Base) -> Any:
     """A model with modules of its own over the tensors of the base's."""
     tensors = itertools.chain(base.model.parameters(), base.model.buffers(), _kept_aside(base.model))
-    return copy.deepcopy(base.model, {id(t): t for t in tensors})
+    return copy.deepcopy(base.model, {id(t): t for t in (*tensors, *_elsewhere(base.model))})
+
+
+def in_parts(base: Base) -> bool:
+    """Whether some of the weights lie in memory or on disk, and come to the device while they are used."""
+    return not base.embedding.weight.is_meta and any(p.is_meta for p in base.model.parameters())
+
+
+def _elsewhere(model: Any) -> Iterator[Any]:
+    """What accelerate brings weights from, where they do not lie on the device."""
+    for module in model.modules():
+        hook = getattr(module, "_hf_hook", None)
+        for one in (hook, *getattr(hook, "hooks", ())):
+            shared = (getattr(one, name, None) for name in ("weights_map", "tied_params_map"))
+            yield from (held for held in shared if held is not None)
 
 
 def _kept_aside(model: Any) -> Iterator[Tensor]:

@@ -125,6 +125,7 @@ def _without_layers(model: Any) -> nn.Module | None:
     if not any(part is layers for part in model.children()):
         return None
     shell: nn.Module = copy.copy(model)
+    shell.__dict__.pop("forward", None)  # accelerate's, which runs the model it was made for
     modules = {name: _Given() if part is layers else part for name, part in model._modules.items()}
     shell.__dict__["_modules"] = modules
     return shell

@@ -20,6 +20,8 @@ from typing import Any
 
 import torch
 
+from softprompt.checkpoints.spread import kept_elsewhere
+
 __all__ = ["fingerprint"]
 
 _SAMPLES = (
@@ -103,7 +105,8 @@ def _tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     saved = model.state_dict().keys()  # leaves out buffers that are computed anew, such as rotary tables
     tensors = dict(model.named_parameters())
     tensors |= {name: buffer for name, buffer in model.named_buffers() if name in saved}
-    yield from sorted(tensors.items())
+    for name, tensor in sorted(tensors.items()):
+        yield name, kept_elsewhere(model, name) if tensor.is_meta else tensor
 
 
 def _sample(tensor: torch.Tensor) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from softprompt.base.attention import IMPLEMENTATION, register
@@ -23,6 +23,7 @@ def load_base(
     device: str = "auto",
     quantisation: str = "none",
     trust_remote_code: bool = False,
+    memory: Mapping[str, int] | None = None,
     notify: Callable[[str], None] = lambda message: None,
 ) -> Base:
     """Load a base model once, to serve every prompt.
@@ -34,6 +35,9 @@ def load_base(
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         quantisation: ``none``, ``nf4`` (4 bits, double quantisation) or ``int8``, through bitsandbytes.
         trust_remote_code: run code that comes with the model; off unless you know its author.
+        memory: bytes that weights may take of each device, as ``{"cuda:0": 20 * 10**9, "cpu": 60 * 10**9}``;
+            what they do not hold stays on disk. None: of all cards and memory, where ``device`` is ``auto``
+            and the first card does not hold the base.
         notify: told in a sentence when something takes a while.
 
     Raises:
@@ -48,6 +52,7 @@ def load_base(
         device=device,
         quantisation=quantisation,
         trust_remote_code=trust_remote_code,
+        memory=memory,
         notify=notify,
     )
     return freeze(found.model, found.tokenizer, model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,7 +15,10 @@ from softprompt.checkpoints import catalog, hub
 from softprompt.checkpoints.convert import converted, quiet
 from softprompt.checkpoints.placement import choose_device, choose_dtype
 from softprompt.checkpoints.quantise import STORED, compute_in, keep_differentiable, quantised
-from softprompt.errors import BaseModelError, ResourceError
+from softprompt.checkpoints.spread import devices_in_order, layer_places, let_pool_be, quiet_accelerate
+from softprompt.errors import BaseModelError, ConfigError, ResourceError
+from softprompt.packages import require
+from softprompt.team import started_together
 
 __all__ = ["Loaded", "open_model"]
 
@@ -65,6 +68,7 @@ def open_model(
     quantisation: str = "none",
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
+    memory: Mapping[str, int] | None = None,
     notify: Callable[[str], None] = lambda message: None,
 ) -> Loaded:
     """Load the causal language model ``source``, frozen and in evaluation mode.
@@ -74,10 +78,14 @@ def open_model(
         revision: branch, tag or commit of a hub id.
         dtype: auto, float32 (fp32), bfloat16 (bf16) or float16 (fp16); "auto" is bfloat16 where the device
             computes it in hardware, else float32.
-        device: auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:N or mps.
+        device: auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:N or mps. With "auto" a base that the first
+            card does not hold is spread over all cards, memory and disk.
         quantisation: none, nf4 or int8: how the linear layers' weights are stored.
         attn_implementation: passed to transformers; its own choice if None.
         trust_remote_code: run the Python code that a hub repository brings. Only for repositories you trust.
+        memory: bytes that weights may take of each device, as ``{"cuda:0": 20 * 10**9, "cpu": 60 * 10**9}``:
+            these are filled in turn, layer by layer, and what they do not hold stays on disk. None for what
+            ``device`` says.
         notify: called with one short sentence before each slow step.
 
     Raises:
@@ -99,12 +107,24 @@ def open_model(
         options["attn_implementation"] = attn_implementation
     options |= quantised(quantisation, number_format, where)
     few_bits = quantisation != "none"
+    if few_bits and memory is not None:
+        raise ConfigError("A quantised base lies on one device; leave memory out, or quantisation.")
+    may_spread = device == "auto" and where.type == "cuda" and not few_bits and not started_together()
+    if memory is not None or may_spread:
+        places = _places(config, number_format, memory or devices_in_order(), trust_remote_code)
+        where = torch.device(next(iter(memory))) if memory else where
+        if len(set(places.values())) > 1:
+            notify(f"Spreading {place.name} over {', '.join(dict.fromkeys(places.values()))}")
+            options["device_map"] = places
     with quiet():
         model = _model(place, config, STORED if few_bits else number_format, options)
     if few_bits:
         compute_in(model, number_format)
     keep_differentiable(model)
-    model = _move(place, model, where)
+    if "device_map" in options and not few_bits:
+        let_pool_be(model)
+    else:
+        model = _move(place, model, where)
     return Loaded(model, tokenizer, source, place.folder.name if place.remote else None, where, number_format)
 
 
@@ -240,6 +260,19 @@ def _model(place: _Place, config: Any, dtype: torch.dtype, options: dict[str, An
             "they are incomplete or of another model, so get them again."
         )
     return model.eval().requires_grad_(False)
+
+
+def _places(config: Any, dtype: torch.dtype, memory: Mapping[str, int], trusted: bool) -> dict[str, str]:
+    """Where each part of a model is to lie; one that a single device holds needs no accelerate."""
+    from transformers import AutoModelForCausalLM
+
+    with quiet(), torch.device("meta"):
+        drawn = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trusted)
+    places = layer_places(drawn, memory)
+    if len(set(places.values())) > 1:
+        require("a base over several devices")
+        quiet_accelerate()
+    return places
 
 
 def _why_no_weights(place: _Place, error: Exception) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from softprompt.errors import BaseModelError, ResourceError
+from softprompt.team import local_rank, started_together
 
 __all__ = ["choose_device", "choose_dtype"]
 
@@ -28,7 +29,7 @@ def choose_device(name: str = "auto") -> torch.device:
         ResourceError: this machine has no such device.
     """
     if name == "auto":
-        return torch.device("cuda" if _has_cuda() else "mps" if _has_mps() else "cpu")
+        name = "cuda" if _has_cuda() else "mps" if _has_mps() else "cpu"
     kind, _, number = name.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (":" in name and not (kind == "cuda" and number.isdecimal())):
         raise BaseModelError(f"The device {name!r} is not known: write auto, cpu, cuda, cuda:0 or mps.")
@@ -40,7 +41,9 @@ def choose_device(name: str = "auto") -> torch.device:
             raise ResourceError(
                 "This machine has no CUDA device that torch can use: write device auto or cpu."
             )
-        if int(number or 0) >= count:
+        if not number and started_together():  # each process has a card of its own
+            name = f"cuda:{local_rank()}"
+        if int(name.partition(":")[2] or 0) >= count:
             raise ResourceError(f"This machine has no device {name}: its last one is cuda:{count - 1}.")
     return torch.device(name)
 

@@ -6,10 +6,12 @@ with Ctrl-C.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import difflib
 import functools
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,6 +20,8 @@ import click
 
 import softprompt
 from softprompt.cli.faults import Ending, ending_of
+from softprompt.errors import ConfigError
+from softprompt.team import ALONE, Team, join, started_together
 
 __all__ = ["main", "run"]
 
@@ -48,6 +52,10 @@ VERBS = {
 
 LIGHT = ("init", "train", "keys", "models")
 """Verbs that need no model, or find many faults before they do and wake the rest up by themselves."""
+
+
+TOGETHER = ("train",)
+"""Verbs that several processes, which torchrun started, can carry out together."""
 
 
 class _Verbs(click.Group):
@@ -98,16 +106,37 @@ def group(context: click.Context) -> None:
 
 def run(args: Sequence[str]) -> int:
     """Run one command line and return its exit code; nothing but a code leaves here."""
+    team = ALONE
     try:
-        code = group.main(list(args), prog_name="softprompt", standalone_mode=False, obj=list(args))
+        team = _team(args)
+        with contextlib.ExitStack() as while_it_runs:
+            if not team.leads:  # of a team one process speaks
+                nowhere = while_it_runs.enter_context(open(os.devnull, "w"))
+                while_it_runs.enter_context(contextlib.redirect_stdout(nowhere))
+                while_it_runs.enter_context(contextlib.redirect_stderr(nowhere))
+            code = group.main(list(args), prog_name="softprompt", standalone_mode=False, obj=list(args))
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except SystemExit as ended:  # how click and rich leave when nobody reads their output any more
         return ended.code if isinstance(ended.code, int) else 1
     except BaseException as error:
         ending: Ending = ending_of(error, as_json=_wants_json(args))
-        ending.tell()
+        if team.first_to_fail():  # what follows from that in the other processes, they need not say
+            ending.tell()
         return ending.code
+
+
+def _team(args: Sequence[str]) -> Team:
+    """The processes that carry out a command line together."""
+    if not started_together():
+        return ALONE
+    verb = next((word for word in args if not word.startswith("-")), "")
+    if verb not in TOGETHER:
+        raise ConfigError(
+            f"softprompt {verb} runs in one process; start it without torchrun, which is for "
+            f"{' and '.join(TOGETHER)}."
+        )
+    return join()
 
 
 def main() -> None:

@@ -52,6 +52,7 @@ _NO_JOB: dict[str, Any] = {"data": {"input": "{text}", "target": " {target}"}}
 @click.option("--rows", type=int, metavar="N", help="How many training rows, instead of reading them.")
 @click.option("--device", metavar="D", help="auto, cpu, cuda, cuda:1 or mps.")
 @click.option("--gpu", metavar="CARD", help="Plan for a card by its name: t4, rtx-3090, a100-80.")
+@click.option("--gpus", type=click.IntRange(1), default=1, metavar="N", help="So many of that card.")
 @click.option("--device-memory", metavar="SIZE", help="Plan for a GPU that holds this: 16GB, 24GiB.")
 @click.option("--no-measure", is_flag=True, help="Tell no time: load nothing, run nothing.")
 @click.option("--set", "assignments", multiple=True, metavar="A.B=C", help="Any other setting; may repeat.")
@@ -62,6 +63,7 @@ def command(
     tokens: int | None,
     rows: int | None,
     gpu: str | None,
+    gpus: int,
     device_memory: str | None,
     no_measure: bool,
     assignments: tuple[str, ...],
@@ -88,6 +90,7 @@ def command(
             measure=not no_measure,
             device_memory=memory,
             gpu=gpu,
+            gpus=gpus,
             tokens=tokens,
             rows=rows,
             notify=screen.say,
@@ -138,6 +141,18 @@ def _tell(found: Plan) -> None:
             f"With {screen.clean(advice.change)} it needs about {_gigabytes(advice.needs)}{fits}.",
             soft_wrap=True,
         )
+    if found.ways:
+        console.print()
+        rows = [
+            (
+                way.name,
+                "-" if way.needs is None else _gigabytes(way.needs),
+                "yes" if way.fits else "no",
+                way.how,
+            )
+            for way in found.ways
+        ]
+        screen.print_grid(("over several cards", "each needs", "fits", "how"), rows, right=[1])
 
 
 def _facts(found: Plan) -> dict[str, str]:

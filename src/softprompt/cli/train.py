@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from softprompt.cli.options import BaseChoice, examples, json_option
+from softprompt.team import join
 
 if TYPE_CHECKING:
     from softprompt.config import Config
@@ -101,7 +102,8 @@ def command(
 
         wanted = settings(config, flags, assignments)
     prompt = learn(wanted, resume=resume, typed=context.obj or ["train"])
-    tell(prompt, wanted, as_json=as_json)
+    if join().leads:  # the others have no files to tell of
+        tell(prompt, wanted, as_json=as_json)
     about = prompt.card.training
     return 130 if about is not None and about.ended == "interrupted" else 0
 
@@ -131,7 +133,8 @@ def learn(config: Config, *, resume: bool = False, typed: Sequence[str] = ()) ->
     _check_rows(config)
     base = _load(config)
     try:
-        with watcher() as watch, Interrupts() as interrupts:
+        interrupting = Interrupts() if join().leads else Interrupts("")
+        with watcher() as watch, interrupting as interrupts:
             listener = Listener(watch.note, watch.report, watch.progress, interrupts.asked)
             prompt = train(base, config, resume=resume, listener=listener)
     except KeyboardInterrupt:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from softprompt.evaluation.words import SCORE_HEADS, score_rows
 from softprompt.generation.likelihood import likelihoods_from_hidden
 from softprompt.prefix import Front, Prefix
 from softprompt.report.notebook import grid_html
+from softprompt.team import ALONE, Team
 
 __all__ = [
     "Scores",
@@ -100,22 +101,47 @@ class Scores:
 _OF_ROWS = ("predictions", "confidences", "losses", "tokens")
 
 
-def score(base: Base, front: Front, encoded: Encoded, progress: Progress | None = None) -> Scores:
-    """Score a front on rows it was not trained on."""
-    (scores,) = score_many(base, [front], encoded, progress)
-    return scores
+class _Found(NamedTuple):
+    """What is found of each row; see ``Scores``."""
+
+    losses: list[float]
+    tokens: list[float]
+    predictions: list[int]
+    confidences: list[float]
+
+
+def score(
+    base: Base, front: Front, encoded: Encoded, progress: Progress | None = None, team: Team = ALONE
+) -> Scores:
+    """Score a front on rows it was not trained on.
+
+    team: the processes that score these rows together; each reads its share, and all get the same scores.
+    """
+    mine = replace(encoded, examples=encoded.examples[team.rank :: team.count])
+    (found,) = _found(base, [front], mine, progress) if mine.examples else [_Found([], [], [], [])]
+    every = [_Found(*one) for one in team.all_told(found)]
+    return _scores(_Found(*(_dealt_back(sides) for sides in zip(*every, strict=True))), encoded)
 
 
 def score_many(
     base: Base, fronts: Sequence[Front], encoded: Encoded, progress: Progress | None = None
 ) -> list[Scores]:
     """Score several fronts on the same rows, read behind all of them in the same passes."""
-    with torch.no_grad():
-        prefixes = [base.prefill(front) for front in fronts]
-        if not any(map(encoded.candidates, encoded.examples)):
-            return _score_text(base, prefixes, encoded.examples, progress)
-        judged = judge_many(base, prefixes, encoded, progress)
-    return [_score_candidates(one, encoded) for one in judged]
+    return [_scores(found, encoded) for found in _found(base, fronts, encoded, progress)]
+
+
+@torch.no_grad()
+def _found(base: Base, fronts: Sequence[Front], encoded: Encoded, progress: Progress | None) -> list[_Found]:
+    prefixes = [base.prefill(front) for front in fronts]
+    if not any(map(encoded.candidates, encoded.examples)):
+        return _found_of_text(base, prefixes, encoded.examples, progress)
+    return [_found_of_choices(one, encoded) for one in judge_many(base, prefixes, encoded, progress)]
+
+
+def _dealt_back(parts: Sequence[list[Any]]) -> list[Any]:
+    """Rows in their order, of which the first part has the first, the second part the second and so on."""
+    rounds = itertools.zip_longest(*parts)
+    return [one for each in rounds for one in each if one is not None]
 
 
 def target_rows(examples: Sequence[Example], *, whole_text: bool = False) -> list[TokenRow]:
@@ -277,45 +303,54 @@ def _counted(progress: Progress | None, total: int) -> _Told:
     return told
 
 
-def _score_text(
+def _found_of_text(
     base: Base, fronts: Sequence[Front], examples: Sequence[Example], progress: Progress | None
-) -> list[Scores]:
+) -> list[_Found]:
     rows = target_rows(examples)
-    found = []
     every = (-_targets(base, fronts, rows, _counted(progress, len(rows)))).tolist()
-    for front, losses in zip(fronts, every, strict=True):
-        tokens = tuple(float(row.scored) for row in scorable(Batch(rows, front)))
-        if not any(tokens):
-            raise DataError(
-                "No token of these rows can be scored: each has one, which nothing in front of it makes the "
-                "model expect; give data.input some words."
-            )
-        nll, interval = sum(losses) / sum(tokens), bootstrap_ratio(losses, tokens)
-        found.append(Scores(len(rows), nll, interval, losses=tuple(losses), tokens=tokens))
-    return found
+    counts = [[float(row.scored) for row in scorable(Batch(rows, front))] for front in fronts]
+    return [_Found(losses, tokens, [], []) for losses, tokens in zip(every, counts, strict=True)]
 
 
-def _score_candidates(judged: ChoiceScores, encoded: Encoded) -> Scores:
+def _found_of_choices(judged: ChoiceScores, encoded: Encoded) -> _Found:
     examples = encoded.examples
     labels = [e.label for e in examples if e.label is not None]
-    predictions = judged.weights.argmax(1).tolist()
-    hits = sum(p in (e.right or (e.label,)) for p, e in zip(predictions, examples, strict=True))
     losses = (-judged.likelihoods[torch.arange(len(labels)), labels]).tolist()
     whole = encoded.needs_whole_words
     tokens = [
         float(len(encoded.candidates(e)[n])) if whole else 1.0 for n, e in zip(labels, examples, strict=True)
     ]
-    f1 = macro_f1(labels, predictions).interval() if encoded.candidate_ids is not None else None
-    return Scores(
-        rows=len(examples),
+    predictions = judged.weights.argmax(1).tolist()
+    return _Found(losses, tokens, predictions, judged.probabilities.max(1).values.tolist())
+
+
+def _scores(found: _Found, encoded: Encoded) -> Scores:
+    """Over all rows, from what was found of each."""
+    losses, tokens, predictions, confidences = found
+    if not any(tokens):
+        raise DataError(
+            "No token of these rows can be scored: each has one, which nothing in front of it makes the "
+            "model expect; give data.input some words."
+        )
+    scores = Scores(
+        rows=len(encoded.examples),
         nll=sum(losses) / sum(tokens),
         nll_interval=bootstrap_ratio(losses, tokens),
+        losses=tuple(losses),
+        tokens=tuple(tokens),
+    )
+    if not predictions:
+        return scores
+    examples = encoded.examples
+    hits = sum(p in (e.right or (e.label,)) for p, e in zip(predictions, examples, strict=True))
+    labels = [e.label for e in examples if e.label is not None]
+    f1 = macro_f1(labels, predictions).interval() if encoded.candidate_ids is not None else None
+    return replace(
+        scores,
         accuracy=hits / len(examples),
         accuracy_interval=wilson(hits, len(examples)),
         predictions=tuple(predictions),
-        confidences=tuple(judged.probabilities.max(1).values.tolist()),
+        confidences=tuple(confidences),
         macro_f1=f1.value if f1 else None,
         macro_f1_interval=(f1.low, f1.high) if f1 else None,
-        losses=tuple(losses),
-        tokens=tuple(tokens),
     )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from softprompt.base.copies import Change, shared_copy
+from softprompt.base.copies import Change, in_parts, shared_copy
 from softprompt.base.model import Base
 from softprompt.errors import BaseModelError, ConfigError
 
@@ -34,6 +34,11 @@ class Full:
             raise ConfigError(
                 f"{base.name} is quantised, and full fine-tuning cannot learn quantised weights; "
                 'set base.quantisation = "none" or choose method.kind = "lora".'
+            )
+        if in_parts(base):
+            raise ConfigError(
+                f"Not all of {base.name} lies on its device, as full fine-tuning needs it; take a device "
+                'that holds it, or choose method.kind = "prompt-tuning".'
             )
         self._front = front
         self._base = shared_copy(base)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from softprompt.base.copies import Change, linear_layers, shared_copy
+from softprompt.base.copies import Change, in_parts, linear_layers, shared_copy
 from softprompt.base.lowrank import LayerChange, LowRank
 from softprompt.base.model import Base
 from softprompt.checkpoints.quantise import quiet_bitsandbytes
@@ -147,6 +147,11 @@ def _adapted_layers(tensors: Mapping[str, Tensor]) -> set[str]:
 def _injected(
     base: Base, settings: Mapping[str, Any], layers: Sequence[str], seed: int
 ) -> tuple[Base, dict[str, nn.Parameter]]:
+    if in_parts(base):
+        raise ConfigError(
+            f"Not all of {base.name} lies on its device, and an adapter takes the layers it changes there; "
+            "learn a prompt on it, or take a device that holds it."
+        )
     peft = _peft()
     changed = shared_copy(base)
     wanted = peft.LoraConfig(

@@ -16,7 +16,7 @@ from softprompt.planning.rehearsal import rehearse
 from softprompt.planning.target import Target
 from softprompt.planning.workload import Assumed
 
-__all__ = ["Advice", "advise", "sketched"]
+__all__ = ["Advice", "advise", "needed", "sketched"]
 
 _ENOUGH = 2
 _FEWEST = 16
@@ -63,7 +63,7 @@ def advise(
             rows = assumed
             if assumed is not None and other.data is not config.data:
                 rows = Assumed(other.data.max_tokens, assumed.rows)
-            taken = _needed(other, target, rows)
+            taken = needed(other, target, rows)
             if taken is None or taken >= now:
                 continue
             found.append(Advice(change, taken, taken <= target.capacity))
@@ -75,7 +75,7 @@ def advise(
     return tuple(fitting or sorted(found, key=lambda advice: advice.needs)[:_ENOUGH])
 
 
-def _needed(config: Config, target: Target, assumed: Assumed | None) -> int | None:
+def needed(config: Config, target: Target, assumed: Assumed | None) -> int | None:
     """Bytes; None where the method cannot do it, as full fine-tuning cannot learn 4-bit weights."""
     try:
         sketch = sketched(config, target)

@@ -16,6 +16,7 @@ from softprompt.planning.blueprint import Blueprint
 from softprompt.planning.kernels import Kernels
 from softprompt.planning.needs import Part, needs
 from softprompt.planning.rehearsal import Rehearsal, rehearse
+from softprompt.planning.several import Way, ways
 from softprompt.planning.target import Target, aim
 from softprompt.planning.timing import Timing, estimate, matrix_rate
 from softprompt.planning.timing import measure as timed
@@ -46,6 +47,7 @@ class Plan:
         timing: seconds; None where they cannot be told.
         advice: changes that need less, where it does not fit or hardly.
         notes: plain sentences about what was assumed.
+        ways: how the job can be spread over several such cards, where that was asked.
     """
 
     base: str
@@ -62,6 +64,7 @@ class Plan:
     timing: Timing | None
     advice: tuple[Advice, ...]
     notes: tuple[str, ...]
+    ways: tuple[Way, ...] = ()
 
     @property
     def margin(self) -> int:
@@ -86,6 +89,7 @@ def plan(
     measure: bool = True,
     device_memory: int | None = None,
     gpu: str | None = None,
+    gpus: int = 1,
     tokens: int | None = None,
     rows: int | None = None,
     notify: Callable[[str], None] = lambda message: None,
@@ -103,6 +107,7 @@ def plan(
         device_memory: bytes of a GPU to plan for that need not be in this machine; None for the device
             that ``base.device`` names.
         gpu: a card by name, such as ``"t4"`` (``planning.cards``), that need not be in this machine either.
+        gpus: how many such cards there are; what each needs is told of every way to use them.
         tokens: what every row is taken to have, instead of reading the job's rows.
         rows: how many of these rows there are.
         notify: told in a sentence when something takes a while.
@@ -117,6 +122,10 @@ def plan(
     wanted = load(config) if isinstance(config, str | Path) else parse(config)
     require(*wanted.method.needs)
     target = aim(wanted.base.device, device_memory, gpu)
+    if gpus > 1 and target.kind != "cuda":
+        raise ConfigError(
+            "Several GPUs are planned for by their card or memory: give --gpu or --device-memory."
+        )
     assumed = _assumed(wanted, tokens, rows)
     sketch = sketched(wanted, target)
     found = rehearse(wanted, sketch.base, target.kind, assumed)
@@ -143,6 +152,7 @@ def plan(
         timing=timing,
         advice=advise(wanted, target, assumed, taken.total, whole) if tight else (),
         notes=(*_notes(sketch, found, target, timing), *target.notes(wanted.base.dtype)),
+        ways=ways(wanted, sketch, taken, found.trained, target, assumed, gpus) if gpus > 1 else (),
     )
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from softprompt.atomic import write_bytes
 from softprompt.errors import TrainingError
+from softprompt.team import Team
 
 __all__ = ["Checkpoint"]
 
@@ -57,6 +58,23 @@ class Checkpoint:
                 group, name = key.split("/", 1)
                 tensors[group][name] = file.get_tensor(key)
             return cls(json.loads(about["numbers"]), tensors)
+
+    @classmethod
+    def of(cls, path: Path, identity: str, team: Team) -> Checkpoint | None:
+        """What the leader of a team finds there, told to all of it; None if there is no such file.
+
+        Raises:
+            TrainingError: it is damaged, or of another run than that of this identity.
+        """
+        found = None
+        if team.leads and path.exists():
+            cls.refuse_another(path, identity)
+            found = cls.load(path)
+        about = team.told(None if found is None else [found.numbers, sorted(found.tensors)])
+        if about is None:
+            return None
+        numbers, groups = about
+        return cls(numbers, {g: team.handed(None if found is None else found.tensors[g]) for g in groups})
 
     @staticmethod
     def identity_of(path: Path) -> str:

@@ -33,6 +33,7 @@ from softprompt.methods.front import parse_front, with_demonstrations
 from softprompt.methods.method import Method
 from softprompt.methods.text import word_ids
 from softprompt.prefix import Front, Prefix
+from softprompt.team import ALONE, Team
 
 __all__ = ["Job", "identity_of", "learnt_front", "read_task", "tokens"]
 
@@ -51,6 +52,7 @@ class Job:
         material: what the method was built from.
         lessons: what the teacher answers, if there is one.
         remarks: what the method said when it was built.
+        team: the processes that train it together, each of which has prepared the same.
     """
 
     config: Config
@@ -62,10 +64,17 @@ class Job:
     material: Material
     lessons: Lessons | None = None
     remarks: tuple[str, ...] = ()
+    team: Team = ALONE
 
     @classmethod
     def prepare(
-        cls, base: Base, config: Config, listener: Listener = SILENT, *, reserve: bool = False
+        cls,
+        base: Base,
+        config: Config,
+        listener: Listener = SILENT,
+        *,
+        reserve: bool = False,
+        team: Team = ALONE,
     ) -> Job:
         """Read the rows and build the method; every fault of the data shows here, before any training.
 
@@ -76,13 +85,17 @@ class Job:
             config: resolved.
             listener: told how far the teacher is.
             reserve: keep half of the validation rows as test rows where there are none.
+            team: the processes that prepare and train it together.
         """
         task, front = read_task(base, config)
         if reserve and "test" not in task.tables:
             held = dict(zip(("validation", "test"), split(task.tables["validation"], 0.5, 0), strict=True))
             task = replace(task, tables={**task.tables, **held})
         encoded = {name: tokens(task, name, base, config) for name in task.tables}
-        lessons = None if config.teacher is None else _lessons(base, config, task, encoded, listener)
+        lessons = None
+        if config.teacher is not None:
+            with team.leader_first():  # what the teacher answered to the leader, the others find on disk
+                lessons = _lessons(base, config, task, encoded, listener)
         rows = _rows(config, encoded, lessons)
         material = Material(
             demonstrations=lambda count: _solved(task, lessons, count, config.seed),
@@ -91,7 +104,7 @@ class Job:
             seed=config.seed,
             looks=_Looks(base, rows),
         )
-        return cls._built(config, base, task, encoded, front, lessons, material)
+        return replace(cls._built(config, base, task, encoded, front, lessons, material), team=team)
 
     def with_method(self, config: Config) -> Job:
         """The same rows and answers with another method, or another name."""
@@ -159,17 +172,23 @@ class Job:
 
     def score(self, split: str, progress: Callable[[int, int], None] | None = None) -> Scores:
         """Scores of the method as it stands; where there is a teacher, against that."""
-        if self.lessons is not None:
-            return self.lessons.score(self.method.base, self.method.front(), split, progress)
-        return score(self.method.base, self.method.front(), self.encoded[split], progress)
+        return self._scored(self.method.base, self.method.front(), split, progress)
 
     def score_untuned(self, split: str, progress: Callable[[int, int], None] | None = None) -> Scores:
         """Scores of the bare base behind the same template."""
         if self.lessons is not None:
-            return self.lessons.score(self.base, self.lessons.bare, split, progress)
+            return self._scored(self.base, self.lessons.bare, split, progress)
         opening = chat_opening(self.base.render_chat) if self.config.data.chat else ""
-        front = self.base.embed(self.base.opening(opening))
-        return score(self.base, front, self.encoded[split], progress)
+        return self._scored(self.base, self.base.embed(self.base.opening(opening)), split, progress)
+
+    def _scored(
+        self, base: Base, front: Front, split: str, progress: Callable[[int, int], None] | None
+    ) -> Scores:
+        """Of a team each process scores its share of the rows; all get the scores of the whole."""
+        if self.lessons is None:
+            return score(base, front, self.encoded[split], progress, self.team)
+        found = self.lessons.score(base, front, split, progress) if self.team.leads else None
+        return Scores.from_json(self.team.told(found and found.to_json()))
 
 
 class _Looks:

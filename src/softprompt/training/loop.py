@@ -22,6 +22,7 @@ from softprompt.config import TrainConfig
 from softprompt.evaluation.score import Scores
 from softprompt.listener import SILENT, Listener, Report
 from softprompt.methods.method import Method
+from softprompt.team import ALONE, Team
 from softprompt.training.checkpoint import Checkpoint
 from softprompt.training.optimizer import build_optimizer, optimizer_state, restore_optimizer
 from softprompt.training.schedule import Steps, rate
@@ -102,6 +103,7 @@ def fit_many(
     *,
     resume: bool = False,
     pass_tokens: int | None = None,
+    team: Team = ALONE,
 ) -> list[Outcome]:
     """Train every run at once, to what it would have learnt alone, and leave each at its best.
 
@@ -114,27 +116,37 @@ def fit_many(
         resume: each goes on from its checkpoint if there is one, wherever that stands.
         pass_tokens: the most positions read in one pass, unless one run's (micro-)batch has more;
             bounds memory, changes no result. None for what suits the device.
+        team: the processes that train these very runs together. Each reads its share of every batch,
+            gradients are added up, and all take the same step; the leader keeps the checkpoints.
+            ``evaluate`` has to give all of them the same scores.
 
     Raises:
         TrainingError: a checkpoint is damaged or belongs to another run.
     """
-    states = [_State(number, run) for number, run in enumerate(runs)]
-    for state in states if resume else ():
-        state.restore()
+    states = [_State(number, run, team) for number, run in enumerate(runs)]
+    for state in states:
+        team.hand(state.run.method.trainable_parameters())
+        if resume:
+            state.restore()
     _report([state for state in states if state.scores is None], evaluate)  # the start is a candidate, too
     running = _running(states)
     while running:
-        _backward(running, pass_tokens)
+        _backward(running, pass_tokens, team)
+        _add_up(running, team)
         stepped = [state for state in running if _step(state)]
         _report(stepped, evaluate)
-        for state in stepped:
-            state.stopped = state.run.listener.stop()
+        asked = team.any([state.run.listener.stop() for state in stepped])
+        for state, stop in zip(stepped, asked, strict=True):
+            state.stopped = stop
         running = _running(running)
     return [state.outcome() for state in states]
 
 
-def _backward(states: Sequence[_State], pass_tokens: int | None) -> None:
-    """The gradient of every run's mean loss over its next batch, batches of one base read together."""
+def _backward(states: Sequence[_State], pass_tokens: int | None, team: Team) -> None:
+    """The gradient of every run's mean loss over its next batch, batches of one base read together.
+
+    Of a team each process reads its share; its gradient and loss are then its part of the whole.
+    """
     for state in states:
         state.batch = [state.run.rows[i] for i in state.steps.batch(state.step)]
         state.loss = 0.0
@@ -143,7 +155,7 @@ def _backward(states: Sequence[_State], pass_tokens: int | None) -> None:
         by_base: dict[int, list[tuple[_State, Batch]]] = defaultdict(list)
         for state in states:
             method, parts = state.run.method, state.run.config.accumulation
-            if part < parts and (rows := state.batch[part::parts]):
+            if part < parts and (rows := team.share(state.batch[part::parts], lambda row: len(row.ids))):
                 by_base[id(method.base)].append((state, Batch(rows, method.front())))
         for reads in by_base.values():
             base = reads[0][0].run.method.base
@@ -163,6 +175,29 @@ def _read(base: Base, together: Sequence[tuple[_State, Batch]]) -> None:
     torch.autograd.backward(shares)
     for (state, _), share in zip(together, torch.stack(shares).tolist(), strict=True):
         state.loss += share
+
+
+def _add_up(states: Sequence[_State], team: Team) -> None:
+    """Gradients and losses of the whole batch, from the parts that each process of a team has."""
+    if team.count == 1:
+        return
+    sent: list[Tensor] = []
+    parts: list[Tensor] = []
+    for state in states:
+        learnt = state.run.method.trainable_parameters()
+        # Beside each gradient goes whether there is one: what nobody has, an optimizer must not decay.
+        there = [float(p.grad is not None) for p in learnt]
+        parts.append(torch.tensor([*there, state.loss], device=learnt[0].device))
+        for parameter in learnt:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            sent.append(parameter.grad)
+    team.add([*sent, *parts])
+    for state, summed in zip(states, parts, strict=True):
+        *there, state.loss = summed.tolist()
+        for parameter, some in zip(state.run.method.trainable_parameters(), there, strict=True):
+            if not some:
+                parameter.grad = None
 
 
 def _step(state: _State) -> bool:
@@ -232,8 +267,8 @@ class _State:
 
     COUNTS = ("step", "best_step", "stale", "runaway")
 
-    def __init__(self, number: int, run: TrainingRun) -> None:
-        self.number, self.run, config = number, run, run.config
+    def __init__(self, number: int, run: TrainingRun, team: Team) -> None:
+        self.number, self.run, self.team, config = number, run, team, run.config
         learnt = run.method.trainable_parameters()
         epochs = config.epochs if learnt else 0
         self.steps = Steps(len(run.rows), config.batch_size, epochs, run.seed, config.max_steps)
@@ -286,7 +321,7 @@ class _State:
 
     def save(self) -> None:
         """Write the checkpoint, unless it already stands at this step."""
-        if self.run.checkpoint is None or self.saved == self.step:
+        if self.run.checkpoint is None or self.saved == self.step or not self.team.leads:
             return
         assert self.scores is not None
         numbers = {name: getattr(self, name) for name in (*self.COUNTS, "limit", "seconds")}
@@ -298,10 +333,9 @@ class _State:
     def restore(self) -> None:
         """Go to where the checkpoint stands, if there is one."""
         path = self.run.checkpoint
-        if path is None or not path.exists():
+        saved = None if path is None else Checkpoint.of(path, self.run.identity, self.team)
+        if saved is None:
             return
-        Checkpoint.refuse_another(path, self.run.identity)
-        saved = Checkpoint.load(path)
         self.run.method.load_state(saved.tensors["now"])
         restore_optimizer(self.optimizer, saved.tensors["optimizer"])
         self.best = saved.tensors["best"]

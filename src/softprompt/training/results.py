@@ -119,16 +119,22 @@ def save_results(trial: TrialRun, library: Library, listener: Listener, *, overw
         DivergedError: the loss ran away; the best state was saved if there was one.
     """
     assert trial.outcome is not None
-    return _saved(final_test(trial.job, trial.outcome, listener), trial.outcome, library, overwrite)
+    prompt = final_test(trial.job, trial.outcome, listener)
+    return _saved(prompt, trial.outcome, library, overwrite, trial.team.leads)
 
 
-def _saved(prompt: Prompt, outcome: Outcome, library: Library, overwrite: bool) -> Prompt:
-    """The prompt, saved; of a run that diverged the best state, with a complaint."""
+def _saved(prompt: Prompt, outcome: Outcome, library: Library, overwrite: bool, leads: bool) -> Prompt:
+    """The prompt, saved; of a run that diverged the best state, with a complaint.
+
+    leads: whether this process is the one of its team that writes files.
+    """
     diverged = outcome.ended == "diverged"
     if diverged and outcome.best_step == 0:
         raise DivergedError(f"{outcome.error} Nothing had been learnt before it, so nothing was saved.")
-    folder = prompt.save(library, overwrite=overwrite)
+    if leads:
+        prompt.save(library, overwrite=overwrite)
     if diverged:
+        folder = library.path / prompt.name
         raise DivergedError(
             f"{outcome.error} The best state, of step {outcome.best_step}, is saved in {folder}."
         )
@@ -149,10 +155,11 @@ def save_search(found: SearchOutcome, library: Library, listener: Listener, *, o
     """
     best, *others = sorted(found.learnt, key=ranking, reverse=True)
     assert best.outcome is not None
+    leads = best.team.leads
     if found.stopped or best.error:
         outcome = replace(best.outcome, ended="interrupted") if found.stopped else best.outcome
         prompt = _with_search(final_test(best.job, outcome, listener), found, [])
-        return _saved(prompt, outcome, library, overwrite)
+        return _saved(prompt, outcome, library, overwrite, leads)
     cards = {}
     for trial in others:
         if trial.error:
@@ -160,14 +167,16 @@ def save_search(found: SearchOutcome, library: Library, listener: Listener, *, o
             cards[trial] = SeedCard(seed=trial.config.seed)
             continue
         prompt = _tested(trial, _name_of(trial), listener, baseline=False)
-        prompt.save(library, overwrite=overwrite)
+        if leads:
+            prompt.save(library, overwrite=overwrite)
         cards[trial] = _seed_card(prompt, trial)
         trial.release()  # at once, for it may be a whole model
     prompt = _tested(best, best.config.name, listener, baseline=True)
     cards[best] = _seed_card(prompt, best)
     prompt = _with_search(prompt, found, [cards[trial] for trial in found.learnt])
-    prompt.save(library, overwrite=overwrite)
-    if others and overwrite and (library.path / _name_of(best)).exists():
+    if leads:
+        prompt.save(library, overwrite=overwrite)
+    if leads and others and overwrite and (library.path / _name_of(best)).exists():
         library.remove(_name_of(best))  # an earlier search's, when another seed was best
     return prompt
 

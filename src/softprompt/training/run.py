@@ -21,6 +21,7 @@ from softprompt.library.folder import Library
 from softprompt.library.prompt import Prompt
 from softprompt.listener import SILENT, Listener
 from softprompt.packages import require
+from softprompt.team import join
 from softprompt.training.job import identity_of
 from softprompt.training.results import save_results, save_search
 from softprompt.training.search import Search
@@ -45,6 +46,9 @@ def train(
     With several candidates or seeds in ``config.search`` they train together; what is chosen on
     validation is returned, and its card tells of the others.
 
+    Called in each of several processes that torchrun started, they train together: each reads its share of
+    every batch, and the first alone writes files. All return the same prompt.
+
     Args:
         base: the frozen model; it is not changed and may serve other prompts meanwhile.
         config: a ``Config``, a mapping of settings, or the path of a TOML file.
@@ -67,19 +71,20 @@ def train(
     refuse_unfollowable(wanted)
     refuse_retrieval(wanted.data)
     library = Library(wanted.output.library)
-    overwrite = may_overwrite(library, wanted, resume)
+    team = join()
+    overwrite = team.told(team.leads and may_overwrite(library, wanted, resume))
     tried = candidates(wanted)
     with threads(wanted.train.threads):
         if len(tried) == len(wanted.seeds) == 1:  # one run, its log and checkpoint right in its name's folder
             chosen = tried[0][1].model_copy(update={"seed": wanted.seeds[0]})
             alone = wanted if wanted.search is None else chosen
-            trial = TrialRun(base, alone, folder_of(alone))
+            trial = TrialRun(base, alone, folder_of(alone), team=team)
             tell_notes(trial, listener)
             open_folder(alone, trial, resume)
             fit_trials([trial], [listener], resume=resume)
             with _keeping([trial]):
                 return save_results(trial, library, listener, overwrite=overwrite)
-        search = Search(base, wanted, folder_of(wanted), listener)
+        search = Search(base, wanted, folder_of(wanted), listener, team)
         tell_notes(search.tried[0], listener)
         open_folder(wanted, search.tried[0], resume)
         found = search.run()
@@ -151,7 +156,7 @@ def _keeping(trials: Sequence[TrialRun]) -> Iterator[None]:
     except DivergedError:
         raise
     except Exception as error:
-        kept = [str(trial.checkpoint) for trial in trials if trial.checkpoint.exists()]
+        kept = [str(t.checkpoint) for t in trials if t.team.leads and t.checkpoint.exists()]
         if not kept:
             raise
         said = str(error).strip().rstrip(".") or type(error).__name__
@@ -208,8 +213,10 @@ def open_folder(config: Config, first: TrialRun, resume: bool) -> None:
     """Make the folder of logs, checkpoints and settings; an earlier run's is moved aside unless resumed.
 
     What is to be resumed must be the run of this configuration, of which ``first`` begins; otherwise nothing
-    is written.
+    is written. Of a team the leader does it.
     """
+    if not first.team.leads:
+        return
     folder = folder_of(config)
     settings = folder / _SETTINGS
     if resume:

@@ -17,6 +17,7 @@ from softprompt.base.model import Base
 from softprompt.config import Config, SearchConfig, candidates
 from softprompt.evaluation.score import Scores
 from softprompt.listener import Listener, Report
+from softprompt.team import ALONE, Team
 from softprompt.training.loop import selection_score
 from softprompt.training.trial import TrialRun, changes_in_words, fit_trials
 
@@ -75,10 +76,14 @@ class Search:
         config: with a search.
         folder: each run gets a folder in it.
         listener: told of every step of all runs as if they were one.
+        team: the processes that train every run together.
     """
 
-    def __init__(self, base: Base, config: Config, folder: Path, listener: Listener) -> None:
+    def __init__(
+        self, base: Base, config: Config, folder: Path, listener: Listener, team: Team = ALONE
+    ) -> None:
         self._base, self._config, self._folder, self._listener = base, config, folder, listener
+        self._team = team
         self._asked = False
         first, *more = config.seeds
         update: dict[str, Any] = {"seed": first}
@@ -88,7 +93,8 @@ class Search:
         self.tried = []
         for number, (changes, wanted) in enumerate(found, start=1):
             name = f"trial-{number}" if len(found) > 1 else f"seed-{first}"
-            self.tried.append(TrialRun(base, wanted.model_copy(update=update), folder / name, changes))
+            copied = wanted.model_copy(update=update)
+            self.tried.append(TrialRun(base, copied, folder / name, changes, team=team))
         # Runs that are held at the same time learn, with what their optimizers keep, no more than the base.
         learnt = sum(p.numel() for p in self.tried[0].job.method.trainable_parameters())
         held = sum(int(p.numel()) for p in base.model.parameters())
@@ -106,7 +112,7 @@ class Search:
         learnt = [chosen]
         for seed in self._config.seeds[1:]:
             config = chosen.config.model_copy(update={"seed": seed})
-            learnt.append(TrialRun(self._base, config, self._folder / f"seed-{seed}"))
+            learnt.append(TrialRun(self._base, config, self._folder / f"seed-{seed}", team=self._team))
         running = [trial for trial in learnt if trial.running]
         if running:
             seeds = ", ".join(str(trial.config.seed) for trial in running)

@@ -18,6 +18,7 @@ from softprompt.config import Config, dump_toml
 from softprompt.errors import TrainingError
 from softprompt.evaluation.score import Scores
 from softprompt.listener import Listener, Report
+from softprompt.team import ALONE, Team
 from softprompt.training.checkpoint import Checkpoint
 from softprompt.training.job import Job
 from softprompt.training.log import RunLog
@@ -52,6 +53,7 @@ class TrialRun:
         outcome: how its training ended, or was last paused.
         dropped: whether others validated better and it was given up.
         validated: whether its last step ended with a validation.
+        team: the processes that train it together; the leader alone touches the folder.
     """
 
     base: Base
@@ -62,17 +64,20 @@ class TrialRun:
     outcome: Outcome | None = None
     dropped: bool = False
     validated: bool = False
+    team: Team = ALONE
     _job: Job | None = None
 
     @property
     def job(self) -> Job:
         """Prepared when it is asked for; after ``release`` anew, with what it had learnt, if anything."""
         if self._job is None:
-            self._job = Job.prepare(self.base, self.config)
+            self._job = Job.prepare(self.base, self.config, team=self.team)
             if self.outcome is None:
                 refuse_unsaveable(self._job)
             elif self.outcome.best_step:
-                self._job.method.load_state(Checkpoint.load(self.checkpoint).tensors["best"])
+                saved = Checkpoint.of(self.checkpoint, self._job.identity, self.team)
+                assert saved is not None
+                self._job.method.load_state(saved.tensors["best"])
         return self._job
 
     def release(self) -> None:
@@ -123,15 +128,18 @@ class TrialRun:
         Raises:
             TrainingError: it does, or it is damaged.
         """
-        if self.checkpoint.exists():
+        if self.team.leads and self.checkpoint.exists():
             Checkpoint.refuse_another(self.checkpoint, self.job.identity)
 
     def recall(self) -> None:
         """Take from the log the validations up to the checkpoint, if there was an earlier part."""
-        step, log = self.saved_step(), self.folder / "log.jsonl"
-        self.evals = []
+        found = self.team.told([vars(one) | {"scores": one.scores.to_json()} for one in self._logged()])
+        self.evals = [EvalRecord(**one | {"scores": Scores.from_json(one["scores"])}) for one in found]
+
+    def _logged(self) -> list[EvalRecord]:
+        step, log = self.saved_step() if self.team.leads else None, self.folder / "log.jsonl"
         if step is None:
-            return
+            return []
         try:
             lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
             records = [
@@ -143,10 +151,16 @@ class TrialRun:
             raise TrainingError(
                 f"{log} is not a log that can be gone on with; start again without --resume."
             ) from error
-        self.evals = [one for one in records if one.step <= step]
+        return [one for one in records if one.step <= step]
 
-    def open(self, resume: bool) -> RunLog:
-        """Its folder with its settings, and its log, which goes on where the checkpoint stands."""
+    def open(self, resume: bool) -> RunLog | None:
+        """Its folder with its settings, and its log, which goes on where the checkpoint stands.
+
+        Of a team the leader has them, the others none.
+        """
+        if not self.team.leads:
+            self.recall()
+            return None
         with plain_disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         write_bytes(self.folder / "config.toml", dump_toml(self.config).encode())
@@ -159,11 +173,12 @@ class TrialRun:
         self.recall()
         return log
 
-    def run(self, log: RunLog, listener: Listener) -> TrainingRun:
+    def run(self, log: RunLog | None, listener: Listener) -> TrainingRun:
         """The run as the loop takes it; every report is logged, then told."""
 
         def told(report: Report) -> None:
-            log.write(report)
+            if log is not None:
+                log.write(report)
             self.validated = report.scores is not None
             if report.scores is not None:
                 self.evals.append(EvalRecord(report.step, report.total, report.scores))
@@ -200,6 +215,8 @@ def fit_trials(trials: Sequence[TrialRun], listeners: Sequence[Listener], *, res
         resume: each goes on from its checkpoint, if there is one.
     """
     jobs = [trial.job for trial in trials]  # every fault of rows and settings shows before a file is made
+    team = trials[0].team if trials else ALONE
+    team.refuse_unlike([job.identity for job in jobs], "other settings, rows or another base")
     for trial in trials if resume else ():
         trial.refuse_another()
 
@@ -207,8 +224,11 @@ def fit_trials(trials: Sequence[TrialRun], listeners: Sequence[Listener], *, res
         return [jobs[n].score("validation", listeners[n].counting("validation")) for n in numbers]
 
     with ExitStack() as until_ended:
-        logs = [until_ended.enter_context(closing(trial.open(resume))) for trial in trials]
+        logs = [trial.open(resume) for trial in trials]
+        for log in logs:
+            if log is not None:
+                until_ended.enter_context(closing(log))
         runs = [trial.run(log, heard) for trial, log, heard in zip(trials, logs, listeners, strict=True)]
-        outcomes = fit_many(runs, evaluate, resume=resume)
+        outcomes = fit_many(runs, evaluate, resume=resume, team=team)
     for trial, outcome in zip(trials, outcomes, strict=True):
         trial.outcome = outcome
