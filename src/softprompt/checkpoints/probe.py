@@ -19,7 +19,7 @@ from torch import Tensor
 
 from softprompt.base.cache import DecodeCache
 from softprompt.base.kv_pool import Chunk, KVPool
-from softprompt.base.layout import ALONE, FLAT, PACKED, PADDED, Windows
+from softprompt.base.layout import ALONE, FLAT, PACKED, PADDED, TOLD, UNTOLD, Windows
 from softprompt.base.model import Base, Batch
 from softprompt.base.packing import TokenRow
 from softprompt.errors import BaseModelError, ResourceError
@@ -32,6 +32,9 @@ TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6, torch.bfloat16: 0.1, torc
 
 ROUGH = 0.1
 
+_BARE = (5,)
+"""A row that begins with nothing before it, beside rows that go on."""
+
 SHORT = 8
 """Positions of the longest short row: it passes smaller windows."""
 
@@ -40,6 +43,9 @@ COMPANY = 8
 
 _CHOICE = re.compile("window|chunk|keep|topk")
 """How configurations call the number of keys that a token may see."""
+
+_USUAL_CHUNK, _LONGEST_CHUNK = 64, 512
+"""Tokens that layers with a state compute at once: where no configuration says, and the most looked for."""
 
 FARTHEST = 2**17
 """Longer windows are not looked for where a configuration does not say how far the model reads."""
@@ -55,10 +61,12 @@ def settle(base: Base) -> Base:
     reason = ""
     short: _Short | None = None
     far: _Far | None = None
-    for layout in (FLAT, PACKED, PADDED, ALONE):
+    for layout in (FLAT, PACKED, PADDED, TOLD, UNTOLD, ALONE):
         candidate = replace(base, layout=layout)
         try:
             short = short or _Short.of(base)
+            if short.prefix.states and layout.inline:
+                continue  # rows that share a bin would share a state
             error = short.disagreement(candidate)
             reason = f"its logits differ by {error:.2g} from those of its own plain forward pass"
             if error <= _tolerance(base):
@@ -74,7 +82,7 @@ def settle(base: Base) -> Base:
                 f"There is not enough memory to read {base.name}: choose dtype bfloat16, another device or a "
                 "smaller model."
             ) from failure
-        except _NotCausalError as failure:
+        except _InNoLayoutError as failure:
             reason = str(failure)
             break
         except BaseModelError as failure:
@@ -112,11 +120,14 @@ class _Short:
 
     Attributes:
         prefix: of the front.
+        bare: of none, before a row of one token, where layers keep states.
         front, rows: their tokens.
-        expected: fp32 logits ``[3, V]`` after each row, from plain forward passes over front and row.
+        expected: fp32 logits ``[3, V]`` after each row, from plain forward passes over front and row; of the
+            bare row behind those.
     """
 
     prefix: Prefix
+    bare: Prefix | None
     front: tuple[int, ...]
     rows: list[tuple[int, ...]]
     expected: Tensor
@@ -126,15 +137,20 @@ class _Short:
         tokens = _tokens(base, 6 + SHORT)
         front, rows = tokens[:3], [tokens[3:8], tokens[8:10], tokens[10:]]
         with torch.no_grad():
-            plain = torch.stack([_plain(base, front + row) for row in rows])
-            return cls(base.prefill(base.embed(front)), front, rows, plain)
+            plain = [_plain(base, front + row) for row in rows]
+            prefix, bare = base.prefill(base.embed(front)), None
+            if prefix.states:
+                _check_states(base, prefix)
+                bare = base.prefill(base.embed(()))
+                plain.append(_plain(base, _BARE))
+            return cls(prefix, bare, front, rows, torch.stack(plain))
 
     def disagreement(self, base: Base) -> float:
         """Relative difference of packed rows and their front read with them, and of the KV pool."""
         rows = [TokenRow(row) for row in self.rows]
         with torch.no_grad():
             seen = [base.next_logits(rows, base.embed(self.front)), self._continued(base)]
-        return _worst([_apart(logits, self.expected) for logits in seen])
+        return _worst([_apart(logits, self.expected[: len(logits)]) for logits in seen])
 
     def _continued(self, base: Base) -> Tensor:
         """fp32 logits [B, V] after rows read into a KV pool, all but the last token first."""
@@ -142,7 +158,10 @@ class _Short:
         opened = [pool.open(self.prefix, self.prefix.length + len(row)) for row in self.rows]
         slots = [slot for slot in opened if slot is not None]
         pool.read([Chunk(slot, row[:-1]) for slot, row in zip(slots, self.rows, strict=True)])
-        found = pool.read([Chunk(slot, row[-1:]) for slot, row in zip(slots, self.rows, strict=True)])
+        last = [Chunk(slot, row[-1:]) for slot, row in zip(slots, self.rows, strict=True)]
+        if self.bare is not None and (slot := pool.open(self.bare, 1)) is not None:
+            last.append(Chunk(slot, _BARE))
+        found = pool.read(last)
         return base.head.logits(torch.cat(found))
 
 
@@ -170,8 +189,8 @@ def _apart(found: Tensor, expected: Tensor) -> float:
 # Behind a long front ------------------------------------------------------------------------------
 
 
-class _NotCausalError(Exception):
-    """What a token reads depends on those that follow it, so there is no order to read it in."""
+class _InNoLayoutError(Exception):
+    """A token reads what follows it, or goes on from no state: what no way of laying rows out can mend."""
 
 
 @dataclass(frozen=True)
@@ -233,12 +252,12 @@ class _Far:
         """Of a row that differs: see that what followed its tokens is not why.
 
         Raises:
-            _NotCausalError: it is.
+            _InNoLayoutError: it is.
         """
         with torch.no_grad():
             alone = self.own.next_logits(self.rows[1:2], self.front)[0]
         if not (error := _apart(self.expected[1], alone)) <= _tolerance(self.own):
-            raise _NotCausalError(
+            raise _InNoLayoutError(
                 f"behind {self.front.length} positions a token reads what follows it, which moves its logits "
                 f"by {error:.2g}"
             )
@@ -254,10 +273,13 @@ class _Far:
             return made[id(side)]
 
         one, length, shorter = self.rows[:1], self.front.length, self.front.length - 3
-        keys, values = ([room(side) for side in sides] for sides in (self.front.keys, self.front.values))
-        cache = DecodeCache(keys, values)
+        keys, values = (
+            {layer: room(sides[place]) for layer, place in self.front.places.items()}
+            for sides in (self.front.keys, self.front.values)
+        )
         at = torch.tensor([length, shorter], device=base.device)
-        cache.step(at, length + 1)
+        states = {key: t.repeat(2, *[1] * t.dim()) for key, t in self.front.states.items()}
+        cache = DecodeCache(keys, values, states, at, length + 1)
         where = base.layout.decoding(at, length + 1, Windows.of(base.config), base.dtype)
         tokens = torch.tensor([one[0].ids] * 2, device=base.device)
         found = base.head.logits(base.run(input_ids=tokens, cache=cache, **where)[:, -1])
@@ -283,13 +305,12 @@ def _front(like: Prefix, spans: list[int]) -> Prefix:
             values[:, loud.to(v.device)] = noise * gain.to(v)
             made[shape] = k.new_zeros(k.shape[0], length, k.shape[2]), values
         pairs.append(made[shape])
-    sides = tuple(zip(*pairs, strict=True))
-    return Prefix(sides[0], sides[1], None, like.base)
+    return replace(like.over((k for k, _ in pairs), (v for _, v in pairs)), read=length)
 
 
 def _cut(prefix: Prefix, length: int) -> Prefix:
-    keys, values = (tuple(t[:, :length] for t in side) for side in (prefix.keys, prefix.values))
-    return Prefix(keys, values, None, prefix.base)
+    keys, values = ([t[:, :length] for t in side] for side in (prefix.keys, prefix.values))
+    return replace(prefix.over(keys, values), read=length)
 
 
 def _check_order(base: Base, spans: set[int]) -> None:
@@ -298,7 +319,7 @@ def _check_order(base: Base, spans: set[int]) -> None:
     A model that keeps a number of keys and drops the rest keeps any of equal ones, as their number has it.
 
     Raises:
-        _NotCausalError: it does.
+        _InNoLayoutError: it does.
     """
     for span in spans:
         ids = (_tokens(base, 5) * (span + COMPANY))[: span + SHORT + COMPANY]
@@ -306,10 +327,47 @@ def _check_order(base: Base, spans: set[int]) -> None:
         with torch.no_grad():
             whole = base.model(input_ids=tokens, use_cache=False).logits[0, span + SHORT - 1].float()
         if not (error := _apart(whole, _plain(base, ids[: span + SHORT]))) <= _tolerance(base):
-            raise _NotCausalError(
+            raise _InNoLayoutError(
                 f"in a text of more than {span} tokens a token reads what follows it, which moves its logits "
                 f"by {error:.2g}"
             )
+
+
+def _check_states(base: Base, prefix: Prefix) -> None:
+    """See that several tokens, and more than a layer computes at once, go on from a state as one by one.
+
+    Behind a state that is made, so loud that none is forgotten, the first tokens are compared; behind that
+    of the prefix the last one of a long text, too.
+
+    Raises:
+        _InNoLayoutError: they do not.
+    """
+    alone = replace(base, layout=ALONE)
+    drawn = torch.Generator().manual_seed(0)
+    loud = {key: torch.randn(t.shape, generator=drawn).to(t) for key, t in prefix.states.items()}
+    front = replace(prefix, states=loud)
+    named = {
+        n for name, n in _numbers(base.config.to_dict()) if "chunk" in name and SHORT < n <= _LONGEST_CHUNK
+    }
+    ids = _tokens(base, max(named | {_USUAL_CHUNK}) + 2 * SHORT)
+    pool = KVPool(alone, like=front)
+    slot = pool.open(front, front.length + SHORT)
+    assert slot is not None
+    with torch.no_grad():
+        after = torch.cat([pool.read([Chunk(slot, (token,))])[0] for token in ids[:SHORT]])
+        expected = base.head.logits(after)
+        for length in (SHORT, len(ids)):
+            places = [(0, token) for token in range(SHORT)]
+            found = base.head.logits(alone.hidden([Batch([TokenRow(ids[:length])], front)], [places]))
+            _hold(base, found, expected, f"{length} tokens at once do not go on from a state as one by one")
+        first = base.prefill(base.embed(ids[:3]))
+        found = alone.next_logits([TokenRow(ids[3:])], first)[0]
+        _hold(base, found, _plain(base, ids), f"behind a state {len(ids) - 3} tokens are read as others")
+
+
+def _hold(base: Base, found: Tensor, expected: Tensor, fault: str) -> None:
+    if not (error := _apart(found, expected)) <= _tolerance(base):
+        raise _InNoLayoutError(f"{fault}, which moves its logits by {error:.2g}")
 
 
 def _numbers(about: Any, name: str = "") -> Iterator[tuple[str, int]]:
