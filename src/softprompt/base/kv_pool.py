@@ -371,7 +371,7 @@ class KVPool:
         tokens = torch.tensor([list(chunk.ids)], device=self._base.device)
         states = {key: t[slot.index : slot.index + 1] for key, t in slot.bucket.states.items()}
         cache = PoolCache([span], slot.length, states, hand_out=True)
-        return self._base.run(input_ids=tokens, cache=cache, attention_mask=None)[0]
+        return self._base.run(input_ids=tokens, cache=cache, **self._base.layout.following(at[None]))[0]
 
 
 def _alike(chunks: Sequence[Chunk], first: int) -> int:

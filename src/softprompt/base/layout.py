@@ -79,8 +79,8 @@ class Layout:
     def reading(self, pack: Pack, windows: Windows, dtype: torch.dtype) -> dict[str, Any]:
         """Positions and masks for a pack whose bins have their fronts set before them."""
         if not self.inline:
-            # Row tokens follow the prefix directly, so the model's own causal mask and positions hold.
-            return {"attention_mask": None}
+            # Row tokens follow the prefix directly, so the model's own causal mask holds.
+            return self.following(pack.positions)
         positions, before = pack.positions, pack.before[:, None]  # [N, W], [N, 1]
         slots = torch.arange(pack.longest, device=before.device)
         # A row sees its whole front, a front being read sees itself up to where it is.
@@ -91,6 +91,11 @@ class Layout:
         distance = positions[:, :, None] - keys[:, None, :]
         masks = windows.masks(torch.cat([front, own], dim=2), distance, dtype)
         return {"position_ids": positions, "attention_mask": masks}
+
+    def following(self, positions: Tensor) -> dict[str, Any]:
+        """Positions [N, W] of tokens that directly follow what their pass has seen, for who must be told."""
+        told = {"position_ids": positions} if self.told == "places" else {}
+        return {"attention_mask": None, **told}
 
     def decoding(self, at: Tensor, slots: int, windows: Windows, dtype: torch.dtype) -> dict[str, Any]:
         """Positions and masks for one new token a row: ``at`` [B] its slot, of ``slots`` visible ones."""

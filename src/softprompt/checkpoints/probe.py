@@ -25,7 +25,7 @@ from softprompt.base.packing import TokenRow
 from softprompt.errors import BaseModelError, ResourceError
 from softprompt.prefix import Prefix
 
-__all__ = ["agrees", "settle"]
+__all__ = ["agrees", "attend_with", "settle"]
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6, torch.bfloat16: 0.1, torch.float16: 0.03}
 """Largest relative difference (of norms) that rounding explains in each dtype."""
@@ -69,7 +69,11 @@ def settle(base: Base) -> Base:
                 continue  # rows that share a bin would share a state
             error = short.disagreement(candidate)
             reason = f"its logits differ by {error:.2g} from those of its own plain forward pass"
+            if short.prefix.states:
+                reason += ", where it goes on from a state"
             if error <= _tolerance(base):
+                if short.prefix.states:
+                    _check_states(candidate, short.prefix)
                 far = far or _Far.of(base, short.prefix)
                 error = far.disagreement(candidate)
                 reason = (
@@ -82,7 +86,7 @@ def settle(base: Base) -> Base:
                 f"There is not enough memory to read {base.name}: choose dtype bfloat16, another device or a "
                 "smaller model."
             ) from failure
-        except _InNoLayoutError as failure:
+        except _NotCausalError as failure:
             reason = str(failure)
             break
         except BaseModelError as failure:
@@ -98,6 +102,20 @@ def settle(base: Base) -> Base:
         f"{base.name} is a {base.config.model_type} model, which softprompt cannot read behind a prefix "
         f"({reason}); use a decoder-only transformer with a key/value cache."
     )
+
+
+def attend_with(base: Base, implementation: str) -> None:
+    """Give the model another attention function, unless it tells its own one more than that heeds."""
+    own, row = base.config._attn_implementation, _tokens(base, SHORT)
+    with torch.no_grad():
+        try:
+            before = _plain(base, row)
+            base.model.set_attn_implementation(implementation)
+            if _apart(_plain(base, row), before) <= _tolerance(base):
+                return
+        except Exception:  # what cannot be read at all is refused with its reason later
+            return
+    base.model.set_attn_implementation(own)
 
 
 def agrees(base: Base, original: Base) -> bool:
@@ -140,7 +158,6 @@ class _Short:
             plain = [_plain(base, front + row) for row in rows]
             prefix, bare = base.prefill(base.embed(front)), None
             if prefix.states:
-                _check_states(base, prefix)
                 bare = base.prefill(base.embed(()))
                 plain.append(_plain(base, _BARE))
             return cls(prefix, bare, front, rows, torch.stack(plain))
@@ -189,8 +206,8 @@ def _apart(found: Tensor, expected: Tensor) -> float:
 # Behind a long front ------------------------------------------------------------------------------
 
 
-class _InNoLayoutError(Exception):
-    """A token reads what follows it, or goes on from no state: what no way of laying rows out can mend."""
+class _NotCausalError(Exception):
+    """What a token reads depends on those that follow it, so there is no order to read it in."""
 
 
 @dataclass(frozen=True)
@@ -252,12 +269,12 @@ class _Far:
         """Of a row that differs: see that what followed its tokens is not why.
 
         Raises:
-            _InNoLayoutError: it is.
+            _NotCausalError: it is.
         """
         with torch.no_grad():
             alone = self.own.next_logits(self.rows[1:2], self.front)[0]
         if not (error := _apart(self.expected[1], alone)) <= _tolerance(self.own):
-            raise _InNoLayoutError(
+            raise _NotCausalError(
                 f"behind {self.front.length} positions a token reads what follows it, which moves its logits "
                 f"by {error:.2g}"
             )
@@ -319,7 +336,7 @@ def _check_order(base: Base, spans: set[int]) -> None:
     A model that keeps a number of keys and drops the rest keeps any of equal ones, as their number has it.
 
     Raises:
-        _InNoLayoutError: it does.
+        _NotCausalError: it does.
     """
     for span in spans:
         ids = (_tokens(base, 5) * (span + COMPANY))[: span + SHORT + COMPANY]
@@ -327,7 +344,7 @@ def _check_order(base: Base, spans: set[int]) -> None:
         with torch.no_grad():
             whole = base.model(input_ids=tokens, use_cache=False).logits[0, span + SHORT - 1].float()
         if not (error := _apart(whole, _plain(base, ids[: span + SHORT]))) <= _tolerance(base):
-            raise _InNoLayoutError(
+            raise _NotCausalError(
                 f"in a text of more than {span} tokens a token reads what follows it, which moves its logits "
                 f"by {error:.2g}"
             )
@@ -340,9 +357,8 @@ def _check_states(base: Base, prefix: Prefix) -> None:
     of the prefix the last one of a long text, too.
 
     Raises:
-        _InNoLayoutError: they do not.
+        BaseModelError: they do not.
     """
-    alone = replace(base, layout=ALONE)
     drawn = torch.Generator().manual_seed(0)
     loud = {key: torch.randn(t.shape, generator=drawn).to(t) for key, t in prefix.states.items()}
     front = replace(prefix, states=loud)
@@ -350,7 +366,7 @@ def _check_states(base: Base, prefix: Prefix) -> None:
         n for name, n in _numbers(base.config.to_dict()) if "chunk" in name and SHORT < n <= _LONGEST_CHUNK
     }
     ids = _tokens(base, max(named | {_USUAL_CHUNK}) + 2 * SHORT)
-    pool = KVPool(alone, like=front)
+    pool = KVPool(base, like=front)
     slot = pool.open(front, front.length + SHORT)
     assert slot is not None
     with torch.no_grad():
@@ -358,16 +374,16 @@ def _check_states(base: Base, prefix: Prefix) -> None:
         expected = base.head.logits(after)
         for length in (SHORT, len(ids)):
             places = [(0, token) for token in range(SHORT)]
-            found = base.head.logits(alone.hidden([Batch([TokenRow(ids[:length])], front)], [places]))
+            found = base.head.logits(base.hidden([Batch([TokenRow(ids[:length])], front)], [places]))
             _hold(base, found, expected, f"{length} tokens at once do not go on from a state as one by one")
         first = base.prefill(base.embed(ids[:3]))
-        found = alone.next_logits([TokenRow(ids[3:])], first)[0]
+        found = base.next_logits([TokenRow(ids[3:])], first)[0]
         _hold(base, found, _plain(base, ids), f"behind a state {len(ids) - 3} tokens are read as others")
 
 
 def _hold(base: Base, found: Tensor, expected: Tensor, fault: str) -> None:
     if not (error := _apart(found, expected)) <= _tolerance(base):
-        raise _InNoLayoutError(f"{fault}, which moves its logits by {error:.2g}")
+        raise BaseModelError(f"{fault}, which moves its logits by {error:.2g}")
 
 
 def _numbers(about: Any, name: str = "") -> Iterator[tuple[str, int]]:
