@@ -60,6 +60,51 @@ CONFIGS: dict[str, Any] = {
 
 ARCHITECTURES = tuple(CONFIGS)
 
+_LINEAR: dict[str, Any] = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+_EXPERTS: dict[str, Any] = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+}
+CONFIGS |= {
+    "qwen3-next": lambda: transformers.Qwen3NextConfig(
+        **_LLAMA,
+        **_LINEAR,
+        **_EXPERTS,
+        head_dim=8,
+        layer_types=["linear_attention", "full_attention", "linear_attention"],
+    ),
+    "lfm2": lambda: transformers.Lfm2Config(**_LLAMA, layer_types=["conv", "full_attention", "conv"]),
+    "mamba2": lambda: transformers.Mamba2Config(
+        **_COMMON,
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_heads=4,
+        head_dim=16,
+        state_size=8,
+        n_groups=1,
+        chunk_size=16,
+    ),
+    "jamba": lambda: transformers.JambaConfig(
+        **_LLAMA,
+        attn_layer_period=2,
+        attn_layer_offset=1,
+        mamba_d_state=8,
+        mamba_dt_rank=4,
+        num_experts=2,
+        use_mamba_kernels=False,
+    ),
+}
+
+WITH_STATES = ("qwen3-next", "lfm2", "mamba2")
+"""Layers that recur, layers that convolve, no layer that attends."""
+
 
 @functools.cache
 def tokenizer() -> Any:

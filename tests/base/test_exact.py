@@ -35,7 +35,7 @@ def front(base: Base, seed: int = 3) -> Tensor:
 
 
 @pytest.mark.parametrize("scored", [2, None], ids=["target", "whole-text"])
-@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [*tiny.ARCHITECTURES, *tiny.WITH_STATES])
 def test_loss_and_gradient_equal_pefts(architecture: str, scored: int | None) -> None:
     base = tiny.base(architecture)
     batch = rows(9, seed=1, scored=scored)
@@ -48,7 +48,7 @@ def test_loss_and_gradient_equal_pefts(architecture: str, scored: int | None) ->
     assert error < 1e-4
 
 
-@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [*tiny.ARCHITECTURES, *tiny.WITH_STATES])
 def test_a_finished_prefix_gives_the_same_gradient_as_reading_it_inline(architecture: str) -> None:
     base = tiny.base(architecture)
     batch = rows(6, seed=2)
@@ -70,7 +70,7 @@ def reference_tokens(base: Base, soft: Tensor, ids: tuple[int, ...], count: int)
     return tokens[len(ids) :]
 
 
-@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [*tiny.ARCHITECTURES, *tiny.WITH_STATES])
 def test_greedy_tokens_equal_a_row_alone_whatever_the_batch(architecture: str) -> None:
     base = tiny.base(architecture)
     fronts = [front(base, seed)[:length].detach() for seed, length in ((1, 7), (2, 2), (3, 5))]
@@ -94,7 +94,7 @@ def test_greedy_tokens_equal_a_row_alone_whatever_the_batch(architecture: str) -
         assert produced[i] == tokens[:cut]
 
 
-@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [*tiny.ARCHITECTURES, *tiny.WITH_STATES])
 def test_batch_mates_change_nothing(architecture: str) -> None:
     base = tiny.base(architecture)
     soft = front(base).detach()

@@ -30,10 +30,18 @@ def test_what_cannot_be_kept_is_refused_before_it_is_learnt() -> None:
     )
 
 
-def test_a_model_of_states_is_refused_at_loading() -> None:
-    found = architectures.check("qwen3_next")
+@pytest.mark.parametrize(("family", "layout"), [("qwen3_next", "told"), ("mamba2", "padded")])
+def test_a_family_that_keeps_states_learns_soft_prompts(family: str, layout: str) -> None:
+    found = architectures.check(family)
+    assert found["layout"] == layout
+    assert all(map(architectures.good, architectures.verdicts(found)))
+    assert found["soft"] == "ok"
+
+
+def test_a_model_that_forgets_its_state_is_refused_at_loading() -> None:
+    found = architectures.check("jamba")
     assert not found["loads"]
-    assert "layers that keep a state" in found["reason"]
+    assert "own plain forward pass, where it goes on from a state" in found["reason"]
 
 
 def test_a_table_names_what_is_wrong_and_what_was_refused() -> None:

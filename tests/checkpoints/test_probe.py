@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from transformers.models.mamba2 import modeling_mamba2
 
 import tiny
 from softprompt.base.kv_pool import Chunk, KVPool
-from softprompt.base.layout import ALONE, FLAT, PADDED
+from softprompt.base.layout import ALONE, FLAT, PADDED, TOLD, Layout
 from softprompt.base.packing import TokenRow
 from softprompt.checkpoints import probe
 from softprompt.checkpoints.freeze import freeze
@@ -21,10 +22,31 @@ from softprompt.checkpoints.probe import settle
 from softprompt.errors import BaseModelError, ResourceError
 
 
-def test_a_recurrent_model_is_refused_by_name() -> None:
+def test_a_model_that_goes_on_from_no_state_is_refused_by_name() -> None:
+    """Mamba's scan of several tokens begins at zero, whatever state it is handed."""
     config = transformers.MambaConfig(vocab_size=97, hidden_size=16, num_hidden_layers=2, state_size=4)
-    with pytest.raises(BaseModelError, match="mamba"):
+    with pytest.raises(BaseModelError, match=r"mamba model.*8 tokens at once do not go on from a state"):
         freeze(transformers.AutoModelForCausalLM.from_config(config), tiny.tokenizer(), "tiny-mamba")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "layout"), [("qwen3-next", TOLD), ("lfm2", TOLD), ("mamba2", PADDED)]
+)
+def test_layers_that_keep_a_state_have_rows_in_bins_of_their_own(architecture: str, layout: Layout) -> None:
+    assert tiny.base(architecture).layout is layout
+
+
+def test_a_state_that_is_lost_beyond_what_is_computed_at_once_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    base, scan = tiny.base("mamba2"), modeling_mamba2.mamba2_chunk_scan
+
+    def forgetful(x: torch.Tensor, *args: Any, initial_states: Any, **options: Any) -> Any:
+        return scan(x, *args, initial_states=None if x.shape[1] > 40 else initial_states, **options)
+
+    monkeypatch.setattr(modeling_mamba2, "mamba2_chunk_scan", forgetful)
+    with pytest.raises(BaseModelError, match="80 tokens at once do not go on from a state"):
+        settle(base)
 
 
 class Deaf:
@@ -243,26 +265,3 @@ def test_models_whose_configuration_or_backbone_is_called_otherwise_are_read(fam
         logits = plain(input_ids=ids[None], use_cache=False).logits[0, :-1]
         expected = torch.nn.functional.cross_entropy(logits, ids[1:], reduction="sum")
         torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0, check_stride=False)
-
-
-@pytest.mark.parametrize(
-    ("config", "said"),
-    [
-        (
-            lambda: transformers.Lfm2Config(**tiny._LLAMA, layer_types=["conv", "full_attention", "conv"]),
-            "has layers that keep a state or an index in place of keys and values",
-        ),
-        (
-            lambda: transformers.MambaConfig(
-                vocab_size=97, hidden_size=32, state_size=4, num_hidden_layers=2, time_step_rank=4
-            ),
-            "keeps no keys and values, which a prefix is made of",
-        ),
-    ],
-    ids=["hybrid", "recurrent"],
-)
-@pytest.mark.filterwarnings("ignore")
-def test_a_model_of_states_is_refused_by_its_reason(config: Any, said: str) -> None:
-    model = transformers.AutoModelForCausalLM.from_config(config())
-    with pytest.raises(BaseModelError, match=said):
-        freeze(model.eval(), tiny.tokenizer(), "tiny")

@@ -12,7 +12,7 @@ import pytest
 
 import tiny
 from generation.asking import Asked, compare, soft, some_ids, steps, until_over, write
-from softprompt.base.kv_pool import position_bytes
+from softprompt.base.kv_pool import slot_bytes
 from softprompt.errors import ConfigError
 from softprompt.generation import batch as module
 from softprompt.generation import scheduler as scheduler_module
@@ -46,7 +46,7 @@ def undisturbed(*asked: Asked) -> list[Asked]:
     return found
 
 
-@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [*tiny.ARCHITECTURES, *tiny.WITH_STATES])
 def test_rows_that_made_room_go_on_to_the_very_tokens_of_undisturbed_ones(
     architecture: str, displaced: list[module.Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,7 +91,7 @@ def test_an_echo_under_way_is_told_once_though_its_row_makes_room(
         assert mine.logprob == pytest.approx(theirs.logprob, abs=1e-4)
 
 
-@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [*tiny.ARCHITECTURES, *tiny.WITH_STATES])
 def test_a_row_that_grows_from_slot_to_slot_writes_what_it_would_have_in_one(
     architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,7 +114,7 @@ def test_a_request_takes_the_memory_it_fills_not_what_it_might() -> None:
     own, version = Scheduler(tiny.base()), bare(tiny.base())
     asked = [write(own, version, IDS, 500) for _ in range(4)]
     steps(own, 3)
-    each = position_bytes(version.prefix)
+    each = slot_bytes(version.prefix, 1)
     assert own._batch.memory_taken == 4 * 256 * each
     for one in asked:
         one.handle.cancel()
@@ -123,7 +123,7 @@ def test_a_request_takes_the_memory_it_fills_not_what_it_might() -> None:
 
 def test_memory_stays_within_its_bound_whoever_comes() -> None:
     base, draw = tiny.base(), random.Random(5)
-    each = position_bytes(bare(base).prefix)
+    each = slot_bytes(bare(base).prefix, 1)
     own = Scheduler(base, kv_memory=1200 * each, rows=8, chunk=32)
     asked = list[Asked]()
     for _ in range(24):
@@ -142,7 +142,7 @@ def test_memory_stays_within_its_bound_whoever_comes() -> None:
 
 def test_memory_that_holds_no_row_is_refused() -> None:
     with pytest.raises(ConfigError, match="kv_memory holds 63 positions, but one row takes 64 at least"):
-        Scheduler(tiny.base(), kv_memory=63 * position_bytes(bare(tiny.base()).prefix))
+        Scheduler(tiny.base(), kv_memory=slot_bytes(bare(tiny.base()).prefix, 63))
 
 
 # -- bounded waits ---------------------------------------------------------------------------------

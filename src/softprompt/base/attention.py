@@ -7,7 +7,7 @@ backward is slow, the scores are recomputed with plain matrix products instead.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -26,7 +26,7 @@ class PoolSpan(NamedTuple):
 
     Attributes:
         start, stop: which tokens of the pass.
-        keys, values: a layer's bucket, each ``[R, K, C, D]``.
+        keys, values: a bucket's, by layer, each ``[R, K, C, D]``.
         first, last: which slots of the R.
         visible: how many of the C positions the longest row will have filled.
         at: ``[stop - start]`` the position of each token.
@@ -34,8 +34,8 @@ class PoolSpan(NamedTuple):
 
     start: int
     stop: int
-    keys: Sequence[Tensor]
-    values: Sequence[Tensor]
+    keys: Mapping[int, Tensor]
+    values: Mapping[int, Tensor]
     first: int
     last: int
     visible: int

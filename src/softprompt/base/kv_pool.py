@@ -1,9 +1,10 @@
-"""The KV pool: keys and values of rows that are being read or written, each behind a prefix of its own.
+"""The KV pool: keys, values and states of rows that are being read or written, each behind its own prefix.
 
 It knows slots and tokens; it does not know what a row is for or how its next token is chosen. A row's
 prefix and text lie at positions 0, 1, 2, ... of its slot, whatever the lengths of the others. Slots of one
 size stand together in a bucket, one tensor a layer, written in place; a row that outgrows its slot moves to a
-bucket of twice the size. A pass reads any number of tokens of any number of rows, without padding.
+bucket of twice the size. What a layer keeps in place of keys and values, a state of one size, lies beside
+them. A pass reads any number of tokens of any number of rows, without padding.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +25,7 @@ from softprompt.base.layout import Windows
 from softprompt.base.model import Base
 from softprompt.prefix import Prefix
 
-__all__ = ["SHORTEST", "Chunk", "KVMemory", "KVPool", "KVSlot", "position_bytes"]
+__all__ = ["SHORTEST", "Chunk", "KVMemory", "KVPool", "KVSlot", "slot_bytes"]
 
 SHORTEST = 64
 """Positions of the smallest slots; larger ones double."""
@@ -39,9 +41,10 @@ Around = Callable[[Sequence[int]], AbstractContextManager[None]]
 """Entered around every pass, with the number of the chunk that each of its tokens belongs to."""
 
 
-def position_bytes(like: Prefix) -> int:
-    """Bytes of one position in all layers of the model that made this prefix."""
-    return sum(t.shape[0] * t.shape[2] * t.element_size() for t in (*like.keys, *like.values))
+def slot_bytes(like: Prefix, positions: int) -> int:
+    """Bytes of a row of so many positions in all layers of the model that made this prefix."""
+    each = sum(t.shape[0] * t.shape[2] * t.element_size() for t in (*like.keys, *like.values))
+    return positions * each + sum(t.numel() * t.element_size() for t in like.states.values())
 
 
 class KVMemory:
@@ -78,41 +81,46 @@ class KVSlot:
         """Slots of one bucket in a row are neighbours."""
         return self.bucket.capacity, self.index
 
-    def rewind(self, length: int) -> None:
-        """Forget what lies behind the first ``length`` positions, to read something else there."""
-        assert length <= self.length
-        self.length = length
-
 
 @dataclass(frozen=True)
 class Chunk:
-    """The next tokens of a row."""
+    """The next tokens of a row; unless it goes on from them, the row is afterwards as it was."""
 
     slot: KVSlot
     ids: Sequence[int]
+    goes_on: bool = True
 
 
 class Bucket:
-    """Slots of C positions: per layer keys and values ``[R, K, C, D]``, of which the first ones are taken."""
+    """R slots of C positions, the first ones taken.
+
+    By layer keys and values ``[R, K, C, D]``, and states ``[R, ...]``.
+    """
 
     def __init__(self, like: Prefix, capacity: int) -> None:
         self.capacity = capacity
+        self.rows = 0
         self.slots: list[KVSlot] = []
-        self.keys = [k.new_zeros(0, k.shape[0], capacity, k.shape[2]) for k in like.keys]
-        self.values = [v.new_zeros(0, v.shape[0], capacity, v.shape[2]) for v in like.values]
+        sides = ((like.places, side) for side in (like.keys, like.values))
+        self.keys, self.values = (
+            {layer: t.new_zeros(0, t.shape[0], capacity, t.shape[2]) for layer, t in zip(*side, strict=True)}
+            for side in sides
+        )
+        self.states = {key: t.new_zeros(0, *t.shape) for key, t in like.states.items()}
 
     @property
-    def rows(self) -> int:
-        """R, taken or not."""
-        return self.keys[0].shape[0]
+    def pairs(self) -> list[Tensor]:
+        """All keys and values."""
+        return [*self.keys.values(), *self.values.values()]
 
     def resize(self, rows: int) -> None:
         """Make it ``rows`` slots, the taken ones kept; layer by layer, so that no two copies of all exist."""
-        kept = len(self.slots)
-        for side in (self.keys, self.values):
-            for layer, old in enumerate(side):
-                side[layer] = old.new_zeros(rows, *old.shape[1:])
-                side[layer][:kept] = old[:kept]
+        kept, self.rows = len(self.slots), rows
+        tables: tuple[dict[Any, Tensor], ...] = (self.keys, self.values, self.states)
+        for table in tables:
+            for name, old in table.items():
+                table[name] = old.new_zeros(rows, *old.shape[1:])
+                table[name][:kept] = old[:kept]
 
     def take(self) -> KVSlot:
         """A free slot, nothing in it."""
@@ -123,8 +131,10 @@ class Bucket:
         """Free a slot. Its positions are cleared: a NaN left in a masked one would reach the next row."""
         self.swap(slot.index, len(self.slots) - 1)
         self.slots.pop()
-        for side in (*self.keys, *self.values):
+        for side in self.pairs:
             side[slot.index, :, : slot.reached] = 0
+        for state in self.states.values():
+            state[slot.index] = 0
 
     def swap(self, one: int, other: int) -> None:
         """Let two rows change places."""
@@ -132,10 +142,10 @@ class Bucket:
             return
         a, b = self.slots[one], self.slots[other]
         used = max(a.reached, b.reached)
-        for side in (*self.keys, *self.values):
-            held = side[one, :, :used].clone()
-            side[one, :, :used] = side[other, :, :used]
-            side[other, :, :used] = held
+        for t in (*(side[:, :, :used] for side in self.pairs), *self.states.values()):
+            held = t[one].clone()
+            t[one] = t[other]
+            t[other] = held
         self.slots[one], self.slots[other] = b, a
         a.index, b.index = other, one
 
@@ -165,14 +175,16 @@ class KVPool:
         self._like = like or base.prefill(base.embed(()))
         self._buckets: dict[int, Bucket] = {}
         self._memory = memory or KVMemory()
-        self.position_bytes = position_bytes(self._like)
-        """Bytes of one position in all layers."""
 
     @property
     def used(self) -> int:
         """Positions that are filled."""
         buckets = list(self._buckets.values())  # another thread may ask while a bucket is added
         return sum(slot.length for bucket in buckets for slot in bucket.slots)
+
+    def slot_bytes(self, positions: int) -> int:
+        """Bytes of a slot of so many positions."""
+        return slot_bytes(self._like, positions)
 
     @property
     def made(self) -> int:
@@ -190,8 +202,10 @@ class KVPool:
             return None
         slot.length = slot.reached = prefix.length
         for side, front in ((slot.bucket.keys, prefix.keys), (slot.bucket.values, prefix.values)):
-            for layer, new in zip(side, front, strict=True):
+            for layer, new in zip(side.values(), front, strict=True):
                 layer[slot.index, :, : prefix.length] = new
+        for key, state in slot.bucket.states.items():
+            state[slot.index] = prefix.states[key]
         return slot
 
     def reserve(self, slot: KVSlot, need: int, spare: int = 0) -> bool:
@@ -202,10 +216,10 @@ class KVPool:
         if larger is None:
             return False
         old, filled = slot.bucket, slot.length
-        pairs = ((old.keys, larger.bucket.keys), (old.values, larger.bucket.values))
-        for before, after in pairs:
-            for layer, new in zip(before, after, strict=True):
-                new[larger.index, :, :filled] = layer[slot.index, :, :filled]
+        for before, after in zip(old.pairs, larger.bucket.pairs, strict=True):
+            after[larger.index, :, :filled] = before[slot.index, :, :filled]
+        for key, state in old.states.items():
+            larger.bucket.states[key][larger.index] = state[slot.index]
         old.give_back(slot)
         larger.bucket.slots[larger.index] = slot
         slot.bucket, slot.index, slot.reached = larger.bucket, larger.index, filled
@@ -219,7 +233,7 @@ class KVPool:
         """Give back slots that nobody holds, in buckets of more than ``most`` times as many as are held."""
         for capacity, bucket in list(self._buckets.items()):
             if bucket.rows > most * len(bucket.slots):
-                self._memory.taken -= (bucket.rows - len(bucket.slots)) * capacity * self.position_bytes
+                self._memory.taken -= (bucket.rows - len(bucket.slots)) * self.slot_bytes(capacity)
                 if bucket.slots:
                     bucket.resize(len(bucket.slots))
                 else:
@@ -237,7 +251,7 @@ class KVPool:
 
     def _grow(self, bucket: Bucket, spare: int) -> bool:
         """More slots for a bucket that has none free; where memory is short one, for which unused ones go."""
-        bytes_each = bucket.capacity * self.position_bytes
+        bytes_each = self.slot_bytes(bucket.capacity)
         for rows in (max(FIRST_ROWS, 2 * bucket.rows), bucket.rows + 1):
             if self._memory.take((rows - bucket.rows) * bytes_each, spare):
                 bucket.resize(rows)
@@ -260,10 +274,15 @@ class KVPool:
             assert stop <= chunk.slot.capacity
             chunk.slot.reached = max(chunk.slot.reached, stop)
         order = self._arrange(chunks)
+        stays = [chunk.slot for chunk in chunks if not chunk.goes_on]
+        before = [{key: t[s.index].clone() for key, t in s.bucket.states.items()} for s in stays]
         read = self._flat if self._base.layout.flat else self._apart
         found = dict(zip(order, read([chunks[n] for n in order], order, around), strict=True))
+        for slot, states in zip(stays, before, strict=True):
+            for key, state in states.items():
+                slot.bucket.states[key][slot.index] = state
         for chunk in chunks:
-            chunk.slot.length += len(chunk.ids)
+            chunk.slot.length += len(chunk.ids) if chunk.goes_on else 0
         return [found[n] for n in range(len(chunks))]
 
     def _arrange(self, chunks: Sequence[Chunk]) -> list[int]:
@@ -334,9 +353,12 @@ class KVPool:
         rows = slice(chunks[0].slot.index, chunks[-1].slot.index + 1)
         at = torch.tensor([chunk.slot.length for chunk in chunks], device=device)
         tokens = torch.tensor([[chunk.ids[0]] for chunk in chunks], device=device)
-        cache = DecodeCache([k[rows] for k in bucket.keys], [v[rows] for v in bucket.values])
         visible = max(chunk.slot.length for chunk in chunks) + 1
-        cache.step(at, visible)
+        keys, values = (
+            {layer: t[rows] for layer, t in side.items()} for side in (bucket.keys, bucket.values)
+        )
+        states = {key: t[rows] for key, t in bucket.states.items()}
+        cache = DecodeCache(keys, values, states, at, visible)
         where = self._base.layout.decoding(at, visible, self._windows, self._base.dtype)
         return list(self._base.run(input_ids=tokens, cache=cache, **where))
 
@@ -347,8 +369,9 @@ class KVPool:
         sides = slot.bucket.keys, slot.bucket.values
         span = PoolSpan(0, len(chunk.ids), *sides, slot.index, slot.index + 1, stop, at)
         tokens = torch.tensor([list(chunk.ids)], device=self._base.device)
-        cache = PoolCache([span], seen=slot.length, hand_out=True)
-        return self._base.run(input_ids=tokens, cache=cache, attention_mask=None)[0]
+        states = {key: t[slot.index : slot.index + 1] for key, t in slot.bucket.states.items()}
+        cache = PoolCache([span], slot.length, states, hand_out=True)
+        return self._base.run(input_ids=tokens, cache=cache, **self._base.layout.following(at[None]))[0]
 
 
 def _alike(chunks: Sequence[Chunk], first: int) -> int:

@@ -1,11 +1,12 @@
 """How rows are laid out for a model and what masks tell it so.
 
-Four layouts exist. ``PACKED`` puts many rows in a bin and needs a model that takes explicit
+Six layouts exist. ``PACKED`` puts many rows in a bin and needs a model that takes explicit
 positions and four-dimensional masks. ``FLAT`` is packed, too, and while answering lays the tokens of all
 rows in one row without padding, for which the model must hand its attention what it does not know itself.
-``PADDED`` gives each row a bin of its own and asks for nothing but a mask of padding while answering.
-``ALONE`` answers every row in a pass of its own, too, for models whose masks count slots. Which one a model
-can hold is found out by ``checkpoints.probe``, not by its name.
+The others give each row a bin of its own, as whatever keeps a state needs. While answering, ``PADDED`` asks
+for nothing but a mask of padding, ``TOLD`` for explicit positions and masks, ``UNTOLD`` for nothing at all,
+which is enough where no layer attends. ``ALONE`` answers every row in a pass of its own, too, for models
+whose masks count slots. Which one a model can hold is found out by ``checkpoints.probe``, not by its name.
 """
 
 from __future__ import annotations
@@ -15,19 +16,27 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.masking_utils import LAYER_PATTERN_TO_MASK_FUNCTION_MAPPING as _MASKED_BY
+from transformers.masking_utils import create_recurrent_attention_mask
 
 from softprompt.base.packing import Pack
 
-__all__ = ["ALONE", "FLAT", "PACKED", "PADDED", "Layout", "Windows"]
+__all__ = ["ALONE", "FLAT", "PACKED", "PADDED", "TOLD", "UNTOLD", "Layout", "Windows"]
 
-Mask = Tensor | dict[str, Tensor] | None
+Mask = Tensor | dict[str, Tensor | None] | None
 
 
 @dataclass(frozen=True)
 class Windows:
-    """The attention span of each kind of layer: kind -> window in positions, ``None`` for all."""
+    """The attention span of each kind of layer: kind -> window in positions, ``None`` for all.
+
+    Attributes:
+        spans: of the kinds that attend.
+        unmasked: the kinds that keep a state, by what transformers masks them with.
+    """
 
     spans: tuple[tuple[str, int | None], ...]
+    unmasked: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, config: Any) -> Windows:
@@ -35,7 +44,9 @@ class Windows:
         about = config.get_text_config()
         window = getattr(about, "sliding_window", None)
         kinds = getattr(about, "layer_types", None) or ["sliding_attention" if window else "full_attention"]
-        return cls(tuple((k, window if k == "sliding_attention" else None) for k in sorted(set(kinds))))
+        unmasked = {k for k in kinds if _MASKED_BY.get(k) is create_recurrent_attention_mask}
+        spans = [(k, window if k == "sliding_attention" else None) for k in sorted({*kinds} - unmasked)]
+        return cls(tuple(spans) or (("full_attention", None),), tuple(sorted(unmasked)))
 
     def masks(self, visible: Tensor, distance: Tensor, dtype: torch.dtype) -> Mask:
         """Additive masks from ``visible`` [N, W, C] and key distances [N, W, C], one a kind of layer."""
@@ -43,7 +54,7 @@ class Windows:
             kind: _additive(visible if span is None else visible & (distance < span), dtype)
             for kind, span in self.spans
         }
-        return next(iter(made.values())) if len(made) == 1 else made
+        return next(iter(made.values())) if len(made) == 1 else {**made, **dict.fromkeys(self.unmasked)}
 
 
 @dataclass(frozen=True)
@@ -51,22 +62,25 @@ class Layout:
     """The arguments that make one model read packs, and decode steps, exactly.
 
     Attributes:
-        name: ``"flat"``, ``"packed"``, ``"padded"`` or ``"alone"``.
+        name: ``"flat"``, ``"packed"``, ``"told"``, ``"padded"``, ``"untold"`` or ``"alone"``.
         inline: whether rows share bins, and a front can be read in the same pass as the rows.
         flat: whether tokens of many rows that are being answered can lie in one row.
         company: whether rows of unequal lengths can be answered in one pass.
+        told: what a pass over one token a row is told of them: ``"places"`` (positions and masks),
+            ``"padding"`` (what a row has not filled), ``"nothing"``.
     """
 
     name: str
     inline: bool
     flat: bool = False
     company: bool = True
+    told: str = "places"
 
     def reading(self, pack: Pack, windows: Windows, dtype: torch.dtype) -> dict[str, Any]:
         """Positions and masks for a pack whose bins have their fronts set before them."""
         if not self.inline:
-            # Row tokens follow the prefix directly, so the model's own causal mask and positions hold.
-            return {"attention_mask": None}
+            # Row tokens follow the prefix directly, so the model's own causal mask holds.
+            return self.following(pack.positions)
         positions, before = pack.positions, pack.before[:, None]  # [N, W], [N, 1]
         slots = torch.arange(pack.longest, device=before.device)
         # A row sees its whole front, a front being read sees itself up to where it is.
@@ -78,11 +92,18 @@ class Layout:
         masks = windows.masks(torch.cat([front, own], dim=2), distance, dtype)
         return {"position_ids": positions, "attention_mask": masks}
 
+    def following(self, positions: Tensor) -> dict[str, Any]:
+        """Positions [N, W] of tokens that directly follow what their pass has seen, for who must be told."""
+        told = {"position_ids": positions} if self.told == "places" else {}
+        return {"attention_mask": None, **told}
+
     def decoding(self, at: Tensor, slots: int, windows: Windows, dtype: torch.dtype) -> dict[str, Any]:
         """Positions and masks for one new token a row: ``at`` [B] its slot, of ``slots`` visible ones."""
+        if self.told == "nothing":
+            return {"attention_mask": None}
         distance = at[:, None] - torch.arange(slots, device=at.device)[None, :]  # [B, C]
         visible = distance >= 0
-        if not self.inline:
+        if self.told == "padding":
             return {"attention_mask": visible.long()}
         masks = windows.masks(visible[:, None], distance[:, None], dtype)
         return {"position_ids": at[:, None], "attention_mask": masks}
@@ -97,8 +118,10 @@ class Layout:
 
 FLAT = Layout("flat", inline=True, flat=True)
 PACKED = Layout("packed", inline=True)
-PADDED = Layout("padded", inline=False)
-ALONE = Layout("alone", inline=False, company=False)
+TOLD = Layout("told", inline=False)
+PADDED = Layout("padded", inline=False, told="padding")
+UNTOLD = Layout("untold", inline=False, told="nothing")
+ALONE = Layout("alone", inline=False, company=False, told="nothing")
 
 
 def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:

@@ -7,8 +7,8 @@ prefix, N bins of W slots, L layers, K key/value heads, D head width, E embeddin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from softprompt.base.targets import TopTokens
 from softprompt.errors import BaseModelError, WrongBaseError
 from softprompt.prefix import Front, Prefix
 
-__all__ = ["Base", "Batch", "RowPairs", "TokenLosses", "ends", "scorable"]
+__all__ = ["Base", "Batch", "TokenLosses", "ends", "scorable"]
 
 Place = tuple[int, int]
 """A row of a batch and a token of it; token -1 is the end of the front."""
@@ -58,22 +58,6 @@ class TokenLosses:
     def per_row(self) -> Tensor:
         """``[B]`` the summed loss of each row."""
         return torch.stack([part.sum() for part in self.nll.split(list(self.counts))])
-
-
-@dataclass(frozen=True)
-class RowPairs:
-    """Keys and values the rows of a pack of one group added behind a prefix, per layer ``[N, K, W, D]``."""
-
-    pack: Pack
-    pairs: dict[int, tuple[Tensor, Tensor]]
-
-    def of_row(self, layer: int, row: int, length: int) -> tuple[Tensor, Tensor]:
-        """The keys and values ``[K, T, D]`` of one row of ``length`` tokens."""
-        if length == 0:  # it may begin where the last bin ends
-            return tuple(side[0, :, :0] for side in self.pairs[layer])  # type: ignore[return-value]
-        number, offset = divmod(self.pack.starts[0][row], self.pack.width)
-        k, v = self.pairs[layer]
-        return k[number, :, offset : offset + length], v[number, :, offset : offset + length]
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +171,7 @@ class Base:
     # -- prefixes ------------------------------------------------------------------------------
 
     def prefill(self, front: Front) -> Prefix:
-        """Read a front once: embeddings ``[P, E]`` -> its keys and values, with gradient if they have one."""
+        """Read a front once: embeddings ``[P, E]`` -> its prefix, with gradient if they have one."""
         if isinstance(front, Prefix):
             return self.accept(front)
         if len(front) == 0:
@@ -195,11 +179,12 @@ class Base:
         self._check_reach(len(front))
         recorder = Recorder()
         out = self.run(inputs_embeds=front[None].to(self.dtype), cache=recorder)
-        if not recorder.pairs:
-            raise BaseModelError(f"{self.name} keeps no keys and values, which a prefix is made of")
-        pairs = [recorder.pairs[layer] for layer in sorted(recorder.pairs)]
-        keys, values = (tuple(pair[side][0] for pair in pairs) for side in (0, 1))
-        return Prefix(keys, values, out[0, -1], self.fingerprint)
+        if not (recorder.pairs or recorder.states):
+            raise BaseModelError(f"{self.name} keeps neither keys and values nor a state for what comes next")
+        layers = tuple(sorted(recorder.pairs))
+        keys, values = (tuple(recorder.pairs[layer][side][0] for layer in layers) for side in (0, 1))
+        states = {key: t[0] for key, t in recorder.states.items()}
+        return Prefix(keys, values, out[0, -1], self.fingerprint, layers, states, len(front))
 
     def prefill_text(self, text: str) -> Prefix:
         """The prefix of a plain text, behind whatever the tokenizer sets first."""
@@ -220,7 +205,8 @@ class Base:
         with torch.no_grad():
             one = self.prefill(self.embed([0]))
         keys, values = (tuple(t[:, :0] for t in side) for side in (one.keys, one.values))
-        return Prefix(keys, values, None, self.fingerprint)
+        states = {key: torch.zeros_like(t) for key, t in one.states.items()}
+        return replace(one, keys=keys, values=values, hidden=None, states=states, read=0)
 
     # -- reading rows --------------------------------------------------------------------------
 
@@ -264,13 +250,31 @@ class Base:
         logits = self.head.logits(self.hidden(batches, [ends(batch) for batch in batches]))
         return list(logits.split([len(batch.rows) for batch in batches]))
 
-    def read(self, rows: Sequence[TokenRow], prefix: Prefix) -> tuple[Tensor, RowPairs]:
-        """Read rows to go on from them: last hidden states ``[B, E]`` and the pairs they added."""
-        batch = Batch(rows, self.accept(prefix))
+    def read(self, rows: Sequence[TokenRow], prefix: Prefix) -> Iterator[Prefix]:
+        """Read rows to go on from them: each with the prefix before it, as a longer prefix."""
+        self.accept(prefix)
+        # A state is that of the last slot, so a row must end there; keys and values are found anywhere.
+        for part in [[row] for row in rows] if prefix.states else [rows]:
+            yield from self._longer(Batch(part, prefix), prefix)
+
+    def _longer(self, batch: Batch, prefix: Prefix) -> Iterator[Prefix]:
         packed = self._pack([batch])
         cache = BehindFronts(packed, [prefix], record=True)
         hidden = self._run_pack(packed, packed.ids, cache)
-        return _gather(hidden, packed, [prefix], [ends(batch)]), RowPairs(packed, cache.pairs)
+        lasts = _gather(hidden, packed, [prefix], [ends(batch)])
+        states = {key: t[0] for key, t in cache.states.items()}
+        for row, start, last in zip(batch.rows, packed.starts[0], lasts, strict=True):
+            if not row.ids:
+                yield prefix
+                continue
+            number, offset = divmod(start, packed.width)
+            sides = []
+            for side, before in enumerate((prefix.keys, prefix.values)):
+                added = (cache.pairs[layer][side] for layer in prefix.places)
+                own = (t[number, :, offset : offset + len(row.ids)] for t in added)
+                sides.append(tuple(torch.cat(pair, 1) for pair in zip(before, own, strict=True)))
+            length = prefix.length + len(row.ids)
+            yield replace(prefix, keys=sides[0], values=sides[1], hidden=last, states=states, read=length)
 
     def hidden(self, batches: Sequence[Batch], wanted: Sequence[Sequence[Place]]) -> Tensor:
         """Hidden states ``[M, E]`` at the (row, token) wanted of each batch; token -1 ends its front."""
@@ -281,11 +285,13 @@ class Base:
                 return torch.cat([self.hidden([batch], [places]) for batch, places in pairs])
         fronts = [front for _, front in batches]
         finished = [self.accept(front) if isinstance(front, Prefix) else None for front in fronts]
-        packed = self._pack(batches)
+        # Where one token alone is read, a state may be written to in place, through which no gradient passes.
+        keeps_states = any(prefix is not None and prefix.states for prefix in finished)
+        packed = self._pack(batches, narrowest=2 if keeps_states else 1)
         hidden = self._run_pack(packed, self._inputs(packed, fronts), BehindFronts(packed, finished))
         return _gather(hidden, packed, finished, wanted)
 
-    def _pack(self, batches: Sequence[Batch]) -> Pack:
+    def _pack(self, batches: Sequence[Batch], narrowest: int = 1) -> Pack:
         groups = [
             Group(rows, front.length) if isinstance(front, Prefix) else Group(rows, len(front), inline=True)
             for rows, front in batches
@@ -293,7 +299,7 @@ class Base:
         self._check_reach(max(group.longest for group in groups))
         # A slot's linear layers cost about as much as 2 x E keys of its attention, as measured on a CPU.
         slot_cost = 2 * self.width if self.layout.inline else 0
-        return pack(groups, slot_cost=slot_cost).to(self.device)
+        return pack(groups, slot_cost=slot_cost, narrowest=narrowest).to(self.device)
 
     def _check_reach(self, positions: int) -> None:
         """Refuse what would change how everything else in its pass is read."""

@@ -121,7 +121,7 @@ class Pack:
         return Pack(ids, positions, owners, of, before, self.lengths, self.firsts, self.starts)
 
 
-def pack(groups: Sequence[Group], *, slot_cost: int = 1024) -> Pack:
+def pack(groups: Sequence[Group], *, slot_cost: int = 1024, narrowest: int = 1) -> Pack:
     """Fill each group's bins equally, longest row first, as many as make the pass cheapest.
 
     A slot costs its share of the linear layers and one unit for every key it is held against, seen
@@ -130,9 +130,10 @@ def pack(groups: Sequence[Group], *, slot_cost: int = 1024) -> Pack:
     Args:
         groups: what to lay out.
         slot_cost: linear layers of one slot, in keys; 0 gives every row its own bin.
+        narrowest: the least W.
     """
     fillings = _cheapest(groups, slot_cost)
-    width = max(1, *(filling.width for filling in fillings))
+    width = max(narrowest, *(filling.width for filling in fillings))
     bins = [filling.bins for filling in fillings]
     firsts = tuple(accumulate(bins[:-1], initial=0))
     of = torch.arange(len(groups)).repeat_interleave(torch.tensor(bins))

@@ -42,17 +42,16 @@ def picked(base: Base, prefix: Prefix, places: Sequence[Sequence[int]]) -> Prefi
     values = tuple(v[:, layer] for v, layer in zip(prefix.values, chosen, strict=True))
     if any(bool(steps.any()) for steps in way):
         _check(base)
-        keys = [
-            _turned(base, layer, k, steps) for layer, (k, steps) in enumerate(zip(keys, way, strict=True))
-        ]
-    return Prefix(tuple(keys), values, None, prefix.base)
+        each = zip(prefix.places, keys, way, strict=True)
+        keys = [_turned(base, layer, k, steps) for layer, k, steps in each]
+    return prefix.over(keys, values)
 
 
 def _check(base: Base) -> None:
     """A token alone has the same hidden states wherever it stands, so only the turn of its keys differs."""
     here, there = (_alone(base, place) for place in (0, _FAR))
-    for layer, (k, moved) in enumerate(zip(here, there, strict=True)):
-        found = _turned(base, layer, k, torch.tensor([_FAR], device=k.device))
+    for layer, moved in there.items():
+        found = _turned(base, layer, here[layer], torch.tensor([_FAR], device=moved.device))
         if not (found - moved).norm() <= 0.02 * moved.norm():
             raise BaseModelError(
                 f"Keys of {base.name} cannot be moved to other positions, so none can be picked; "
@@ -60,14 +59,14 @@ def _check(base: Base) -> None:
             )
 
 
-def _alone(base: Base, place: int) -> list[Tensor]:
-    """The keys [K, 1, D] of one token read at a position."""
+def _alone(base: Base, place: int) -> dict[int, Tensor]:
+    """By layer the keys [K, 1, D] of one token read at a position."""
     backbone = getattr(base.model, base.model.base_model_prefix)
     known = inspect.signature(type(backbone).forward).parameters
     at = {"position_ids": torch.tensor([[place]], device=base.device)} if "position_ids" in known else {}
     recorder = Recorder()
     base.run(input_ids=torch.tensor([[5]], device=base.device), cache=recorder, **at)
-    return [recorder.pairs[layer][0][0] for layer in sorted(recorder.pairs)]
+    return {layer: k[0] for layer, (k, _) in recorder.pairs.items()}
 
 
 def _turned(base: Base, layer: int, keys: Tensor, steps: Tensor) -> Tensor:

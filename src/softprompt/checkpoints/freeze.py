@@ -10,7 +10,7 @@ from softprompt.base.layout import PADDED
 from softprompt.base.model import Base
 from softprompt.checkpoints.fingerprint import fingerprint
 from softprompt.checkpoints.load import open_model
-from softprompt.checkpoints.probe import settle
+from softprompt.checkpoints.probe import attend_with, settle
 
 __all__ = ["freeze", "load_base"]
 
@@ -61,11 +61,12 @@ def load_base(
 def freeze(model: Any, tokenizer: Any, name: str) -> Base:
     """Make a ``Base`` of a transformers model that is already in memory.
 
-    The model is put in eval mode, stops requiring gradients and gets softprompt's attention;
-    its weights stay as they are, byte for byte.
+    The model is put in eval mode, stops requiring gradients and gets softprompt's attention if it reads
+    the same with that; its weights stay as they are, byte for byte.
     """
     model.eval().requires_grad_(False)
+    base = Base(model, tokenizer, name, fingerprint(model, tokenizer), PADDED)
     if getattr(model, "_supports_sdpa", False):
         register()
-        model.set_attn_implementation(IMPLEMENTATION)
-    return settle(Base(model, tokenizer, name, fingerprint(model, tokenizer), PADDED))
+        attend_with(base, IMPLEMENTATION)
+    return settle(base)

@@ -19,18 +19,21 @@ from torch import Tensor
 
 from softprompt.base.cache import DecodeCache
 from softprompt.base.kv_pool import Chunk, KVPool
-from softprompt.base.layout import ALONE, FLAT, PACKED, PADDED, Windows
+from softprompt.base.layout import ALONE, FLAT, PACKED, PADDED, TOLD, UNTOLD, Windows
 from softprompt.base.model import Base, Batch
 from softprompt.base.packing import TokenRow
 from softprompt.errors import BaseModelError, ResourceError
 from softprompt.prefix import Prefix
 
-__all__ = ["agrees", "settle"]
+__all__ = ["agrees", "attend_with", "settle"]
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6, torch.bfloat16: 0.1, torch.float16: 0.03}
 """Largest relative difference (of norms) that rounding explains in each dtype."""
 
 ROUGH = 0.1
+
+_BARE = (5,)
+"""A row that begins with nothing before it, beside rows that go on."""
 
 SHORT = 8
 """Positions of the longest short row: it passes smaller windows."""
@@ -40,6 +43,9 @@ COMPANY = 8
 
 _CHOICE = re.compile("window|chunk|keep|topk")
 """How configurations call the number of keys that a token may see."""
+
+_USUAL_CHUNK, _LONGEST_CHUNK = 64, 512
+"""Tokens that layers with a state compute at once: where no configuration says, and the most looked for."""
 
 FARTHEST = 2**17
 """Longer windows are not looked for where a configuration does not say how far the model reads."""
@@ -55,13 +61,19 @@ def settle(base: Base) -> Base:
     reason = ""
     short: _Short | None = None
     far: _Far | None = None
-    for layout in (FLAT, PACKED, PADDED, ALONE):
+    for layout in (FLAT, PACKED, PADDED, TOLD, UNTOLD, ALONE):
         candidate = replace(base, layout=layout)
         try:
             short = short or _Short.of(base)
+            if short.prefix.states and layout.inline:
+                continue  # rows that share a bin would share a state
             error = short.disagreement(candidate)
             reason = f"its logits differ by {error:.2g} from those of its own plain forward pass"
+            if short.prefix.states:
+                reason += ", where it goes on from a state"
             if error <= _tolerance(base):
+                if short.prefix.states:
+                    _check_states(candidate, short.prefix)
                 far = far or _Far.of(base, short.prefix)
                 error = far.disagreement(candidate)
                 reason = (
@@ -92,6 +104,20 @@ def settle(base: Base) -> Base:
     )
 
 
+def attend_with(base: Base, implementation: str) -> None:
+    """Give the model another attention function, unless it tells its own one more than that heeds."""
+    own, row = base.config._attn_implementation, _tokens(base, SHORT)
+    with torch.no_grad():
+        try:
+            before = _plain(base, row)
+            base.model.set_attn_implementation(implementation)
+            if _apart(_plain(base, row), before) <= _tolerance(base):
+                return
+        except Exception:  # what cannot be read at all is refused with its reason later
+            return
+    base.model.set_attn_implementation(own)
+
+
 def agrees(base: Base, original: Base) -> bool:
     """Whether a copy still reads in its layout what the plain forward pass of the original does."""
     return _Short.of(original).disagreement(base) <= _tolerance(base)
@@ -112,11 +138,14 @@ class _Short:
 
     Attributes:
         prefix: of the front.
+        bare: of none, before a row of one token, where layers keep states.
         front, rows: their tokens.
-        expected: fp32 logits ``[3, V]`` after each row, from plain forward passes over front and row.
+        expected: fp32 logits ``[3, V]`` after each row, from plain forward passes over front and row; of the
+            bare row behind those.
     """
 
     prefix: Prefix
+    bare: Prefix | None
     front: tuple[int, ...]
     rows: list[tuple[int, ...]]
     expected: Tensor
@@ -126,15 +155,19 @@ class _Short:
         tokens = _tokens(base, 6 + SHORT)
         front, rows = tokens[:3], [tokens[3:8], tokens[8:10], tokens[10:]]
         with torch.no_grad():
-            plain = torch.stack([_plain(base, front + row) for row in rows])
-            return cls(base.prefill(base.embed(front)), front, rows, plain)
+            plain = [_plain(base, front + row) for row in rows]
+            prefix, bare = base.prefill(base.embed(front)), None
+            if prefix.states:
+                bare = base.prefill(base.embed(()))
+                plain.append(_plain(base, _BARE))
+            return cls(prefix, bare, front, rows, torch.stack(plain))
 
     def disagreement(self, base: Base) -> float:
         """Relative difference of packed rows and their front read with them, and of the KV pool."""
         rows = [TokenRow(row) for row in self.rows]
         with torch.no_grad():
             seen = [base.next_logits(rows, base.embed(self.front)), self._continued(base)]
-        return _worst([_apart(logits, self.expected) for logits in seen])
+        return _worst([_apart(logits, self.expected[: len(logits)]) for logits in seen])
 
     def _continued(self, base: Base) -> Tensor:
         """fp32 logits [B, V] after rows read into a KV pool, all but the last token first."""
@@ -142,7 +175,10 @@ class _Short:
         opened = [pool.open(self.prefix, self.prefix.length + len(row)) for row in self.rows]
         slots = [slot for slot in opened if slot is not None]
         pool.read([Chunk(slot, row[:-1]) for slot, row in zip(slots, self.rows, strict=True)])
-        found = pool.read([Chunk(slot, row[-1:]) for slot, row in zip(slots, self.rows, strict=True)])
+        last = [Chunk(slot, row[-1:]) for slot, row in zip(slots, self.rows, strict=True)]
+        if self.bare is not None and (slot := pool.open(self.bare, 1)) is not None:
+            last.append(Chunk(slot, _BARE))
+        found = pool.read(last)
         return base.head.logits(torch.cat(found))
 
 
@@ -254,10 +290,13 @@ class _Far:
             return made[id(side)]
 
         one, length, shorter = self.rows[:1], self.front.length, self.front.length - 3
-        keys, values = ([room(side) for side in sides] for sides in (self.front.keys, self.front.values))
-        cache = DecodeCache(keys, values)
+        keys, values = (
+            {layer: room(sides[place]) for layer, place in self.front.places.items()}
+            for sides in (self.front.keys, self.front.values)
+        )
         at = torch.tensor([length, shorter], device=base.device)
-        cache.step(at, length + 1)
+        states = {key: t.repeat(2, *[1] * t.dim()) for key, t in self.front.states.items()}
+        cache = DecodeCache(keys, values, states, at, length + 1)
         where = base.layout.decoding(at, length + 1, Windows.of(base.config), base.dtype)
         tokens = torch.tensor([one[0].ids] * 2, device=base.device)
         found = base.head.logits(base.run(input_ids=tokens, cache=cache, **where)[:, -1])
@@ -283,13 +322,12 @@ def _front(like: Prefix, spans: list[int]) -> Prefix:
             values[:, loud.to(v.device)] = noise * gain.to(v)
             made[shape] = k.new_zeros(k.shape[0], length, k.shape[2]), values
         pairs.append(made[shape])
-    sides = tuple(zip(*pairs, strict=True))
-    return Prefix(sides[0], sides[1], None, like.base)
+    return replace(like.over((k for k, _ in pairs), (v for _, v in pairs)), read=length)
 
 
 def _cut(prefix: Prefix, length: int) -> Prefix:
-    keys, values = (tuple(t[:, :length] for t in side) for side in (prefix.keys, prefix.values))
-    return Prefix(keys, values, None, prefix.base)
+    keys, values = ([t[:, :length] for t in side] for side in (prefix.keys, prefix.values))
+    return replace(prefix.over(keys, values), read=length)
 
 
 def _check_order(base: Base, spans: set[int]) -> None:
@@ -310,6 +348,42 @@ def _check_order(base: Base, spans: set[int]) -> None:
                 f"in a text of more than {span} tokens a token reads what follows it, which moves its logits "
                 f"by {error:.2g}"
             )
+
+
+def _check_states(base: Base, prefix: Prefix) -> None:
+    """See that several tokens, and more than a layer computes at once, go on from a state as one by one.
+
+    Behind a state that is made, so loud that none is forgotten, the first tokens are compared; behind that
+    of the prefix the last one of a long text, too.
+
+    Raises:
+        BaseModelError: they do not.
+    """
+    drawn = torch.Generator().manual_seed(0)
+    loud = {key: torch.randn(t.shape, generator=drawn).to(t) for key, t in prefix.states.items()}
+    front = replace(prefix, states=loud)
+    named = {
+        n for name, n in _numbers(base.config.to_dict()) if "chunk" in name and SHORT < n <= _LONGEST_CHUNK
+    }
+    ids = _tokens(base, max(named | {_USUAL_CHUNK}) + 2 * SHORT)
+    pool = KVPool(base, like=front)
+    slot = pool.open(front, front.length + SHORT)
+    assert slot is not None
+    with torch.no_grad():
+        after = torch.cat([pool.read([Chunk(slot, (token,))])[0] for token in ids[:SHORT]])
+        expected = base.head.logits(after)
+        for length in (SHORT, len(ids)):
+            places = [(0, token) for token in range(SHORT)]
+            found = base.head.logits(base.hidden([Batch([TokenRow(ids[:length])], front)], [places]))
+            _hold(base, found, expected, f"{length} tokens at once do not go on from a state as one by one")
+        first = base.prefill(base.embed(ids[:3]))
+        found = base.next_logits([TokenRow(ids[3:])], first)[0]
+        _hold(base, found, _plain(base, ids), f"behind a state {len(ids) - 3} tokens are read as others")
+
+
+def _hold(base: Base, found: Tensor, expected: Tensor, fault: str) -> None:
+    if not (error := _apart(found, expected)) <= _tolerance(base):
+        raise BaseModelError(f"{fault}, which moves its logits by {error:.2g}")
 
 
 def _numbers(about: Any, name: str = "") -> Iterator[tuple[str, int]]:

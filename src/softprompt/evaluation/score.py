@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from softprompt.base.model import Base, Batch, RowPairs, ends, scorable
+from softprompt.base.model import Base, Batch, ends, scorable
 from softprompt.base.packing import TokenRow, batches
 from softprompt.data.rows import Encoded, Example, Ids
 from softprompt.errors import DataError
@@ -22,7 +22,7 @@ from softprompt.evaluation.intervals import Interval, bootstrap_ratio, wilson
 from softprompt.evaluation.metrics import macro_f1
 from softprompt.evaluation.words import SCORE_HEADS, score_rows
 from softprompt.generation.likelihood import likelihoods_from_hidden
-from softprompt.prefix import Front, Prefix
+from softprompt.prefix import Front
 from softprompt.report.notebook import grid_html
 from softprompt.team import ALONE, Team
 
@@ -231,21 +231,11 @@ def _behind_inputs(base: Base, front: Front, pairs: _Pairs, told: _Told) -> list
     rows = [TokenRow(ids) for ids, _ in pairs]
     found: list[list[float]] = [[]] * len(pairs)
     for numbers in batches(rows, BATCH_TOKENS):
-        last, added = base.read([rows[i] for i in numbers], prefix)
-        for place, number in enumerate(numbers):
-            ids, words = pairs[number]
-            whole = _longer(prefix, added, place, len(ids), last[place])
+        for number, whole in zip(numbers, base.read([rows[i] for i in numbers], prefix), strict=True):
+            _, words = pairs[number]
             found[number] = _logprobs(base, [Batch([TokenRow(word) for word in words], whole)])[:, 0].tolist()
             told(len(words))
     return found
-
-
-def _longer(prefix: Prefix, added: RowPairs, row: int, length: int, last: Tensor) -> Prefix:
-    """The prefix with a row of ``length`` tokens behind it that ends in ``last`` [E]."""
-    pairs = [added.of_row(layer, row, length) for layer in range(len(prefix.keys))]
-    keys = (torch.cat([front, k], 1) for front, (k, _) in zip(prefix.keys, pairs, strict=True))
-    values = (torch.cat([front, v], 1) for front, (_, v) in zip(prefix.values, pairs, strict=True))
-    return Prefix(tuple(keys), tuple(values), last, prefix.base)
 
 
 def _first_tokens(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from softprompt.base.heap import release_heap
-from softprompt.base.kv_pool import SHORTEST, Chunk, KVMemory, KVPool, KVSlot
+from softprompt.base.kv_pool import SHORTEST, Chunk, KVMemory, KVPool, KVSlot, slot_bytes
 from softprompt.base.lowrank import Riders
 from softprompt.base.model import Base
 from softprompt.errors import ConfigError
@@ -114,9 +114,9 @@ class RunningBatch:
         self._memory = KVMemory()
         own = KVPool(base, self._memory)
         self._pools = {base.fingerprint: own}
-        self.room = _room(own.position_bytes, rows, room, kv_memory)
-        """The most positions there may be."""
-        self._memory.limit = self.room * own.position_bytes
+        self._memory.limit = self._limit = _most_bytes(own, rows, room, kv_memory)
+        self.room = self._limit * SHORTEST // own.slot_bytes(SHORTEST)
+        """The most positions there may be, in the smallest slots."""
         self._riders = Riders()
         self._looked = time.monotonic()
 
@@ -129,6 +129,10 @@ class RunningBatch:
     def memory_taken(self) -> int:
         """Bytes of all slots, filled or not."""
         return self._memory.taken
+
+    def could_hold(self, request: ModelRequest) -> bool:
+        """Whether a request would find memory beside one of its own size."""
+        return 2 * slot_bytes(request.prefix, request.positions) <= self._limit
 
     # -- places and memory ---------------------------------------------------------------------
 
@@ -229,7 +233,7 @@ class RunningBatch:
 
     @property
     def _spare(self) -> int:
-        return (self._memory.limit or 0) // _SPARE
+        return self._limit // _SPARE
 
     # -- one pass ------------------------------------------------------------------------------
 
@@ -238,10 +242,8 @@ class RunningBatch:
         chunks, reading = list[Chunk](), list[Row]()
         for row in rows:
             assert row.slot is not None
-            if row.reading.behind is not None:
-                row.slot.rewind(row.request.prefix.length + row.reading.behind)
             if row.reading.ids:
-                chunks.append(Chunk(row.slot, row.reading.ids))
+                chunks.append(Chunk(row.slot, row.reading.ids, row.reading.goes_on))
                 reading.append(row)
         hidden: dict[int, Tensor] = {}
         if reading:
@@ -259,15 +261,16 @@ class RunningBatch:
         return lambda owners: self._riders.seated([adapters[owner] for owner in owners])
 
 
-def _room(position_bytes: int, rows: int, room: int | None, kv_memory: int | None) -> int:
-    """The most positions there may be."""
+def _most_bytes(pool: KVPool, rows: int, room: int | None, kv_memory: int | None) -> int:
+    """The most bytes all slots may take."""
+    short = pool.slot_bytes(SHORTEST)
     if room is None and kv_memory is None:
-        return max(rows * _SHORT, KV_MEMORY // position_bytes)
-    most = kv_memory // position_bytes if room is None and kv_memory is not None else room or 0
+        return max(rows * pool.slot_bytes(_SHORT), KV_MEMORY)
+    most = kv_memory * SHORTEST // short if room is None and kv_memory is not None else room or 0
     if most < SHORTEST:
         what = f"room is {room} positions" if room is not None else f"kv_memory holds {most} positions"
         raise ConfigError(f"{what}, but one row takes {SHORTEST} at least; give more.")
-    return most
+    return kv_memory if room is None and kv_memory is not None else most * short // SHORTEST
 
 
 def _wanted(row: Row, hidden: Tensor | None) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from softprompt.base.kv_pool import position_bytes
+from softprompt.base.kv_pool import slot_bytes
 from softprompt.errors import BaseModelError
 from softprompt.generation.request import Event, Finished, GenerateRequest, TextDelta
 from softprompt.generation.scheduler import KV_MEMORY, Scheduler
@@ -50,7 +50,7 @@ def generate(
         if isinstance(event, Finished):
             on_done(1)
 
-    least = max(2 * request.positions * position_bytes(request.prefix) for request in requests)
+    least = max(2 * slot_bytes(request.prefix, request.positions) for request in requests)
     scheduler = Scheduler(requests[0].model, rows=rows, kv_memory=max(KV_MEMORY, least))
     scheduler.run_all(requests, tell)
     return ["".join(pieces) for pieces in texts]

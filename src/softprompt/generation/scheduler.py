@@ -123,7 +123,7 @@ class Scheduler:
             QueueFullError: too many requests wait already.
         """
         request.check()
-        if 2 * request.positions > self._batch.room:
+        if not self._batch.could_hold(request):
             raise BaseModelError(
                 f"The request needs {request.positions} positions, and this server keeps {self._batch.room} "
                 "for all; shorten the text or ask for fewer tokens."

@@ -40,12 +40,12 @@ class Reading(NamedTuple):
     Attributes:
         ids: may be none.
         wanted: after which of them, in order, the logits are wanted; ``BEFORE`` stands for none of them.
-        behind: how many of the row's tokens to keep; None for all.
+        goes_on: whether the row goes on behind them, or from where it was.
     """
 
     ids: Sequence[int]
     wanted: Sequence[int]
-    behind: int | None = None
+    goes_on: bool = True
 
 
 class SequenceState(Protocol):
@@ -209,7 +209,7 @@ class _Scoring:
         ids = self._request.ids
         if self._read == len(ids) and self._found:
             candidate = self._request.candidates[self._rest[0]][:-1]
-            return Reading(candidate, range(len(candidate)), behind=len(ids))
+            return Reading(candidate, range(len(candidate)), goes_on=False)
         part = ids[self._read : self._read + most]
         self._read += len(part)
         wanted = self._read == len(ids) and not self._found

@@ -6,7 +6,7 @@ It knows fronts of one shape and rows; it does not know how a front was learnt.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -71,10 +71,11 @@ def mix(fronts: Sequence[Front], weights: Sequence[float]) -> Front:
     prefixes = [front for front in fronts if isinstance(front, Prefix)]
     if len(prefixes) < len(fronts):
         raise ConfigError("A soft prompt and a KV prefix cannot be added; choose prompts of one kind.")
-    _same([(p.base, *(tuple(t.shape) for t in (*p.keys, *p.values))) for p in prefixes])
+    _same([(p.base, *(tuple(t.shape) for t in p.tensors)) for p in prefixes])
     sides = [zip(*(getattr(p, side) for p in prefixes), strict=True) for side in ("keys", "values")]
-    keys, values = (tuple(_sum(layer, weights) for layer in side) for side in sides)
-    return Prefix(keys, values, None, prefixes[0].base)
+    keys, values = ([_sum(layer, weights) for layer in side] for side in sides)
+    states = {key: _sum([p.states[key] for p in prefixes], weights) for key in prefixes[0].states}
+    return replace(prefixes[0].over(keys, values), states=states)
 
 
 def scale(front: Front, start: Front, factor: float) -> Front:

@@ -134,7 +134,7 @@ def part_of(front: Front, positions: Sequence[int]) -> Front:
     if not isinstance(front, Prefix):
         return front[list(positions)]
     keys, values = (tuple(t[:, list(positions)] for t in side) for side in (front.keys, front.values))
-    return Prefix(keys, values, None, front.base)
+    return front.over(keys, values)
 
 
 def card_of(artifact: Artifact) -> Card:

@@ -405,7 +405,8 @@ def from_front(front: Front, base: Base) -> Learnt:
     if isinstance(front, Prefix):
         return _from_prefix(base.accept(front), base)
     about = base.text_config
-    geometry = Geometry(about.num_hidden_layers, about.num_attention_heads, base.width)
+    heads = getattr(about, "num_attention_heads", 1)  # which says nothing of a soft prompt
+    geometry = Geometry(about.num_hidden_layers, heads, base.width)
     return Learnt(front.detach().to("cpu", torch.float32).clone(), "prompt-tuning", geometry)
 
 

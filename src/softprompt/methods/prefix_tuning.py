@@ -1,11 +1,12 @@
-"""Prefix tuning (Li and Liang 2021): the keys and values of P positions, learnt in every layer.
+"""Prefix tuning (Li and Liang 2021): the keys and values of P positions, learnt in every layer that attends.
 
 It knows where they start and which of them train; it does not know rows, losses or optimizers. Started
 from the prefill of real text, step 0 is the prompted model itself, and training leads far higher than
 from random numbers (Eyuboglu et al. 2025, "Cartridges").
 
 What is learnt is the way from there, in units of each side's own spread: keys of one layer may be a hundred
-times as long as values of another, and one learning rate has to suit them all.
+times as long as values of another, and one learning rate has to suit them all. Layers that keep a state begin
+with that of the text it started from.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class PrefixTuning:
         sides: makes all keys, then all values, 2L x ``[K, P, D]``; its parameters are what is learnt.
     """
 
-    def __init__(self, base: Base, sides: nn.Module) -> None:
+    def __init__(self, base: Base, sides: Ways | Projection) -> None:
         self._base, self._sides = base, sides
 
     @property
@@ -43,7 +44,7 @@ class PrefixTuning:
         """The prefix as it stands, fp32, ``[K, P, D]`` a layer."""
         sides = self._sides()
         half = len(sides) // 2
-        return Prefix(tuple(sides[:half]), tuple(sides[half:]), None, self._base.fingerprint)
+        return self._sides.start.over(sides[:half], sides[half:])
 
     def change(self) -> None:
         return None
@@ -58,6 +59,15 @@ class PrefixTuning:
         self._sides.load_state_dict(state)
 
 
+def _frame(start: Prefix) -> Prefix:
+    """A prefix without its keys and values, which are learnt."""
+    if not start.keys:
+        raise ConfigError(
+            "No layer of the model attends, so there are no keys and values to learn; learn a soft prompt."
+        )
+    return start.detached().over((), ())
+
+
 class Ways(nn.Module):
     """Every key and value by itself, as the way from where it starts.
 
@@ -69,6 +79,7 @@ class Ways(nn.Module):
 
     def __init__(self, start: Prefix, frozen: int) -> None:
         super().__init__()
+        self.start = _frame(start)
         if start.length <= frozen:
             raise ConfigError(
                 f"The prefix has {start.length} positions, of which the first {frozen} stay as they are, so "
@@ -97,6 +108,7 @@ class Projection(nn.Module):
     def __init__(self, like: Prefix, positions: int, width: int, seed: int) -> None:
         """like: any prefix of the model; positions: P; width: of the vectors and the hidden layer."""
         super().__init__()
+        self.start = _frame(like)
         generator = torch.Generator().manual_seed(seed)
         sides = [t.detach().float() for t in (*like.keys, *like.values)]
         self._shapes = [(t.shape[0], t.shape[2]) for t in sides]

@@ -231,6 +231,10 @@ def _model(source: str, config: Any, dtype: torch.dtype) -> Any:
     return model
 
 
+_UNTRIED = (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError)
+"""What comes from a model that asks for numbers where there are none."""
+
+
 def _settled(base: Base) -> Base:
     """The base in the first layout that its modules accept, which on this device says nothing of exactness.
 
@@ -240,6 +244,8 @@ def _settled(base: Base) -> Base:
     rows = [TokenRow((1, 2, 3, 4)), TokenRow((1, 2, 3))]
     for layout in (FLAT, PADDED):
         candidate = replace(base, layout=layout)
+        if layout.inline and _keeps_states(candidate):
+            continue
         if _accepts(candidate, layout, rows):
             return candidate
     raise BaseModelError(
@@ -247,11 +253,20 @@ def _settled(base: Base) -> Base:
     )
 
 
+def _keeps_states(base: Base) -> bool:
+    """Whether layers keep what rows in one bin cannot share."""
+    try:
+        with torch.no_grad(), Kernels("cpu"):
+            return bool(base.prefill(base.embed([1, 2])).states)
+    except _UNTRIED:
+        return False
+
+
 def _accepts(base: Base, layout: Layout, rows: list[TokenRow]) -> bool:
     try:
         with torch.no_grad(), Kernels("cpu"):
             base.next_logits(rows, base.embed([1, 2]))
-    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError):
+    except _UNTRIED:
         # A model that asks a mask for its content cannot be tried here; the padded layout suits every one.
         return layout is PADDED
     return True

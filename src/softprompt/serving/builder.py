@@ -81,5 +81,5 @@ def _own_bytes(model: Base, frozen: Base) -> int:
 def _refuse_useless(name: str, prefix: Prefix, adapter: LowRank | None) -> None:
     layers: Mapping[str, Any] = adapter.layers if adapter is not None else {}
     carried: list[Tensor] = [t for c in layers.values() for t in (c.down, c.up, c.scale) if t is not None]
-    if not all(bool(torch.isfinite(t).all()) for t in (*prefix.keys, *prefix.values, *carried)):
+    if not all(bool(torch.isfinite(t).all()) for t in (*prefix.tensors, *carried)):
         raise ArtifactError(f"{name} gives numbers that are not finite on this base; train it again.")
