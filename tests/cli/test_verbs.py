@@ -182,8 +182,15 @@ def test_eval_gives_the_scores_of_the_card_again(taught: Shell) -> None:
     assert done.code == 0
     assert done.json["scores"]["learnt"]["nll"] == pytest.approx(card["test"]["nll"])
     assert done.json["scores"]["untuned"]["nll"] == pytest.approx(card["test, untuned"]["nll"])
+    assert done.json["labels"] == ["pos", "neg"]
+    taken = done.json["confusion"]
+    right = sum(row[number] for number, row in enumerate(taken))
+    assert right / sum(map(sum, taken)) == pytest.approx(card["test"]["accuracy"])
+    one = any(not any(column) for column in zip(*taken, strict=True))
+    assert ("Every row is given the label" in done.err) == one
     plain = taught("eval", "moods", "test.jsonl", "--rows", "5")
     assert "test.jsonl (5)" in plain.out
+    assert "recall" in plain.out
     assert "untuned" not in plain.out
 
 
