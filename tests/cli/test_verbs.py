@@ -306,3 +306,20 @@ def test_a_base_in_a_folder_is_found_from_everywhere(shell: Shell, monkeypatch: 
     done = shell("generate", "moods", "a good film", *library, "--json")
     assert (done.code, done.json["base"]) == (0, "base")
     assert shell("list", *library, "--json").json["prompts"][0]["base"] == str(shell.folder / "base")
+
+
+def test_a_comparison_s_plan_runs_nothing(taught: Shell) -> None:
+    Path("c.toml").write_text(
+        '[data]\ntrain = "train.jsonl"\ntest = "test.jsonl"\ninput = "{text}"\ntarget = " {label}"\n'
+        'labels = ["pos", "neg"]\n[compare]\nseeds = [0, 1]\n'
+        '[[methods]]\nname = "soft"\n[[methods]]\nname = "vote"\nvotes_of = "soft"\n'
+    )
+    done = taught("compare", "c.toml", "--plan")
+    assert done.code == 0
+    assert not Path("comparisons").exists()
+    cells = [line.split() for line in done.out.splitlines()]
+    assert ["soft", "prompt-tuning", "3", "4"] in cells
+    assert ["vote", "ensemble", "1", "0"] in cells
+    assert ["TF-IDF", "classifier", "3", "4"] in cells
+    assert "16 runs. With " in done.out
+    assert "points apart" in done.out

@@ -342,6 +342,14 @@ def test_significance_is_that_of_the_corrected_p_and_the_floor_is_no_equality() 
     )
 
 
+def test_it_is_said_what_difference_could_have_been_seen() -> None:
+    assert words.power(trio()) == (
+        "A true difference of about 3.6 points would be seen (p below 0.05 by itself) in 4 of 5 such "
+        "comparisons; smaller ones are often missed."  # 2.8 standard errors of which an interval has 3.92
+    )
+    assert words.power(results(method("a", run(0, 0.5)))) == ""
+
+
 def test_it_is_said_which_intervals_leave_seeds_out() -> None:
     three = method("soft", run(0, 0.8), run(1, 0.8), run(2, 0.8))
     votes, demos = method("votes", run(0, 0.9)), method("demos", run(0, 0.6, **FREE), trained=False)

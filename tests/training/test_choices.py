@@ -149,6 +149,9 @@ def test_a_scaled_prompt_is_chosen_tested_kept_and_answers_alike(tmp_path: Path)
     table = read(str(tmp_path / "True" / "test.jsonl"))
     assert again.evaluate(table).accuracy == again.card.scores["test"]["accuracy"]
     assert again.card.scores["test, untuned"] == plain.card.scores["test, untuned"]
+    untuned = again.bare().evaluate(table)
+    assert untuned.accuracy == plain.card.scores["test, untuned"]["accuracy"]
+    assert untuned.predictions == plain.bare().evaluate(table).predictions
     votes = softprompt.Ensemble([again]).predict(table)
     assert votes == list(again.evaluate(table).predictions)
 

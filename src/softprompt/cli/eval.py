@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -151,7 +152,7 @@ def _scored(
         scores = score(
             prompt.base,
             prompt.prefix,
-            encoded,
+            replace(encoded, scaling=prompt.scaling),
             lambda done, total: bar.update(task, completed=done, total=total),
         )
     found = scores.summary()

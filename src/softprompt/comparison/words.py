@@ -6,7 +6,7 @@ It makes plain text of results; it does not know where the text is shown.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from softprompt.comparison.results import MethodResult, Pair, Results
@@ -25,7 +25,7 @@ from softprompt.numbers import (
     seconds_text,
 )
 
-__all__ = ["SIGNIFICANT", "covered", "facts", "missing", "p_of", "tested", "verdict"]
+__all__ = ["SIGNIFICANT", "covered", "facts", "missing", "p_of", "power", "tested", "verdict"]
 
 SIGNIFICANT = 0.05
 """Below this p, corrected for many pairs, a difference is called significant."""
@@ -156,6 +156,21 @@ def tested(results: Results) -> str:
         said += f", corrected for all {len(results.pairs)} pairs together (Holm)"
     return f"{said}; below {SIGNIFICANT} a difference is called significant."
 
+
+def power(results: Results) -> str:
+    """What difference this comparison could have seen, in a sentence; nothing where there are no pairs."""
+    widths = [pair.high - pair.low for pair in results.pairs]
+    if not widths:
+        return ""
+    visible = difference_text(results.metric, _SEEN_OF_WIDTH * median(widths), unit=True).lstrip("+")
+    return (
+        f"A true difference of about {visible} would be seen (p below {SIGNIFICANT} by itself) in 4 of 5 "
+        "such comparisons; smaller ones are often missed."
+    )
+
+
+_SEEN_OF_WIDTH = (1.96 + 0.84) / (2 * 1.96)
+"""Of the width of a 95% interval, what is seen in 4 of 5 comparisons."""
 
 _TESTS = {"mcnemar": "exact McNemar test", "bootstrap": "paired bootstrap over rows and seeds"}
 

@@ -160,7 +160,9 @@ class Prompt:
         base = self.frozen or self.base
         in_chat = self.card.settings.get("data", {}).get("chat", False)
         opening = base.opening(chat_opening(base.render_chat) if in_chat else "")
-        return replace(self, base=base, front=base.embed(opening), change=None, frozen=None)
+        template = self.card.template.model_copy(update={"scaling": None})
+        card = self.card.model_copy(update={"template": template})
+        return replace(self, base=base, front=base.embed(opening), card=card, change=None, frozen=None)
 
     def encode(self, table: Table) -> Encoded:
         """Rows in tokens, exactly as in training."""

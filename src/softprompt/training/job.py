@@ -82,6 +82,8 @@ class Job:
         if reserve and "test" not in task.tables:
             held = dict(zip(("validation", "test"), split(task.tables["validation"], 0.5, 0), strict=True))
             task = replace(task, tables={**task.tables, **held})
+        if config.data.scale_labels and not task.solved:
+            raise DataError("data.scale_labels needs the label of every row, and some have none.")
         encoded = {name: tokens(task, name, base, config) for name in task.tables}
         lessons = None if config.teacher is None else _lessons(base, config, task, encoded, listener)
         rows = _rows(config, encoded, lessons)
@@ -169,10 +171,7 @@ class Job:
         encoded = self.encoded["train"]
         with torch.no_grad():
             judged = judge(self.method.base, self.method.front(), encoded)
-        labels = [example.label for example in encoded.examples if example.label is not None]
-        if len(labels) < len(encoded.examples):
-            raise DataError("data.scale_labels needs the label of every training row, and some have none.")
-        return fitted_scaling(judged.weights, labels)
+        return fitted_scaling(judged.weights, [e.label for e in encoded.examples if e.label is not None])
 
     def scaled(self, scaling: Scaling) -> Job:
         """The same job with the labels' scores scaled and shifted."""
