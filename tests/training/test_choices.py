@@ -111,11 +111,15 @@ def test_scale_and_shift_are_those_that_make_training_rows_likeliest() -> None:
     generator = torch.Generator().manual_seed(0)
     right = torch.arange(300) % 3
     weights = torch.randn(300, 3, generator=generator) + 2.0 * torch.nn.functional.one_hot(right, 3)
+
+    def right_share(scores: torch.Tensor) -> float:
+        return float((scores.argmax(1) == right).double().mean())
+
     biased = 0.5 * weights - torch.tensor([0.0, 4.0, 1.0])  # says the second label nearly never
-    assert float((biased.argmax(1) == right).double().mean()) < 0.7
+    assert right_share(biased) < 0.7 < right_share(weights)
     scaling = fitted_scaling(biased, right.tolist())
     found = ChoiceScores(biased, biased).scaled(scaling)
-    assert float((found.weights.argmax(1) == right).double().mean()) > 0.85
+    assert right_share(found.weights) > right_share(weights) - 0.02  # as if nothing had been wrong with them
     scale = torch.tensor(scaling.scale, dtype=torch.float64).log().requires_grad_()
     shift = torch.tensor(scaling.shift, dtype=torch.float64).requires_grad_()
     scores = biased.double().log_softmax(1) * scale.exp() + shift
