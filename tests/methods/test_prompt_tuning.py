@@ -59,7 +59,7 @@ def test_words_stand_around_the_vectors_and_do_not_train() -> None:
     assert way.grad is not None
     torch.testing.assert_close(way.grad, base.embedding.weight.std().expand_as(way))
     with torch.no_grad():
-        way += 1.0
+        way.add_(1.0)
     moved = (front(method) - whole)[[2, 3, 4, 5, 7, 8]]
     torch.testing.assert_close(moved, base.embedding.weight.std().expand_as(way))
     assert torch.equal(front(method)[[0, 1, 6]], whole[[0, 1, 6]])

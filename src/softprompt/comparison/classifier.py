@@ -53,11 +53,11 @@ def train(
     """Fit one classifier and score it on validation; arguments as ``cell.train`` has them."""
     if stop():
         raise KeyboardInterrupt
-    job = _job(base, config)
-    featurise = _features(config.method, job)
+    method, job = _read(base, config)
+    featurise = _features(method, job)
     with threads(config.train.threads), Peak(base.device) as peak:
         began = time.perf_counter()
-        fitted = _fit(config.method, featurise, job.task)
+        fitted = _fit(method, featurise, job.task)
         seconds = time.perf_counter() - began
         seen = fitted.observe(job.task, "validation")
     return Trained(
@@ -91,8 +91,8 @@ def test(
     requests: int,
 ) -> Tested:
     """Fit the same once more and score it on the test rows; arguments as ``cell.test`` has them."""
-    job = _job(base, config)
-    fitted = _fit(config.method, _features(config.method, job), job.task)
+    method, job = _read(base, config)
+    fitted = _fit(method, _features(method, job), job.task)
     found = measurement.measured(fitted.observe(job.task, "test"), job.task, "test")
     changed = {
         kind: measurement.measured(fitted.observe(other, "test"), other, "test")
@@ -107,9 +107,11 @@ def test(
     return Tested(identity=identity, test=found, perturbed=changed, latency_seconds=latency)
 
 
-def _job(base: Base, config: Config) -> Job:
-    """The rows, and what the base reads in front of them."""
-    return Job.prepare(base, config.model_copy(update={"method": TextConfig(front=config.method.front)}))
+def _read(base: Base, config: Config) -> tuple[ClassifierConfig, Job]:
+    """The classifier's settings, and its rows with what the base reads in front of them."""
+    method = config.method
+    assert isinstance(method, ClassifierConfig)
+    return method, Job.prepare(base, config.model_copy(update={"method": TextConfig(front=method.front)}))
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ class _Fitted:
         )
 
 
-def _fit(method: Any, featurise: Callable[[Table], Matrix], task: Task) -> _Fitted:
+def _fit(method: ClassifierConfig, featurise: Callable[[Table], Matrix], task: Task) -> _Fitted:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

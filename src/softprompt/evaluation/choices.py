@@ -78,7 +78,7 @@ def fitted_scaling(weights: Tensor, labels: Sequence[int]) -> Scaling:
         return total
 
     with torch.enable_grad():
-        optimizer.step(loss)  # type: ignore[no-untyped-call]
+        optimizer.step(loss)
     scale, shift = way.detach()
     return Scaling(tuple(scale.exp().tolist()), tuple(shift.tolist()))
 
