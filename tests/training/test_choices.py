@@ -34,7 +34,7 @@ def config(folder: Path, **data: Any) -> Config:
             "name": "colours",
             "data": {"input": "{text}", "target": ":{choice}", "choices": "colours", **sources, **data},
             "method": {"front": "{soft:4}", "init": "random"},
-            "train": {"epochs": 2, "learning_rate": 0.1, "batch_size": 8, "select": "nll"},
+            "train": {"epochs": 2, "learning_rate": 0.5, "batch_size": 8, "select": "nll"},
             "output": {"library": str(folder / "prompts"), "runs": str(folder / "runs")},
         }
     )
