@@ -120,7 +120,7 @@ def sweep(base: Base, prompts: int, steps: int, batch_size: int) -> list[Job]:
     for number in range(prompts):
         method = {"front": f"{{soft:{8 + 4 * (number % 3)}}}", "init": "vocabulary"}
         train = {
-            "learning_rate": 0.01 * 1.2**number,
+            "learning_rate": 0.07 * 1.2**number,
             "batch_size": batch_size,
             "epochs": -(-steps * batch_size // ROWS),
             "max_steps": steps,

@@ -20,6 +20,7 @@ from softprompt.base.model import Base
 from softprompt.base.packing import TokenRow
 from softprompt.checkpoints.catalog import bundled
 from softprompt.methods.front import Soft
+from softprompt.methods.init import spread
 from softprompt.methods.prompt_tuning import PromptTuning
 
 __all__ = [
@@ -50,6 +51,8 @@ class Side:
     loss: Callable[[Sequence[TokenRow]], Tensor]
     soft: nn.Parameter
     optimizer: torch.optim.Optimizer
+    unit: float = 1.0
+    """How far in the vectors one step of 1 in what is learnt goes."""
 
     def step(self, rows: Sequence[TokenRow]) -> float:
         """What every training loop does: clear, forward, backward, update, and look at the loss."""
@@ -61,12 +64,15 @@ class Side:
 
 
 def softprompt_side(base: Base, start: Tensor, learning_rate: float) -> Side:
-    """Prompt tuning as softprompt does it: packed rows behind one front, the head at labels only."""
+    """Prompt tuning as softprompt does it: packed rows behind one front, the head at labels only.
+
+    It learns the way from the start in units of spread; rate and gradient are those of the vectors.
+    """
     method = PromptTuning(base, [Soft(len(start))], start)
-    (soft,) = method.trainable_parameters()
-    return Side(
-        lambda rows: base.nll(rows, method.front()).nll.mean(), soft, _adamw(soft, learning_rate, base.device)
-    )
+    (way,) = method.trainable_parameters()
+    unit = float(spread(base))
+    optimizer = _adamw(way, learning_rate / unit, base.device)
+    return Side(lambda rows: base.nll(rows, method.front()).nll.mean(), way, optimizer, unit)
 
 
 def peft_side(model: Any, start: Tensor, learning_rate: float) -> Side:
@@ -116,7 +122,7 @@ def difference(ours: Side, theirs: Side, rows: Sequence[TokenRow]) -> Difference
     for side in (ours, theirs):
         loss = side.loss(rows)
         losses.append(float(loss.detach()))
-        gradients.append(torch.autograd.grad(loss, side.soft)[0])
+        gradients.append(torch.autograd.grad(loss, side.soft)[0] / side.unit)
     error = (gradients[0] - gradients[1]).norm() / gradients[1].norm()
     return Difference(abs(losses[0] - losses[1]) / abs(losses[1]), float(error))
 

@@ -79,9 +79,10 @@ def test_defaults_are_the_documented_ones() -> None:
         reparametrisation_width=64,
     )
     assert config.train == TrainConfig(
-        learning_rate=0.02,
+        learning_rate=0.15,
         epochs=3,
         max_steps=None,
+        min_steps=200,
         batch_size=16,
         accumulation=1,
         optimizer="adamw",
@@ -206,7 +207,7 @@ def test_the_text_method_starts_with_nothing_in_front() -> None:
 
 @pytest.mark.parametrize(("kind", "hint"), [("prompt-tunning", "prompt-tuning"), ("TEXT", "text")])
 def test_an_unknown_kind_lists_the_kinds_and_the_nearest(kind: str, hint: str) -> None:
-    kinds = "prompt-tuning, prefix-tuning, text, lora, full"
+    kinds = "prompt-tuning, prefix-tuning, text, lora, full, classifier"
     expected = f"method.kind: expected one of {kinds}, got '{kind}'; did you mean {hint}?"
     assert faults(settings(method={"kind": kind})) == [expected]
 
@@ -214,7 +215,7 @@ def test_an_unknown_kind_lists_the_kinds_and_the_nearest(kind: str, hint: str) -
 @pytest.mark.parametrize(("kind", "seen"), [(3, "3"), ([1], "[1]"), (None, "nothing"), ("zz", "'zz'")])
 def test_a_kind_that_is_nothing_like_one_lists_the_kinds(kind: Any, seen: str) -> None:
     assert faults(settings(method={"kind": kind})) == [
-        f"method.kind: expected one of prompt-tuning, prefix-tuning, text, lora, full, got {seen}"
+        f"method.kind: expected one of prompt-tuning, prefix-tuning, text, lora, full, classifier, got {seen}"
     ]
 
 
@@ -446,3 +447,21 @@ def test_a_recipe_is_loaded_by_its_name_unless_a_file_has_it(
     assert load("bbc-topics", ["seed=3"]).data.train == "bundled:bbc-news/train"
     Path("bbc-topics").write_text('name = "mine"\n[data]\ninput = "i"\ntarget = "t"\n', encoding="utf-8")
     assert load("bbc-topics").name == "mine"
+
+
+def test_a_length_nobody_gave_suits_the_method_and_one_that_was_given_stands() -> None:
+    def least(kind: str, **train: Any) -> int | None:
+        return parse(settings(method={"kind": kind}, train=train)).train.min_steps
+
+    assert [least(kind) for kind in ("prompt-tuning", "prefix-tuning", "lora", "full", "text")] == [
+        200,
+        100,
+        100,
+        100,
+        None,
+    ]
+    for given in ({"epochs": 3}, {"max_steps": 5}, {"min_steps": "none"}):
+        assert least("lora", **given) is None
+    assert (
+        "min_steps" not in parse(settings(train={"epochs": 3})).model_dump()["train"]
+    )  # as it was kept before

@@ -34,7 +34,9 @@ def test_extras_are_those_of_the_project() -> None:
         if extra not in NOT_ASKED_FOR
     }
     assert named == {
-        extra: {"umap-learn" if m == "umap" else m.replace("_", "-") for m in modules}
+        extra: {
+            {"umap": "umap-learn", "sklearn": "scikit-learn"}.get(m, m.replace("_", "-")) for m in modules
+        }
         for extra, modules in EXTRAS.items()
     }
 

@@ -22,6 +22,7 @@ Need = Literal[
     "a data set of the hub",
     "scoring written texts",
     "McNemar's test",
+    "logistic regression",
     "an HTML page",
     "a UMAP map",
     "relating prompts",
@@ -40,6 +41,7 @@ _MODULES: dict[Need, tuple[str, ...]] = {
     "a data set of the hub": ("datasets",),
     "scoring written texts": ("rouge_score", "sacrebleu"),
     "McNemar's test": ("scipy",),
+    "logistic regression": ("sklearn",),
     "an HTML page": ("jinja2", "matplotlib"),
     "a UMAP map": ("umap",),
     "relating prompts": ("scipy",),
@@ -59,7 +61,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "lora": ("peft",),
     "quantised": ("accelerate", "bitsandbytes"),
     "report": ("jinja2", "matplotlib", "scipy"),
-    "compare": ("jinja2", "matplotlib", "peft", "rouge_score", "sacrebleu", "scipy"),
+    "compare": ("jinja2", "matplotlib", "peft", "rouge_score", "sacrebleu", "scipy", "sklearn"),
     "umap": ("umap",),
     "harness": ("lm_eval",),
     "serve": ("fastapi", "prometheus_client", "python_multipart", "uvicorn"),
@@ -67,7 +69,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 }
 """By extra, the modules it brings, as pyproject.toml lists their packages."""
 
-_PACKAGES = {"umap": "umap-learn"}
+_PACKAGES = {"sklearn": "scikit-learn", "umap": "umap-learn"}
 """Packages that are not called as their module is, but for dashes."""
 
 

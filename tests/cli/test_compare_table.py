@@ -25,6 +25,7 @@ def test_the_terminal_shows_the_verdict_and_every_method(capsys: pytest.CaptureF
     print_comparison(TOPICS)
     said = capsys.readouterr().out
     lines = said.splitlines()
+    assert "level with the best" in lines[0].split(". ")[0]
     assert " leads with an accuracy of " in lines[0]
     for row in summary_rows(TOPICS):
         cell = row.cells["test.accuracy"]

@@ -149,7 +149,8 @@ def test_sampling_options_reach_the_answer(taught: Shell) -> None:
     drawn = ("--temperature", "2", "--top-k", "50", "--top-p", "0.9")
     assert answer(*drawn, "--seed", "1") == answer(*drawn, "--seed", "1")
     assert len({answer(*drawn, "--seed", str(seed)) for seed in range(4)}) > 1
-    assert answer("--stop", answer()[1]) == answer()[0]
+    whole = answer()
+    assert answer("--stop", whole[1]) == whole[: whole.index(whole[1])]
 
 
 def test_more_texts_than_fit_one_batch_are_answered_in_order(taught: Shell) -> None:
@@ -182,8 +183,15 @@ def test_eval_gives_the_scores_of_the_card_again(taught: Shell) -> None:
     assert done.code == 0
     assert done.json["scores"]["learnt"]["nll"] == pytest.approx(card["test"]["nll"])
     assert done.json["scores"]["untuned"]["nll"] == pytest.approx(card["test, untuned"]["nll"])
+    assert done.json["labels"] == ["pos", "neg"]
+    taken = done.json["confusion"]
+    right = sum(row[number] for number, row in enumerate(taken))
+    assert right / sum(map(sum, taken)) == pytest.approx(card["test"]["accuracy"])
+    one = any(not any(column) for column in zip(*taken, strict=True))
+    assert ("Every row is given the label" in done.err) == one
     plain = taught("eval", "moods", "test.jsonl", "--rows", "5")
     assert "test.jsonl (5)" in plain.out
+    assert "recall" in plain.out
     assert "untuned" not in plain.out
 
 
@@ -299,3 +307,20 @@ def test_a_base_in_a_folder_is_found_from_everywhere(shell: Shell, monkeypatch: 
     done = shell("generate", "moods", "a good film", *library, "--json")
     assert (done.code, done.json["base"]) == (0, "base")
     assert shell("list", *library, "--json").json["prompts"][0]["base"] == str(shell.folder / "base")
+
+
+def test_a_comparison_s_plan_runs_nothing(taught: Shell) -> None:
+    Path("c.toml").write_text(
+        '[data]\ntrain = "train.jsonl"\ntest = "test.jsonl"\ninput = "{text}"\ntarget = " {label}"\n'
+        'labels = ["pos", "neg"]\n[compare]\nseeds = [0, 1]\n'
+        '[[methods]]\nname = "soft"\n[[methods]]\nname = "vote"\nvotes_of = "soft"\n'
+    )
+    done = taught("compare", "c.toml", "--plan")
+    assert done.code == 0
+    assert not Path("comparisons").exists()
+    cells = [line.split() for line in done.out.splitlines()]
+    assert ["soft", "prompt-tuning", "3", "4"] in cells
+    assert ["vote", "ensemble", "1", "0"] in cells
+    assert ["TF-IDF", "classifier", "3", "4"] in cells
+    assert "16 runs. With " in done.out
+    assert "points apart" in done.out

@@ -25,7 +25,13 @@ def settings(folder: Path, **entry: Any) -> dict[str, Any]:
         "base": {"model": str(folder / "base"), "dtype": "float32"},
         "data": {**paths, "input": "{text}", "target": "{label}", "labels": ["x", "y", "z"]},
         "train": {"epochs": 4, "batch_size": 6},
-        "compare": {"seeds": [0, 1], "trials": 2, "folder": str(folder / "out"), "latency_requests": 0},
+        "compare": {
+            "seeds": [0, 1],
+            "trials": 2,
+            "alternatives": False,
+            "folder": str(folder / "out"),
+            "latency_requests": 0,
+        },
         "methods": [
             {"name": "long", "method": {"kind": "text", "front": "Say the letter. {demos:6}"}},
             {"name": "learnt", "teacher": {"text": "Say the letter. {demos:6}", "positions": 6} | entry},

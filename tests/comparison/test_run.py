@@ -52,7 +52,13 @@ def settings(folder: Path, base: Path, **more: Any) -> dict[str, Any]:
         "base": {"model": str(base), "dtype": "float32"},
         "data": {**paths, "input": "{text}", "target": ":{label}", "labels": labels, "train_rows": 12},
         "train": {"epochs": 2, "batch_size": 4},
-        "compare": {"seeds": [0, 1, 2], "trials": 2, "folder": str(folder / "out"), "latency_requests": 2},
+        "compare": {
+            "seeds": [0, 1, 2],
+            "trials": 2,
+            "alternatives": False,
+            "folder": str(folder / "out"),
+            "latency_requests": 2,
+        },
         "methods": METHODS,
         **more,
     }
@@ -131,6 +137,7 @@ def test_each_method_trains_with_its_threads(tmp_path: Path, base: Path) -> None
     rules = {
         "seeds": [0],
         "trials": 1,
+        "alternatives": False,
         "folder": str(tmp_path / "out"),
         "latency_requests": 0,
         "perturb": False,

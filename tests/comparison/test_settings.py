@@ -33,7 +33,7 @@ def fault(**settings: Any) -> str:
 
 
 def test_the_standard_methods_get_the_same_number_of_trials() -> None:
-    _, contenders = load_comparison({"data": DATA, "compare": {"trials": 4}})
+    _, contenders = load_comparison({"data": DATA, "compare": {"trials": 4, "alternatives": False}})
     learn = [c for c in contenders if c.learns]
     assert [c.kind for c in learn] == ["prompt-tuning", "prefix-tuning", "lora", "full"]
     assert {len(c.trials) for c in learn} == {4}
@@ -48,6 +48,7 @@ def test_a_trial_is_the_method_s_settings_over_the_file_s_with_its_own_on_top() 
     _, (contender,) = load_comparison(
         {
             "data": DATA,
+            "compare": {"alternatives": False},
             "train": {"epochs": 7, "batch_size": 4},
             "base": {"dtype": "float32"},
             "methods": [
@@ -70,7 +71,9 @@ def test_a_trial_is_the_method_s_settings_over_the_file_s_with_its_own_on_top() 
 
 def test_a_method_may_read_the_rows_its_own_way() -> None:
     own = {"labels": {"no": "false", "yes": "true"}, "calibrate": True, "input": "Read: {text}"}
-    _, (contender,) = load_comparison({"data": DATA, "methods": [method("a", data=own)]})
+    _, (contender,) = load_comparison(
+        {"data": DATA, "compare": {"alternatives": False}, "methods": [method("a", data=own)]}
+    )
     data = contender.config(0, seed=0).data
     assert (data.labels, data.calibrate, data.input) == (own["labels"], True, "Read: {text}")
 

@@ -263,10 +263,33 @@ def trio(**changes: Any) -> Results:
 
 def test_the_verdict_names_leader_runner_up_and_the_best_without_training() -> None:
     assert words.verdict(trio()) == (
+        "No cheaper method is level with the best, soft. "
         "soft leads with an accuracy of 85.0% (95% interval 80.0–90.0): 2.0 points ahead of lora, which is "
         "not significant (p = 0.21), and 25.0 points ahead of demos, the best method without training, "
         "which is significant (p < 0.001)."
     )
+
+
+def test_the_verdict_names_first_what_is_cheapest_among_the_level() -> None:
+    def found(p: float, gap: float, seconds: float) -> str:
+        costs = Costs(trained_parameters=9, artifact_bytes=9, positions=0, train_seconds=seconds)
+        words_alone = method("words", run(0, 0.85 - gap, costs=costs))
+        pairs = [
+            pair("soft", "words", gap, p),
+            pair("soft", "demos", 0.25, 0.0002),
+            pair("words", "demos", 1, 1),
+        ]
+        demos = method("demos", run(0, 0.60, **FREE), trained=False)
+        return words.verdict(results(method("soft", run(0, 0.85)), words_alone, demos, pairs=pairs))
+
+    assert found(0.21, 0.01, 0.5).startswith(
+        "The cheapest method that is level with the best is words: 84.0%, 1.0 points below soft (p = 0.21 by "
+        "itself), after 500 ms of training instead of 10.0 s. soft leads with"
+    )
+    none = "No cheaper method is level with the best, soft. soft leads with"
+    assert found(0.04, 0.01, 0.5).startswith(none)  # level neither where a test tells them apart
+    assert found(0.21, 0.03, 0.5).startswith(none)  # nor far off for want of rows
+    assert found(0.21, 0.01, 99.0).startswith(none)  # and not cheaper
 
 
 def test_the_verdict_where_less_is_better() -> None:
@@ -317,6 +340,14 @@ def test_significance_is_that_of_the_corrected_p_and_the_floor_is_no_equality() 
         "p by the paired bootstrap over rows and seeds or the exact McNemar test, corrected for all 2 pairs "
         "together (Holm); below 0.05 a difference is called significant."
     )
+
+
+def test_it_is_said_what_difference_could_have_been_seen() -> None:
+    assert words.power(trio()) == (
+        "A true difference of about 3.6 points would be seen (p below 0.05 by itself) in 4 of 5 such "
+        "comparisons; smaller ones are often missed."  # 2.8 standard errors of which an interval has 3.92
+    )
+    assert words.power(results(method("a", run(0, 0.5)))) == ""
 
 
 def test_it_is_said_which_intervals_leave_seeds_out() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -17,6 +18,7 @@ from softprompt.evaluation.metrics import (
     exact_match,
     macro_f1,
     normalised,
+    precision_recall,
     sampled_mean,
     token_f1,
 )
@@ -37,6 +39,18 @@ def test_macro_f1_and_confusion_equal_sklearn(count: int, labels: int, seed: int
     assert macro_f1(truth, predicted).value == pytest.approx(expected, rel=1e-12)
     expected = sklearn.confusion_matrix(truth, predicted, labels=range(labels)).tolist()
     assert confusion(truth, predicted, labels) == expected
+
+
+@pytest.mark.parametrize(("count", "labels", "seed"), [(200, 2, 0), (50, 9, 1), (7, 20, 2)])
+def test_precision_and_recall_equal_sklearn(count: int, labels: int, seed: int) -> None:
+    sklearn = pytest.importorskip("sklearn.metrics", reason="needs scikit-learn as the reference")
+    truth, predicted = rows(count, labels, seed)
+    expected = sklearn.precision_recall_fscore_support(
+        truth, predicted, labels=list(range(labels)), zero_division=math.nan
+    )[:2]
+    found = precision_recall(confusion(truth, predicted, labels))
+    for mine, *theirs in zip(found, *expected, strict=True):
+        assert [math.nan if one is None else one for one in mine] == pytest.approx(theirs, nan_ok=True)
 
 
 def test_macro_f1_by_hand() -> None:

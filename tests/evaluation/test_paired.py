@@ -19,6 +19,7 @@ from softprompt.evaluation.paired import (
     over_seeds,
     paired_bootstrap,
     paired_difference,
+    visible_difference,
 )
 
 stats = pytest.importorskip("scipy.stats", reason="needs the extra 'compare'")
@@ -185,3 +186,23 @@ def test_a_difference_of_means_is_the_same_either_way() -> None:
     rows = paired_bootstrap(first, second)
     draws = paired_difference([sampled_mean(first)], [sampled_mean(second)])
     assert draws == pytest.approx(rows, abs=0.04)
+
+
+@pytest.mark.parametrize(("rows", "seeds"), [(300, 1), (400, 12)])
+def test_a_visible_difference_is_seen_in_four_of_five_comparisons(rows: int, seeds: int) -> None:
+    """By simulation: two methods that disagree on a fifth of the rows, and seeds apart by 1.5 points."""
+    gap = visible_difference(rows, seeds)
+    chance = random.Random(0)
+    seen = 0
+    for _ in range(200):
+        better = [0.1 + gap / 2, 0.1 - gap / 2, 0.8]
+        signs = chance.choices((1.0, -1.0, 0.0), better, k=rows)
+        error = statistics.pstdev(signs) ** 2 / rows
+        moved = 0.0
+        if seeds > 1:
+            sides = [[chance.gauss(0, 0.015) for _ in range(seeds)] for _ in range(2)]
+            moved = statistics.fmean(sides[0]) - statistics.fmean(sides[1])
+            error += sum(statistics.variance(side) / seeds for side in sides)
+        seen += abs(statistics.fmean(signs) + moved) > 1.96 * error**0.5
+    assert 0.72 < seen / 200 < 0.88
+    assert visible_difference(4 * rows, seeds) < gap

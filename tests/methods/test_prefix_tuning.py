@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import peft
@@ -13,8 +14,10 @@ import reference
 import tiny
 from softprompt.base.model import Base
 from softprompt.base.packing import TokenRow
-from softprompt.config import PrefixTuningConfig
+from softprompt.base.turning import picked
+from softprompt.config import PrefixTuningConfig, parse
 from softprompt.errors import ConfigError
+from softprompt.methods.attended import attention_to, most_attended
 from softprompt.methods.build import Material, build_method
 from softprompt.methods.prefix_tuning import PrefixTuning
 from softprompt.prefix import Prefix
@@ -133,3 +136,45 @@ def test_nothing_to_start_from_or_to_learn_is_said() -> None:
         build(front="a")
     with pytest.raises(ConfigError, match="only prompt tuning learns soft tokens"):
         build(front="a {soft:3}")
+
+
+@pytest.mark.parametrize("looks", [True, False])
+def test_a_length_nobody_gave_is_bounded_and_told(looks: bool) -> None:
+    base, told = tiny.base(), list[str]()
+    material = Material(lambda k: "yes no " * k, lambda name: torch.empty(0), note=told.append)
+    if looks:
+        material = replace(material, looks=lambda prefix: attention_to(base, prefix, ROWS))
+    found = {}
+    for front in ("yes no", "{demos:8}"):
+        method = build_method(PrefixTuningConfig(front=front, most=10), base, material)
+        found[front] = method.front()
+    short, long = found.values()
+    assert isinstance(short, Prefix)
+    assert isinstance(long, Prefix)
+    assert (short.length, long.length) == (6, 10)
+    which = "those that rows look at most" if looks else "the last ones"
+    assert told == [
+        "The prefix takes 6 of the 6 positions of its text, all.",
+        f"The prefix takes 10 of the 56 positions of its text, {which}.",
+    ]
+    whole = base.prefill(base.embed(base.encode("yes no " * 8)))
+    if looks:
+        kept = picked(base, whole, most_attended(attention_to(base, whole, ROWS), 10))
+    else:
+        kept = base.prefill(base.embed(base.encode("yes no " * 8)[-10:]))
+    assert all(torch.equal(k, w.float()) for k, w in zip(long.keys, kept.keys, strict=True))
+
+
+def test_only_a_length_nobody_gave_is_bounded() -> None:
+    about = {"input": "{t}", "target": "{l}"}
+
+    def most(**method: Any) -> int | None:
+        found = parse({"data": about, "method": {"kind": "prefix-tuning", **method}}).method
+        assert isinstance(found, PrefixTuningConfig)
+        return found.most
+
+    assert most() == 64
+    assert most(most=9) == 9
+    assert most(positions=21) is None
+    assert most(positions="none") is None  # the whole text, whatever its length
+    assert most(init="artifact", init_artifact="other") is None

@@ -11,6 +11,8 @@ from torch import Tensor
 
 import tiny
 from softprompt.base.model import Base
+from softprompt.base.packing import TokenRow
+from softprompt.checkpoints.freeze import freeze
 from softprompt.config import PromptTuningConfig, TextConfig
 from softprompt.errors import ConfigError
 from softprompt.methods.build import Material, build_method
@@ -51,11 +53,34 @@ def test_words_stand_around_the_vectors_and_do_not_train() -> None:
     assert whole.shape == (2 + 4 + 1 + 2, base.width)
     assert torch.equal(whole[:2], base.embed(base.encode("ab")))
     assert torch.equal(whole[6:7], base.embed(base.encode("c")))
-    (soft,) = method.trainable_parameters()
-    assert torch.equal(whole[[2, 3, 4, 5, 7, 8]], soft)
+    (way,) = method.trainable_parameters()
+    assert way.shape == (4 + 2, base.width)
     whole.sum().backward()
-    assert soft.grad is not None
-    assert (soft.grad == 1).all()
+    assert way.grad is not None
+    torch.testing.assert_close(way.grad, base.embedding.weight.std().expand_as(way))
+    with torch.no_grad():
+        way.add_(1.0)
+    moved = (front(method) - whole)[[2, 3, 4, 5, 7, 8]]
+    torch.testing.assert_close(moved, base.embedding.weight.std().expand_as(way))
+    assert torch.equal(front(method)[[0, 1, 6]], whole[[0, 1, 6]])
+
+
+def test_one_rate_suits_models_whose_embeddings_differ_in_size() -> None:
+    """The first step of Adam has the size of the rate: of the spread, whatever that is."""
+    moved = []
+    for factor in (1.0, 30.0):
+        model = tiny.model("llama")
+        with torch.no_grad():
+            model.model.embed_tokens.weight *= factor
+        base = freeze(model, tiny.tokenizer(), "scaled")
+        method = build(base=base, init="vocabulary")
+        before = front(method).detach().clone()
+        optimizer = torch.optim.AdamW(method.trainable_parameters(), lr=0.15, weight_decay=0.0)
+        base.nll([TokenRow((5, 6, 7, 8), 1)], method.front()).nll.mean().backward()
+        optimizer.step()
+        moved.append(((front(method) - before) / base.embedding.weight.std()).abs().median())
+    torch.testing.assert_close(moved[0], torch.tensor(0.15), rtol=0.01, atol=0)
+    torch.testing.assert_close(moved[1], moved[0], rtol=0.01, atol=0)
 
 
 def test_the_tokenizers_start_token_comes_first() -> None:
@@ -110,7 +135,7 @@ def test_residual_starts_from_the_same_vectors_trains_more_and_is_folded_away() 
     with torch.no_grad():
         up.normal_()
     assert front(residual).shape == soft.shape
-    assert not torch.equal(front(residual), soft)
+    assert not torch.equal(front(residual), front(plain))
     again = build(init="vocabulary", reparametrisation="residual", reparametrisation_width=3, seed=5)
     again.load_state(residual.state())
     assert torch.equal(front(again), front(residual))

@@ -48,6 +48,7 @@ TEMPLATES: dict[str, dict[str, Any]] = {
     "calibrated": LABELS | {"calibrate": True},
     "calibrated-alike": ALIKE | {"calibrate": True, "end_of_text": True},
     "by-length": ALIKE | {"normalise": "length"},
+    "scaled": LABELS | {"scaling": {"scale": [0.5, 2.0, 1.5], "shift": [1.0, -1.0, 0.25]}},
     "choices": CHOICES,
     "choices-by-length": CHOICES | {"normalise": "length", "calibrate": True},
     "free": FREE,

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import softprompt
 import tiny
 from softprompt.config import Config, parse
 from softprompt.data.sources import read
-from softprompt.errors import DataError
+from softprompt.errors import ConfigError, DataError
+from softprompt.evaluation.choices import ChoiceScores, fitted_scaling
 
 COLOURS = ["red", "blue", "green", "grey"]
 
@@ -31,7 +34,7 @@ def config(folder: Path, **data: Any) -> Config:
             "name": "colours",
             "data": {"input": "{text}", "target": ":{choice}", "choices": "colours", **sources, **data},
             "method": {"front": "{soft:4}", "init": "random"},
-            "train": {"epochs": 2, "learning_rate": 0.1, "batch_size": 8, "select": "nll"},
+            "train": {"epochs": 2, "learning_rate": 0.5, "batch_size": 8, "select": "nll"},
             "output": {"library": str(folder / "prompts"), "runs": str(folder / "runs")},
         }
     )
@@ -101,3 +104,62 @@ def test_calibration_changes_what_is_answered(tmp_path: Path) -> None:
     weights = {label: plain[label] / empty[label] for label in plain}
     expected = {label: weight / sum(weights.values()) for label, weight in weights.items()}
     assert calibrated == pytest.approx(expected, rel=1e-3)
+
+
+def test_scale_and_shift_are_those_that_make_training_rows_likeliest() -> None:
+    """By what they mend, and by the gradient of the penalised loss, which is then nothing."""
+    generator = torch.Generator().manual_seed(0)
+    right = torch.arange(300) % 3
+    weights = torch.randn(300, 3, generator=generator) + 2.0 * torch.nn.functional.one_hot(right, 3)
+
+    def right_share(scores: torch.Tensor) -> float:
+        return float((scores.argmax(1) == right).double().mean())
+
+    biased = 0.5 * weights - torch.tensor([0.0, 4.0, 1.0])  # says the second label nearly never
+    assert right_share(biased) < 0.7 < right_share(weights)
+    scaling = fitted_scaling(biased, right.tolist())
+    found = ChoiceScores(biased, biased).scaled(scaling)
+    assert right_share(found.weights) > right_share(weights) - 0.02  # as if nothing had been wrong with them
+    scale = torch.tensor(scaling.scale, dtype=torch.float64).log().requires_grad_()
+    shift = torch.tensor(scaling.shift, dtype=torch.float64).requires_grad_()
+    scores = biased.double().log_softmax(1) * scale.exp() + shift
+    loss = torch.nn.functional.cross_entropy(scores, right, reduction="sum")
+    (loss + (scale.square().sum() + (shift / 3).square().sum()) / 2).backward()
+    assert scale.grad is not None
+    assert shift.grad is not None
+    assert float(torch.cat([scale.grad, shift.grad]).abs().max()) < 1e-3 * len(right)
+
+
+def test_a_scaled_prompt_is_chosen_tested_kept_and_answers_alike(tmp_path: Path) -> None:
+    base = tiny.base()
+    labels = {"choices": None, "target": " {label}", "labels": ["0", "1"], "input": "{text}"}
+    made = {}
+    for on in (None, True):
+        (tmp_path / str(on)).mkdir()
+        made[on] = softprompt.train(base, config(tmp_path / str(on), **labels, scale_labels=on))
+    plain, scaled = made[None], made[True]
+    assert (
+        "scaling"
+        not in json.loads((tmp_path / "None/prompts/colours/softprompt.json").read_text())["template"]
+    )
+    again = softprompt.load_prompt("colours", base, tmp_path / "True" / "prompts")
+    assert again.scaling == scaled.scaling != plain.scaling
+    assert scaled.scaling is not None
+    shares = {label: math.log(share) for label, share in plain.classify("5 blue").items()}
+    numbers = dict(zip(("0", "1"), zip(*scaled.scaling, strict=True), strict=True))
+    weights = {label: math.exp(scale * shares[label] + shift) for label, (scale, shift) in numbers.items()}
+    expected = {label: weight / sum(weights.values()) for label, weight in weights.items()}
+    assert again.classify("5 blue") == pytest.approx(expected, rel=1e-4)
+    table = read(str(tmp_path / "True" / "test.jsonl"))
+    assert again.evaluate(table).accuracy == again.card.scores["test"]["accuracy"]
+    assert again.card.scores["test, untuned"] == plain.card.scores["test, untuned"]
+    untuned = again.bare().evaluate(table)
+    assert untuned.accuracy == plain.card.scores["test, untuned"]["accuracy"]
+    assert untuned.predictions == plain.bare().evaluate(table).predictions
+    votes = softprompt.Ensemble([again]).predict(table)
+    assert votes == list(again.evaluate(table).predictions)
+
+
+def test_scaling_needs_labels(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.scale_labels: needs data\.labels"):
+        config(tmp_path, scale_labels=True)

@@ -47,7 +47,7 @@ def run(
         reports.append(report)
         watch(report)
 
-    settings = {"learning_rate": 0.1, "epochs": 4, "batch_size": 8, "checkpoint_every": 5} | train
+    settings = {"learning_rate": 0.5, "epochs": 4, "batch_size": 8, "checkpoint_every": 5} | train
     listener = Listener(step=told, stop=lambda: stop_after is not None and reports[-1].step >= stop_after)
     wanted = TrainingRun(
         method,
@@ -190,7 +190,7 @@ class Uphill:
 def test_a_loss_that_runs_away_stops_the_run(tmp_path: Path) -> None:
     method = soft_prompt()
     start = front(method)
-    outcome, _ = run(tmp_path, Uphill(method), learning_rate=0.3, epochs=9, schedule="constant")
+    outcome, _ = run(tmp_path, Uphill(method), learning_rate=1.5, epochs=9, schedule="constant")
     assert (outcome.ended, outcome.best_step) == ("diverged", 0)
     assert "the loss stayed above" in outcome.error
     assert torch.equal(front(method), start)
@@ -207,7 +207,7 @@ def test_only_bad_losses_in_a_row_are_a_loss_that_runs_away(tmp_path: Path, peri
     rows = [good] * 40
     for step, place in enumerate(order):
         rows[place] = bad if step % period else good
-    settings: dict[str, Any] = {"learning_rate": 1e-9, "batch_size": 1, "epochs": 1}
+    settings: dict[str, Any] = {"learning_rate": 5e-9, "batch_size": 1, "epochs": 1}
     outcome, reports = run(tmp_path, method, rows=rows, **settings)
     losses = [report.loss for report in reports[1:]]
     limit = max(losses[0], math.log(method.base.embedding.weight.shape[0]))
@@ -231,7 +231,7 @@ def test_resuming_a_run_that_stopped_early_or_ran_away_ends_it_at_once(tmp_path:
     first, _ = run(tmp_path / "early", soft_prompt(), evaluate=bored, patience=2, epochs=9)
     again, reports = run(tmp_path / "early", soft_prompt(), evaluate=bored, patience=2, epochs=9, resume=True)
     assert (again.ended, again.steps, reports) == ("early", first.steps, [])
-    wild: dict[str, Any] = {"learning_rate": 0.3, "epochs": 9, "schedule": "constant", "checkpoint_every": 4}
+    wild: dict[str, Any] = {"learning_rate": 1.5, "epochs": 9, "schedule": "constant", "checkpoint_every": 4}
     first, _ = run(tmp_path / "wild", Uphill(soft_prompt()), **wild)
     again, reports = run(tmp_path / "wild", Uphill(soft_prompt()), resume=True, **wild)
     assert (again.ended, again.steps, reports) == ("diverged", first.steps, [])
@@ -252,7 +252,7 @@ def test_an_fp32_kv_prefix_learns_over_a_bf16_base_what_it_learns_over_an_fp32_o
         material = Material(lambda k: "", lambda name: torch.empty(0))
         method = build_method(config, tiny.base(dtype=dtype), material)
         start = sides(method)
-        outcome, reports = run(tmp_path / str(dtype), method, learning_rate=1e-3, epochs=1, select="nll")
+        outcome, reports = run(tmp_path / str(dtype), method, learning_rate=5e-3, epochs=1, select="nll")
         assert (outcome.ended, outcome.best_step) == ("done", 6)
         assert reports[-1].scores is not None
         assert reports[0].scores is not None

@@ -35,7 +35,7 @@ def runs(folder: Path | None = None) -> list[TrainingRun]:
 
     def run(number: int, job: int, method: Method, **train: Any) -> TrainingRun:
         settings = {
-            "learning_rate": 0.05,
+            "learning_rate": 0.25,
             "epochs": 3,
             "batch_size": 8,
             "checkpoint_every": 5,
@@ -47,7 +47,7 @@ def runs(folder: Path | None = None) -> list[TrainingRun]:
 
     return [
         run(0, 0, soft_prompt(0)),
-        run(1, 0, soft_prompt(1, length=9), learning_rate=0.02, schedule="constant", clip=None),
+        run(1, 0, soft_prompt(1, length=9), learning_rate=0.1, schedule="constant", clip=None),
         run(2, 1, soft_prompt(2, length=1), batch_size=5, evaluate_every=4),
         run(3, 1, KeysAndValues(tiny.base(), [40, 41, 42, 9, 7]), max_steps=7),
         run(4, 0, soft_prompt(4, reparametrisation="residual"), batch_size=6, accumulation=3),

@@ -60,7 +60,7 @@ def config(folder: Path, **sections: dict[str, Any]) -> Config:
         "name": "letters",
         "data": {"input": "{text}", "target": ":{label}", "labels": {"x": "a", "y": "b", "z": "c"}},
         "method": {"front": "Say: {soft:4}", "init": "random"},
-        "train": {"epochs": 2, "learning_rate": 0.1, "batch_size": 8, "checkpoint_every": 2},
+        "train": {"epochs": 2, "learning_rate": 0.5, "batch_size": 8, "checkpoint_every": 2},
         "output": {"library": str(folder / "prompts"), "runs": str(folder / "runs")},
     }
     settings["data"] |= write_rows(folder)
@@ -191,7 +191,7 @@ def test_a_refused_resume_leaves_the_run_as_it_was(tmp_path: Path, harm: str) ->
 
     with pytest.raises(KeyboardInterrupt):
         softprompt.train(tiny.base(), config(tmp_path), listener=Listener(step=killed))
-    wanted = config(tmp_path, train={"learning_rate": 0.5} if harm == "settings" else {})
+    wanted = config(tmp_path, train={"learning_rate": 0.6} if harm == "settings" else {})
     if harm == "rows":
         write_rows(tmp_path, 41)
     before = contents(tmp_path / "runs")

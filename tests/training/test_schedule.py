@@ -26,6 +26,15 @@ def test_max_steps_bounds_the_epochs() -> None:
     assert Steps(10, 5, 3, 0, max_steps=40).total == 6
 
 
+def test_min_steps_gives_few_rows_more_epochs_but_not_too_many() -> None:
+    assert Steps(100, 10, 3, 0, min_steps=100).total == 100
+    assert Steps(100, 10, 3, 0, min_steps=20).total == 30
+    assert Steps(20, 10, 3, 0, min_steps=100).total == 2 * 16
+    assert Steps(20, 10, 0, 0, min_steps=100).total == 0  # nothing trains
+    assert Steps(20, 10, 3, 0, max_steps=7, min_steps=100).total == 7
+    assert Steps(20, 10, 20, 0, min_steps=10).total == 40
+
+
 @pytest.mark.parametrize("kind", ["cosine", "linear"])
 def test_the_rate_rises_then_falls_towards_zero(kind: str) -> None:
     rates = [rate(kind, step, 100, 0.1) for step in range(100)]

@@ -28,7 +28,7 @@ from softprompt.training.loop import Outcome
 from softprompt.training.search import Combined, survivors
 from softprompt.training.trial import EvalRecord, TrialRun, fit_trials
 
-RATES = [1e-7, 0.05, 0.2, 1e-6]
+RATES = [5e-7, 0.25, 1.0, 5e-6]
 
 NEVER_STEPS = Listener(step=lambda report: pytest.fail("it trained"))
 
@@ -47,7 +47,7 @@ def config(folder: Path, search: dict[str, Any] | None = None, **sections: Any) 
         "name": "letters",
         "data": {"input": "{text}", "target": ":{label}", "labels": ["x", "y", "z"]} | sources,
         "method": SOFT,
-        "train": {"epochs": 3, "learning_rate": 0.1, "batch_size": 8, "checkpoint_every": 2},
+        "train": {"epochs": 3, "learning_rate": 0.5, "batch_size": 8, "checkpoint_every": 2},
         "output": {"library": str(folder / "prompts"), "runs": str(folder / "runs")},
     }
     for name, values in sections.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -106,10 +107,12 @@ def command(
     encoded = prompt.encode(table)
     for note in encoded.notes:
         screen.say(note)
-    found = {"learnt": _scored(prompt, table, encoded, "Scoring", write)}
-    if untuned:
-        found["untuned"] = _scored(prompt.bare(), table, encoded, "Scoring the bare base", write)
-    _tell(prompt, data, table.origin, found, as_json)
+    found, seen = {}, {}
+    for which in ("learnt", "untuned") if untuned else ("learnt",):
+        subject = prompt if which == "learnt" else prompt.bare()
+        what = "Scoring" if which == "learnt" else "Scoring the bare base"
+        found[which], seen[which] = _scored(subject, table, encoded, what, write)
+    _tell(prompt, data, table.origin, found, _confusion(prompt, encoded, seen["learnt"]), as_json)
 
 
 def _run_tasks(
@@ -137,8 +140,10 @@ def _run_tasks(
 
 def _scored(
     prompt: Prompt, table: Table, encoded: Encoded, what: str, write: int | None
-) -> dict[str, object]:
-    """Scores of the prompt, behind a bar where stderr is a terminal, and of what it writes if asked to."""
+) -> tuple[dict[str, object], tuple[int, ...]]:
+    """Scores of the prompt, behind a bar where stderr is a terminal, and of what it writes if asked to; and
+    what it predicts of each row, if it compares answers.
+    """
     from rich.progress import Progress
 
     from softprompt.cli import screen
@@ -151,7 +156,7 @@ def _scored(
         scores = score(
             prompt.base,
             prompt.prefix,
-            encoded,
+            replace(encoded, scaling=prompt.scaling),
             lambda done, total: bar.update(task, completed=done, total=total),
         )
     found = scores.summary()
@@ -163,19 +168,42 @@ def _scored(
             metrics = prompt.write(table, max_new_tokens=write).metrics
         for name, value in metrics.items():
             found |= {name: value.value, f"{name}_interval": [value.low, value.high]}
-    return found
+    return found, scores.predictions
+
+
+def _confusion(prompt: Prompt, encoded: Encoded, predictions: tuple[int, ...]) -> list[list[int]]:
+    """How often a row of each label was taken for each; nothing where rows have no labels."""
+    from softprompt.evaluation.metrics import confusion
+
+    if prompt.template.labels is None:
+        return []
+    truth = [example.label for example in encoded.examples if example.label is not None]
+    return confusion(truth, predictions, len(prompt.template.labels))
 
 
 def _tell(
-    prompt: Prompt, data: str, origin: str, summaries: dict[str, dict[str, object]], as_json: bool
+    prompt: Prompt,
+    data: str,
+    origin: str,
+    summaries: dict[str, dict[str, object]],
+    taken: list[list[int]],
+    as_json: bool,
 ) -> None:
     from softprompt.cli import screen
-    from softprompt.cli.scores import print_scores
+    from softprompt.cli.scores import print_labels, print_scores
 
+    labels = list(prompt.template.labels or ())
+    said = [label for label, column in zip(labels, zip(*taken, strict=True), strict=False) if any(column)]
+    if len(said) == 1:
+        screen.say(f"Every row is given the label {said[0]!r}, so nothing is told apart.", style="yellow")
     if as_json:
-        screen.print_json({"name": prompt.name, "data": origin, "scores": summaries})
+        told = {"name": prompt.name, "data": origin, "scores": summaries}
+        screen.print_json(told | ({"labels": labels, "confusion": taken} if taken else {}))
         return
     named = {data: summaries["learnt"]}
     if "untuned" in summaries:
         named[f"{data}, untuned"] = summaries["untuned"]
     print_scores(named)
+    if taken:
+        screen.out().print()
+        print_labels(labels, taken)

@@ -22,7 +22,7 @@ EXAMPLES = r"""
 softprompt train --data train.jsonl --input "Q: {question}\nA:" --target " {answer}"
 softprompt train topics.toml --epochs 5 --batch-size 8
 softprompt train bbc-topics
-softprompt train topics.toml --learning-rate 0.01,0.03 --front "{soft:10}" --front "{soft:40}" --seeds 0,1,2
+softprompt train topics.toml --learning-rate 0.07,0.2 --front "{soft:10}" --front "{soft:40}" --seeds 0,1,2
 """
 
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,6 +46,7 @@ __all__ = [
     "KINDS_OF_CHANGE",
     "Tested",
     "Trained",
+    "changed_rows",
     "has_artifact",
     "identity",
     "kept",
@@ -72,7 +73,7 @@ K = TypeVar("K", bound=_Kept)
 
 
 class Trained(_Kept):
-    """What came of training: the artifact lies in the library under ``name``, if it was chosen."""
+    """What came of training: an artifact, if there is one, lies in the library under ``name`` once chosen."""
 
     name: str
     weights_sha256: str
@@ -104,7 +105,9 @@ def kept(kind: type[K], path: Path, identity: str) -> K | None:
 
 
 def has_artifact(cell: Trained, library: Library) -> bool:
-    """Whether what was learnt still lies in the library, and nothing else in its place."""
+    """Whether what was learnt still lies in the library, where it is kept, and nothing else in its place."""
+    if not cell.name:
+        return True
     try:
         return library.card(cell.name).weights_sha256 == cell.weights_sha256
     except SoftpromptError:
@@ -198,13 +201,19 @@ def test(
     task, _ = read_task(base, config)
     encoded = tokens(task, "test", base, config)
     found = measurement.of(prompt, encoded, task, "test")
-    changed = {}
-    for kind in KINDS_OF_CHANGE if changes else ():
-        other = perturbed(task.tables["test"], task.template.input_fields, kind, seed=0)
-        again = replace(task, tables={**task.tables, "test": other})
-        changed[kind] = measurement.of(prompt, tokens(again, "test", base, config), again, "test")
+    changed = {
+        kind: measurement.of(prompt, tokens(other, "test", base, config), other, "test")
+        for kind, other in (changed_rows(task) if changes else ())
+    }
     latency = _latency(prompt, encoded, requests) if requests else None
     return Tested(identity=identity, test=found, perturbed=changed, latency_seconds=latency)
+
+
+def changed_rows(task: Task) -> Iterator[tuple[str, Task]]:
+    """The task with its test rows changed, once for each kind of change."""
+    for kind in KINDS_OF_CHANGE:
+        other = perturbed(task.tables["test"], task.template.input_fields, kind, seed=0)
+        yield kind, replace(task, tables={**task.tables, "test": other})
 
 
 def _latency(prompt: Prompt, encoded: Encoded, requests: int) -> float:

@@ -7,7 +7,7 @@ again; it does not know how the artifact came to be.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -123,7 +123,7 @@ class Measurement:
 
     def of(self, prompt: Prompt, encoded: Encoded, task: Task, split: str) -> Measured:
         """Score a prompt on one split of a task, already in tokens."""
-        found = score(prompt.base, prompt.prefix, encoded)
+        found = score(prompt.base, prompt.prefix, replace(encoded, scaling=prompt.scaling))
         right = [example.right or (example.label,) for example in encoded.examples]
         texts: list[str] = []
         if self.writes:
@@ -137,6 +137,10 @@ class Measurement:
             hits=[p in r for p, r in zip(found.predictions, right, strict=False)],
             texts=texts,
         )
+        return self.measured(seen, task, split)
+
+    def measured(self, seen: Observation, task: Task, split: str) -> Measured:
+        """What was said of a split of a task, with every metric of it."""
         return Measured(observation=seen, metrics=self.metrics(seen, Truth.of(task, split)))
 
     def metrics(self, seen: Observation, truth: Truth) -> dict[str, Metric]:

@@ -66,6 +66,7 @@ def _content(results: Results) -> dict[str, Any]:
         "pairs": _matrix(results),
         "covered": words.covered(results),
         "tested": words.tested(results),
+        "power": words.power(results),
         "examples": found,
         "mark": mark,
         "payload": Trusted(script_json(found.payload)) if found else "",

@@ -14,6 +14,7 @@ from typing import Any
 
 from softprompt.base.model import Base
 from softprompt.checkpoints.freeze import load_base
+from softprompt.comparison import classifier
 from softprompt.comparison.cell import (
     Tested,
     Trained,
@@ -182,7 +183,7 @@ def _tidy(
     if contender.config(chosen, seed=0).data.retrieve is not None:
         unwanted += runs
     for cell in unwanted:
-        if (bench.library.path / cell.name).exists():
+        if cell.name and (bench.library.path / cell.name).exists():
             bench.library.remove(cell.name)
 
 
@@ -222,7 +223,7 @@ def _train(bench: _Bench, contender: Contender, trial: int, seed: int, *, chosen
     place = _place(bench, contender, trial, seed)
     found = kept(Trained, place.path, place.identity)
     if found is None or (chosen and not has_artifact(found, bench.library)):
-        found = train(
+        found = _MAKERS.get(contender.kind, (train, test))[0](
             place.base,
             place.config,
             bench.measurement,
@@ -251,11 +252,16 @@ def _test(bench: _Bench, contender: Contender, trial: int, seed: int, cell: Trai
     key = tested_identity(cell, bench.task(place.base, place.config), more)
     found = kept(Tested, path, key)
     if found is None:
-        found = test(place.base, place.config, cell, bench.measurement, bench.library, key, **more)
+        made = _MAKERS.get(contender.kind, (train, test))[1]
+        found = made(place.base, place.config, cell, bench.measurement, bench.library, key, **more)
         found.save(path)
     value = found.test.metrics[bench.measurement.metric].value
     bench.notify(f"{place.title}: {bench.measurement.metric} {value:.3f} on test")
     return found
+
+
+_MAKERS = {"classifier": (classifier.train, classifier.test)}
+"""What makes and tests the cells of methods that are no prompts."""
 
 
 def _measurement(comparison: Comparison) -> Measurement:

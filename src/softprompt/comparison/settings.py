@@ -12,7 +12,16 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from softprompt.config import NAME_RULE, BaseConfig, Config, DataConfig, TrainConfig, parse
+from softprompt.config import (
+    NAME_RULE,
+    BaseConfig,
+    ClassifierConfig,
+    Config,
+    DataConfig,
+    MethodConfig,
+    TrainConfig,
+    parse,
+)
 from softprompt.config.data import SOURCES
 from softprompt.config.section import Section
 from softprompt.config_io import BrokenRuleError, faults, override, read_toml, shown
@@ -26,6 +35,9 @@ _SHARED = (
     *("group", "draw", "label_column", "label_aliases", "choices"),
 )
 """The settings of [data] that say which rows there are and what is right in them."""
+
+_OF_LABELS = ("auto", "accuracy", "macro_f1")
+"""The metrics that need nothing of a method but the labels it gives."""
 
 METRICS = Literal[
     "auto",
@@ -52,6 +64,8 @@ class Rules(Section):
     """Tuning trials of each method that names none: so many learning rates around the method's own."""
     metric: METRICS = "auto"
     """What decides: accuracy where there are labels, else nll, unless named."""
+    alternatives: bool = True
+    """Whether classifiers on words, on sentence embeddings and on hidden states are compared too."""
     perturb: bool = True
     """Whether the first seed is tested on rows with typos, other case and other spacing too."""
     latency_requests: int = Field(default=12, ge=0)
@@ -163,6 +177,14 @@ STANDARD: list[dict[str, Any]] = [
 ]
 
 
+ALTERNATIVES: list[dict[str, Any]] = [
+    {"name": "TF-IDF", "method": {"kind": "classifier", "features": "tf-idf"}},
+    {"name": "sentence embeddings", "method": {"kind": "classifier", "features": "encoder"}},
+    {"name": "hidden states", "method": {"kind": "classifier", "features": "hidden"}},
+]
+"""What is compared beside the methods of every file, unless it has its own of the kind."""
+
+
 class Contender:
     """One method with everything resolved: a complete configuration for each of its trials."""
 
@@ -179,7 +201,12 @@ class Contender:
     @property
     def learns(self) -> bool:
         """Whether it trains anything of its own."""
-        return self.votes_of is None and self._configs[0].method.learns
+        return self.method is not None and self.method.learns
+
+    @property
+    def method(self) -> MethodConfig | None:
+        """The settings of its [method] in its first trial; None of a vote."""
+        return None if self.votes_of is not None else self._configs[0].method
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -187,7 +214,7 @@ class Contender:
 
     @property
     def kind(self) -> str:
-        return "ensemble" if self.votes_of is not None else self._configs[0].method.kind
+        return "ensemble" if self.method is None else self.method.kind
 
 
 def load_comparison(
@@ -210,9 +237,28 @@ def load_comparison(
         raise ConfigError("\n".join(found + faults(error, Comparison))) from None
     if found:
         raise ConfigError("\n".join(found))
-    contenders = [_contender(comparison, settings, entry) for entry in comparison.methods]
+    trials = comparison.compare.trials
+    contenders = [_contender(comparison, settings, entry, trials) for entry in comparison.methods]
+    trials = next((len(contender.trials) for contender in contenders if contender.learns), trials)
+    more = _alternatives(comparison, contenders)
+    contenders += [_contender(comparison, settings, entry, trials) for entry in more]
     _check_equal_trials(contenders)
-    return comparison, contenders
+    return comparison.model_copy(update={"methods": [*comparison.methods, *more]}), contenders
+
+
+def _alternatives(comparison: Comparison, contenders: Sequence[Contender]) -> list[MethodEntry]:
+    """What one would use instead and the file does not have already."""
+    rules = comparison.compare
+    if not rules.alternatives or comparison.data.labels is None or rules.metric not in _OF_LABELS:
+        return []
+    methods = [contender.method for contender in contenders]
+    own = {method.features for method in methods if isinstance(method, ClassifierConfig)}
+    known = {contender.name for contender in contenders}
+    return [
+        MethodEntry.model_validate(about)
+        for about in ALTERNATIVES
+        if about["name"] not in known and about["method"]["features"] not in own
+    ]
 
 
 def _settings(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
@@ -228,7 +274,10 @@ def _settings(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _contender(comparison: Comparison, settings: Mapping[str, Any], entry: MethodEntry) -> Contender:
+def _contender(
+    comparison: Comparison, settings: Mapping[str, Any], entry: MethodEntry, count: int
+) -> Contender:
+    """One method with its own trials, or with ``count`` of them if it names none."""
     if entry.votes_of is not None:
         if comparison.data.labels is None and comparison.data.choices is None:
             raise ConfigError(
@@ -242,10 +291,12 @@ def _contender(comparison: Comparison, settings: Mapping[str, Any], entry: Metho
         own[section] = {**settings.get(section, {}), **getattr(entry, section)}
     trials = entry.trials
     if trials is None:
-        trials = _rates(_parsed(own, entry.name), comparison.compare.trials)
+        trials = _rates(_parsed(own, entry.name), count)
     configs = [_parsed(_changed(own, trial, entry.name), entry.name) for trial in trials]
     for config in configs:
         _check_same_rows(comparison.data, config.data, entry.name)
+    if isinstance(configs[0].method, ClassifierConfig):
+        _check_classifiable(comparison, entry.name)
     return Contender(entry, trials, configs)
 
 
@@ -264,6 +315,15 @@ def _check_same_rows(shared: DataConfig, own: DataConfig, name: str) -> None:
         )
 
 
+def _check_classifiable(comparison: Comparison, name: str) -> None:
+    """A classifier gives a label, and nothing else that could be scored."""
+    if comparison.data.labels is None or comparison.compare.metric not in _OF_LABELS:
+        raise ConfigError(
+            f"methods, {name!r}: a classifier tells labels apart and writes nothing; give data.labels, with "
+            "compare.metric accuracy or macro_f1, or take it out."
+        )
+
+
 def _parsed(settings: dict[str, Any], name: str) -> Config:
     try:
         return parse(settings)
@@ -273,14 +333,13 @@ def _parsed(settings: dict[str, Any], name: str) -> Config:
 
 
 def _rates(config: Config, trials: int) -> list[dict[str, Any]]:
-    """Learning rates a factor of about three apart around the method's own; one trial if nothing trains."""
+    """Learning rates, or what a method has instead, around its own; one trial if nothing trains."""
     if not config.method.learns:
         return [{}]
-    middle = config.train.learning_rate
-    return [
-        {"train.learning_rate": float(f"{middle * 10 ** ((i - (trials - 1) / 2) / 2):.2g}")}
-        for i in range(trials)
-    ]
+    name, apart = config.method.searched
+    section, _, key = name.partition(".")
+    middle = getattr(getattr(config, section), key)
+    return [{name: float(f"{middle * apart ** (i - (trials - 1) / 2):.2g}")} for i in range(trials)]
 
 
 def _changed(settings: Mapping[str, Any], trial: Mapping[str, Any], name: str) -> dict[str, Any]:

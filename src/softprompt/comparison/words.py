@@ -6,6 +6,7 @@ It makes plain text of results; it does not know where the text is shown.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean, median
 from typing import Any
 
 from softprompt.comparison.results import MethodResult, Pair, Results
@@ -17,20 +18,26 @@ from softprompt.numbers import (
     count_text,
     difference_text,
     interval_text,
+    is_share,
     metric_name,
     metric_text,
     p_text,
     seconds_text,
 )
 
-__all__ = ["SIGNIFICANT", "covered", "facts", "missing", "p_of", "tested", "verdict"]
+__all__ = ["SIGNIFICANT", "covered", "facts", "missing", "p_of", "power", "tested", "verdict"]
 
 SIGNIFICANT = 0.05
 """Below this p, corrected for many pairs, a difference is called significant."""
 
 
+LEVEL = 0.02
+"""So far below the best a method may be and still be called level, if its p does not say otherwise: of a
+share so many points, of anything else that part of the best."""
+
+
 def verdict(results: Results) -> str:
-    """Which method leads, by how much, and whether that is significant, in one sentence."""
+    """The cheapest method that is level with the best, then which leads, by how much, and for how sure."""
     scored = [method for method in ranked(results) if scores(method, results.metric) is not None]
     if not scored:
         return "No method has a test score yet."
@@ -41,10 +48,49 @@ def verdict(results: Results) -> str:
         return f"{opening}; there is no other score to hold it against."
     rival = next((method for method in rest if learnt(method) != learnt(leader)), None)
     role = "the best method without training" if learnt(leader) else "the best trained method"
+    opening = f"{_cheapest(results, leader, rest)}{opening}"
     if rival is rest[0]:
         return f"{opening}: {_ahead(results, leader, rest[0], f', {role}')}."
     sentence = f"{opening}: {_ahead(results, leader, rest[0])}"
     return f"{sentence}, and {_ahead(results, leader, rival, f', {role}')}." if rival else f"{sentence}."
+
+
+def _cheapest(results: Results, leader: MethodResult, rest: Sequence[MethodResult]) -> str:
+    """A sentence on what takes least to train among the methods level with the best; none were not tested."""
+    if not (results.finished and results.pairs):
+        return ""
+    level = [method for method in rest if _level(results, leader, method)]
+    cheapest = min([leader, *level], key=_cost)
+    if cheapest is leader:
+        return f"No cheaper method is level with the best, {_short(leader)}. "
+    pair = comparison(results, leader.name, cheapest.name)
+    found = scores(cheapest, results.metric)
+    assert pair is not None
+    assert found is not None
+    gap = difference_text(results.metric, abs(pair.difference), unit=True).lstrip("+")
+    below = f"{gap} {'below' if results.higher_is_better else 'above'}"
+    below = "as much as" if float(gap.split()[0]) == 0 else below
+    seconds, instead = _cost(cheapest)[0], _cost(leader)[0]
+    return (
+        f"The cheapest method that is level with the best is {_short(cheapest)}: "
+        f"{metric_text(results.metric, found.mean)}, {below} {_short(leader)} (p = {pair.p:.2f} by "
+        f"itself), after {seconds_text(seconds)} of training instead of {seconds_text(instead)}. "
+    )
+
+
+def _level(results: Results, leader: MethodResult, other: MethodResult) -> bool:
+    """Whether nothing says that a method is worse than the best: neither its distance nor its p by itself."""
+    pair, best = comparison(results, leader.name, other.name), scores(leader, results.metric)
+    if pair is None or best is None:
+        return False
+    margin = LEVEL if is_share(results.metric) else LEVEL * abs(best.mean)
+    return abs(pair.difference) <= margin + 1e-9 and pair.p >= SIGNIFICANT
+
+
+def _cost(method: MethodResult) -> tuple[float, float]:
+    """Seconds of training a run, then those of an answer."""
+    costs = [run.costs for run in method.runs]
+    return fmean(c.train_seconds for c in costs), fmean(c.latency_seconds or 0.0 for c in costs)
 
 
 def _with_score(results: Results, method: MethodResult) -> str:
@@ -110,6 +156,21 @@ def tested(results: Results) -> str:
         said += f", corrected for all {len(results.pairs)} pairs together (Holm)"
     return f"{said}; below {SIGNIFICANT} a difference is called significant."
 
+
+def power(results: Results) -> str:
+    """What difference this comparison could have seen, in a sentence; nothing where there are no pairs."""
+    widths = [pair.high - pair.low for pair in results.pairs]
+    if not widths:
+        return ""
+    visible = difference_text(results.metric, _SEEN_OF_WIDTH * median(widths), unit=True).lstrip("+")
+    return (
+        f"A true difference of about {visible} would be seen (p below {SIGNIFICANT} by itself) in 4 of 5 "
+        "such comparisons; smaller ones are often missed."
+    )
+
+
+_SEEN_OF_WIDTH = (1.96 + 0.84) / (2 * 1.96)
+"""Of the width of a 95% interval, what is seen in 4 of 5 comparisons."""
 
 _TESTS = {"mcnemar": "exact McNemar test", "bootstrap": "paired bootstrap over rows and seeds"}
 

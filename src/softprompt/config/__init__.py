@@ -7,6 +7,7 @@ be off, such as ``train.clip``, is turned off by the word ``"none"``, for TOML h
 from softprompt.config.data import DataConfig
 from softprompt.config.job import NAME_RULE, Config, candidates, digest, dump_toml, load, parse
 from softprompt.config.method import (
+    ClassifierConfig,
     FullConfig,
     LoraConfig,
     MethodConfig,
@@ -22,6 +23,7 @@ __all__ = [
     "ANSWER",
     "NAME_RULE",
     "BaseConfig",
+    "ClassifierConfig",
     "Config",
     "DataConfig",
     "FullConfig",

@@ -21,7 +21,7 @@ SOURCES = ("train", "validation", "test")
 class DataConfig(Section):
     """The rows to learn from, and how a row becomes text."""
 
-    later: ClassVar[tuple[str, ...]] = ("label_aliases", "messages", "answers")
+    later: ClassVar[tuple[str, ...]] = ("label_aliases", "messages", "answers", "scale_labels")
     task: str | None = None
     """A known task, such as superglue:cb, whose settings stand for those that are not given here."""
     train: str | None = Field(default=None, min_length=1)
@@ -46,6 +46,8 @@ class DataConfig(Section):
     """Whether answers are compared by their whole likelihood or by that per token."""
     calibrate: bool = False
     """Whether the likelihood that an answer has behind an empty input is taken off before comparing."""
+    scale_labels: bool | None = None
+    """Whether a scale and a shift of every label's score are fitted on the training rows in the end."""
     loss_on: Literal["target", "text"] = "target"
     """Whether the loss is over the target only or over the input too."""
     end_of_text: bool | None = None
@@ -156,6 +158,13 @@ class DataConfig(Section):
         raise BrokenRuleError(
             f'expected a list of labels, a table of label = "word" or "auto", got {shown(labels)}'
         )
+
+    @field_validator("scale_labels")
+    @classmethod
+    def _scales_labels(cls, scale: bool | None, info: ValidationInfo) -> bool | None:
+        if scale and info.data.get("labels", "unknown") is None:
+            raise BrokenRuleError("needs data.labels, which is missing")
+        return scale
 
     @field_validator("label_aliases")
     @classmethod

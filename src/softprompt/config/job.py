@@ -21,7 +21,7 @@ from pydantic import (
 
 from softprompt import recipes
 from softprompt.config.data import SOURCES, DataConfig
-from softprompt.config.method import MethodConfig, PromptTuningConfig
+from softprompt.config.method import MethodConfig, PrefixTuningConfig, PromptTuningConfig
 from softprompt.config.search import SearchConfig
 from softprompt.config.section import Section
 from softprompt.config.teacher import TeacherConfig, with_a_teacher
@@ -33,6 +33,8 @@ from softprompt.packages import Need
 __all__ = ["NAME_RULE", "Config", "candidates", "digest", "dump_toml", "load", "parse"]
 
 NAME_RULE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
+_MOST_POSITIONS = 64
+"""Of a KV prefix whose length nobody gave: with the bundled base 30% of the numbers of LoRA of rank 8."""
 _NO_PATH = ("bundled:", "hub:", "superglue:")
 
 
@@ -102,8 +104,11 @@ class Config(Section):
 
     @field_validator("method")
     @classmethod
-    def _resolve_init(cls, method: MethodConfig, info: ValidationInfo) -> MethodConfig:
+    def _resolve_start(cls, method: MethodConfig, info: ValidationInfo) -> MethodConfig:
         data = info.data.get("data")
+        if isinstance(method, PrefixTuningConfig):
+            bound = method.init == "text" and not method.model_fields_set & {"positions", "most"}
+            return _resolved(method, most=_MOST_POSITIONS) if bound else method
         if data is None or not isinstance(method, PromptTuningConfig):
             return method
         if "init" not in method.model_fields_set:
@@ -114,11 +119,16 @@ class Config(Section):
 
     @field_validator("train")
     @classmethod
-    def _resolve_rate(cls, train: TrainConfig, info: ValidationInfo) -> TrainConfig:
+    def _resolve_rate_and_length(cls, train: TrainConfig, info: ValidationInfo) -> TrainConfig:
         method = info.data.get("method")
-        if method is None or "learning_rate" in train.model_fields_set:
+        if method is None:
             return train
-        return _resolved(train, learning_rate=method.rate)
+        found: dict[str, Any] = {}
+        if "learning_rate" not in train.model_fields_set:
+            found["learning_rate"] = method.rate
+        if not train.model_fields_set & {"epochs", "max_steps", "min_steps"}:
+            found["min_steps"] = method.steps
+        return _resolved(train, **found)
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:

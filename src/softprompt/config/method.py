@@ -11,6 +11,7 @@ from softprompt.config_io import BrokenRuleError
 from softprompt.packages import Need
 
 __all__ = [
+    "ClassifierConfig",
     "FullConfig",
     "LoraConfig",
     "MethodConfig",
@@ -20,12 +21,22 @@ __all__ = [
 ]
 
 
-class PromptTuningConfig(Section):
+class _Method(Section):
+    learns: ClassVar[bool] = True
+    rate: ClassVar[float]
+    """The learning rate, where none is given."""
+    steps: ClassVar[int | None] = 100
+    """The fewest steps to take, where no length of the training is given."""
+    needs: ClassVar[tuple[Need, ...]] = ()
+    searched: ClassVar[tuple[str, float]] = ("train.learning_rate", 10**0.5)
+    """The setting that decides most, and by what factor to try others."""
+
+
+class PromptTuningConfig(_Method):
     """A soft prompt: vectors in front of the text, learnt while the model stays as it is."""
 
-    learns: ClassVar[bool] = True
-    rate: ClassVar[float] = 0.02
-    needs: ClassVar[tuple[Need, ...]] = ()
+    rate: ClassVar[float] = 0.15
+    steps: ClassVar[int | None] = 200
     kind: Literal["prompt-tuning"] = "prompt-tuning"
     """The method."""
     front: str = "{soft:20}"
@@ -53,18 +64,18 @@ class PromptTuningConfig(Section):
         return source
 
 
-class PrefixTuningConfig(Section):
+class PrefixTuningConfig(_Method):
     """A KV prefix: the keys and values of every layer for P positions, learnt directly."""
 
-    learns: ClassVar[bool] = True
     rate: ClassVar[float] = 0.05
-    needs: ClassVar[tuple[Need, ...]] = ()
     kind: Literal["prefix-tuning"] = "prefix-tuning"
     """The method."""
     front: str = "{demos:4}"
     """The text whose keys and values are the start; {demos:N} stands for N solved training rows."""
     positions: int | None = Field(default=None, ge=2)
     """P; a shorter text is repeated, of a longer one so much is kept. None means the whole text."""
+    most: int | None = Field(default=None, ge=2)
+    """The most positions where their number is not given; kept are those that rows look at most."""
     keep: Literal["last", "first", "attended"] = "last"
     """Which positions of a longer text are kept: its last, its first, or those the rows look at most."""
     init: Literal["text", "artifact", "random"] = "text"
@@ -83,7 +94,7 @@ class PrefixTuningConfig(Section):
     @model_serializer(mode="wrap")
     def _without_later_settings(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What was not there at first is left out where it is off, so that older runs keep their digest."""
-        later = {"keep": "last", "init_artifact": None}
+        later = {"keep": "last", "init_artifact": None, "most": None}
         return {k: v for k, v in write(self).items() if k not in later or v != later[k]}
 
     @field_validator("init_artifact")
@@ -101,22 +112,21 @@ class PrefixTuningConfig(Section):
         return init
 
 
-class TextConfig(Section):
+class TextConfig(_Method):
     """Text only: an instruction, demonstrations or nothing; no training."""
 
     learns: ClassVar[bool] = False
+    steps: ClassVar[int | None] = None
     rate: ClassVar[float] = 0.02
-    needs: ClassVar[tuple[Need, ...]] = ()
     kind: Literal["text"] = "text"
     """The method."""
     front: str = ""
     """The text that stands in front of every row; {demos:N} stands for N solved training rows."""
 
 
-class LoraConfig(Section):
+class LoraConfig(_Method):
     """Low-rank adapters in the model's linear layers; on a quantised base this is QLoRA."""
 
-    learns: ClassVar[bool] = True
     rate: ClassVar[float] = 0.001
     needs: ClassVar[tuple[Need, ...]] = ("LoRA",)
     kind: Literal["lora"] = "lora"
@@ -135,20 +145,36 @@ class LoraConfig(Section):
     """Whether direction and magnitude are learnt apart (DoRA)."""
 
 
-class FullConfig(Section):
+class FullConfig(_Method):
     """Full fine-tuning: every weight of a copy of the model is learnt."""
 
-    learns: ClassVar[bool] = True
     rate: ClassVar[float] = 3e-5
-    needs: ClassVar[tuple[Need, ...]] = ()
     kind: Literal["full"] = "full"
     """The method."""
     front: str = ""
     """The text that stands in front of every row."""
 
 
+class ClassifierConfig(_Method):
+    """Logistic regression on frozen features: what one would use without tuning; for comparisons only."""
+
+    rate: ClassVar[float] = 0.02
+    needs: ClassVar[tuple[Need, ...]] = ("logistic regression",)
+    searched: ClassVar[tuple[str, float]] = ("method.c", 10.0)
+    kind: Literal["classifier"] = "classifier"
+    """The method."""
+    features: Literal["tf-idf", "encoder", "hidden"] = "tf-idf"
+    """What a text becomes: its words, a sentence encoder's vector, or the base's last hidden state."""
+    encoder: str = Field(default="all-minilm-l6-v2", min_length=1)
+    """The sentence encoder: all-minilm-l6-v2, a folder or a hub id."""
+    front: str = ""
+    """The text that stands in front of every row where the base reads it."""
+    c: float = Field(default=10.0, gt=0)
+    """How much the training rows weigh against small weights: scikit-learn's C on features of length 1."""
+
+
 # A new method is a new class here with a `kind` of its own, and a builder in methods/build.py.
 MethodConfig = Annotated[
-    PromptTuningConfig | PrefixTuningConfig | TextConfig | LoraConfig | FullConfig,
+    PromptTuningConfig | PrefixTuningConfig | TextConfig | LoraConfig | FullConfig | ClassifierConfig,
     Field(discriminator="kind"),
 ]

@@ -42,13 +42,15 @@ Tracker = Literal[
 class TrainConfig(Section):
     """How the method is trained."""
 
-    later: ClassVar[tuple[str, ...]] = ("report_to",)
+    later: ClassVar[tuple[str, ...]] = ("report_to", "min_steps")
     learning_rate: float = Field(default=0.02, gt=0)
     """The highest learning rate of the schedule; when not given, one that suits the method."""
     epochs: int = Field(default=3, ge=0)
     """How many times every training row is seen."""
     max_steps: int | None = Field(default=None, ge=0)
     """The most steps to take, whatever the epochs."""
+    min_steps: int | None = Field(default=None, ge=0)
+    """The fewest steps to take, of 16 epochs at most; when no length is given, what suits the method."""
     batch_size: int = Field(default=16, ge=1)
     """How many rows make one step."""
     accumulation: int = Field(default=1, ge=1)

@@ -26,6 +26,7 @@ __all__ = [
     "Ids",
     "InputTokens",
     "Normalise",
+    "Scaling",
     "candidate_ids",
     "collect_faults",
     "encode",
@@ -41,6 +42,13 @@ Before = Callable[[int, int], Ids]
 
 NEUTRAL = "N/A"
 """What every field of a content-free input says (Zhao et al. 2021)."""
+
+
+class Scaling(NamedTuple):
+    """What every label's score is multiplied by, and what is then added (vector scaling, Guo et al. 2017)."""
+
+    scale: tuple[float, ...]
+    shift: tuple[float, ...]
 
 
 class InputTokens(NamedTuple):
@@ -88,6 +96,7 @@ class Encoded:
             so that it alone does not tell, or the rows have choices, or length is normalised.
         notes: plain sentences about what a reader of the results should know.
         by_length: whether candidates are compared by their likelihood per token.
+        scaling: what was fitted to the labels' scores, if anything.
     """
 
     examples: tuple[Example, ...]
@@ -96,6 +105,7 @@ class Encoded:
     needs_whole_words: bool
     notes: tuple[str, ...]
     by_length: bool = False
+    scaling: Scaling | None = None
 
     def candidates(self, example: Example) -> tuple[Ids, ...]:
         """What may be answered to ``example``; nothing for free text."""
@@ -111,6 +121,7 @@ def encode(
     end: tuple[int, ...] = (),
     normalise: Normalise = "none",
     calibrate: bool = False,
+    scaling: Scaling | None = None,
     before: Before | None = None,
     solved: bool = True,
 ) -> Encoded:
@@ -125,6 +136,7 @@ def encode(
         normalise: whether candidates are to be compared by their whole likelihood or by that per token.
         calibrate: whether each candidate's likelihood behind an input whose fields say "N/A" is to be taken
             off (Zhao et al. 2021, "Calibrate Before Use").
+        scaling: what was fitted to the labels' scores.
         before: gives the ids of demonstrations for a row that fit into the room it leaves.
         solved: whether rows have their answers; without, targets are empty and no label is told.
 
@@ -171,6 +183,7 @@ def encode(
         needs_whole_words=shared or _whole(template, normalise),
         notes=tuple(notes),
         by_length=normalise == "length",
+        scaling=scaling,
     )
 
 
@@ -183,6 +196,7 @@ def encode_request(
     end: tuple[int, ...] = (),
     normalise: Normalise = "none",
     calibrate: bool = False,
+    scaling: Scaling | None = None,
     labels: tuple[Ids, ...] | None = None,
 ) -> Encoded:
     """Turn one row without its answer into what ``encode`` would have made of it, ready to be compared.
@@ -195,6 +209,7 @@ def encode_request(
         end: as in ``encode``.
         normalise: as in ``encode``.
         calibrate: as in ``encode``.
+        scaling: as in ``encode``.
         labels: ``candidate_ids``, where they are known already.
 
     Raises:
@@ -209,7 +224,7 @@ def encode_request(
     own = None if labels is not None else candidates
     whole = _whole(template, normalise) or (labels is not None and _share_first_token(labels))
     example = Example(ids, (), None, 0, own, (), neutral)
-    return Encoded((example,), int(cut), labels, whole, (), normalise == "length")
+    return Encoded((example,), int(cut), labels, whole, (), normalise == "length", scaling)
 
 
 def encode_input(

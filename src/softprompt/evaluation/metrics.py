@@ -27,6 +27,7 @@ __all__ = [
     "exact_match",
     "macro_f1",
     "normalised",
+    "precision_recall",
     "resampled",
     "sampled_mean",
     "token_f1",
@@ -63,6 +64,18 @@ def confusion(truth: Sequence[int], predicted: Sequence[int], labels: int) -> li
     for t, p in zip(truth, predicted, strict=True):
         table[t][p] += 1
     return table
+
+
+def precision_recall(table: Sequence[Sequence[int]]) -> list[tuple[float | None, float | None]]:
+    """Of each label of a ``confusion``: the share of its predictions that are right, and of its rows found.
+
+    None where there is no prediction, or no row, of the label.
+    """
+    predicted = [sum(column) for column in zip(*table, strict=True)]
+    return [
+        (row[i] / predicted[i] if predicted[i] else None, row[i] / sum(row) if sum(row) else None)
+        for i, row in enumerate(table)
+    ]
 
 
 def calibration_error(

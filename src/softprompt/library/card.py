@@ -13,11 +13,21 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from softprompt.checkpoints import catalog
 from softprompt.config_io import nearest, shown
 from softprompt.data.chat import Answers
+from softprompt.data.rows import Scaling
 from softprompt.data.template import Template
 from softprompt.errors import ArtifactError, DataError
 from softprompt.harmless import clipped
@@ -83,6 +93,20 @@ def kept_name(model: str) -> str:
     return str(path.absolute()) if model and model not in catalog.names() and path.exists() else model
 
 
+class ScalingCard(_Part):
+    """What a label's share of the probability is scaled by and shifted, in the order of labels."""
+
+    scale: list[float]
+    """The factor of the logarithm."""
+    shift: list[float]
+    """What is added to it, in nats."""
+
+    @property
+    def scaling(self) -> Scaling:
+        """The same at work."""
+        return Scaling(tuple(self.scale), tuple(self.shift))
+
+
 class TemplateCard(_Part):
     """How a row becomes text."""
 
@@ -102,6 +126,8 @@ class TemplateCard(_Part):
     """Whether answers are compared by their whole likelihood or by that per token."""
     calibrate: bool = False
     """Whether the likelihood that an answer has behind an empty input is taken off before comparing."""
+    scaling: ScalingCard | None = None
+    """What was fitted to the labels' scores."""
     end_of_text: bool
     """Whether the target closes with the end-of-text token."""
     max_tokens: int = Field(ge=1)
@@ -118,7 +144,15 @@ class TemplateCard(_Part):
             _ = self.template
         except DataError as error:
             raise ValueError(str(error).rstrip(".")) from None
+        sides = () if self.scaling is None else (self.scaling.scale, self.scaling.shift)
+        if any(len(side) != len(self.labels or ()) for side in sides):
+            raise ValueError("scaling should have one number for each label")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_later_fields(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What was not there at first is left out where there is none, for older readers."""
+        return {k: v for k, v in write(self).items() if k != "scaling" or v is not None}
 
 
 class DataCard(_Part):

@@ -6,7 +6,7 @@ It knows prompts and how votes are counted; it does not know how the prompts wer
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import overload
 
 import torch
@@ -94,5 +94,6 @@ class Ensemble:
     def _votes(self, encoded: Encoded) -> Tensor:
         base = self.prompts[0].base
         with torch.no_grad():
-            judged = judge_many(base, [prompt.prefix for prompt in self.prompts], encoded)
-        return majority(torch.stack([one.probabilities for one in judged]))
+            judged = judge_many(base, [p.prefix for p in self.prompts], replace(encoded, scaling=None))
+        scaled = [one.scaled(prompt.scaling) for one, prompt in zip(judged, self.prompts, strict=True)]
+        return majority(torch.stack([one.probabilities for one in scaled]))

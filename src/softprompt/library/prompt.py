@@ -18,7 +18,15 @@ from softprompt.base.copies import Change
 from softprompt.base.model import Base
 from softprompt.data.chat import chat_opening, conversation_rows
 from softprompt.data.memory import Rows, as_table, as_texts
-from softprompt.data.rows import Encoded, InputTokens, candidate_ids, encode, encode_input, encode_request
+from softprompt.data.rows import (
+    Encoded,
+    InputTokens,
+    Scaling,
+    candidate_ids,
+    encode,
+    encode_input,
+    encode_request,
+)
 from softprompt.data.table import Table, Text
 from softprompt.data.template import Template
 from softprompt.errors import ArtifactError, ConfigError
@@ -152,7 +160,9 @@ class Prompt:
         base = self.frozen or self.base
         in_chat = self.card.settings.get("data", {}).get("chat", False)
         opening = base.opening(chat_opening(base.render_chat) if in_chat else "")
-        return replace(self, base=base, front=base.embed(opening), change=None, frozen=None)
+        template = self.card.template.model_copy(update={"scaling": None})
+        card = self.card.model_copy(update={"template": template})
+        return replace(self, base=base, front=base.embed(opening), card=card, change=None, frozen=None)
 
     def rows(self, rows: Rows) -> Table:
         """Rows as the job has them: where it learnt from conversations, one for every answer in theirs.
@@ -209,6 +219,12 @@ class Prompt:
             return push(folder, read_card(folder), repo, private=private)
 
     @property
+    def scaling(self) -> Scaling | None:
+        """What was fitted to the scores of its labels, if anything."""
+        card = self.card.template.scaling
+        return None if card is None else card.scaling
+
+    @property
     def _end(self) -> tuple[int, ...]:
         end = self.base.end_id
         return (end,) if self.card.template.end_of_text and end is not None else ()
@@ -222,6 +238,7 @@ class Prompt:
             "end": self._end,
             "normalise": about.normalise,
             "calibrate": about.calibrate,
+            "scaling": self.scaling,
         }
 
     def encode_request(self, text: Text) -> Encoded:

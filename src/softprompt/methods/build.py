@@ -14,8 +14,15 @@ from torch import Tensor
 
 from softprompt.base.model import Base
 from softprompt.base.turning import picked
-from softprompt.config import FullConfig, LoraConfig, PrefixTuningConfig, PromptTuningConfig, TextConfig
-from softprompt.errors import ConfigError
+from softprompt.config import (
+    ClassifierConfig,
+    FullConfig,
+    LoraConfig,
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    TextConfig,
+)
+from softprompt.errors import ConfigError, SoftpromptError
 from softprompt.methods.attended import most_attended
 from softprompt.methods.front import Soft, Words, parse_front, with_demonstrations
 from softprompt.methods.full import Full
@@ -88,9 +95,27 @@ def _from_words(
     config: PrefixTuningConfig, base: Base, parts: tuple[Words | Soft, ...], material: Material
 ) -> Prefix:
     ids = word_ids(base, parts)
+    if config.positions is None and config.most is not None:
+        return _bounded(base, ids, config.most, material)
     if config.keep == "last" or config.positions is None or config.positions >= len(ids):
         return base.prefill(base.embed(_fitted(base, ids, config.positions)))
     return _kept(config, base, base.prefill(base.embed(ids)), material)
+
+
+def _bounded(base: Base, ids: list[int], most: int, material: Material) -> Prefix:
+    """The prefix of a text that nobody gave a length, no longer than ``most``; how long it is, is told."""
+    length = min(most, len(ids))
+    if len(ids) <= most:
+        found, which = base.prefill(base.embed(_fitted(base, ids, None))), "all"
+    else:
+        try:
+            whole = base.prefill(base.embed(ids))
+            found = picked(base, whole, most_attended(material.looks(whole), most))
+            which = "those that rows look at most"
+        except SoftpromptError:  # not every model shows where it looks, or lets keys be moved
+            found, which = base.prefill(base.embed(_fitted(base, ids, most))), "the last ones"
+    material.note(f"The prefix takes {length} of the {len(ids)} positions of its text, {which}.")
+    return found
 
 
 def _from_saved(
@@ -148,6 +173,15 @@ def _full(config: FullConfig, base: Base, parts: tuple[Words | Soft, ...], mater
     return Full(base, base.embed(word_ids(base, parts)).float())
 
 
+def _classifier(
+    config: ClassifierConfig, base: Base, parts: tuple[Words | Soft, ...], material: Material
+) -> Method:
+    raise ConfigError(
+        'method.kind = "classifier" is for softprompt compare only, because nothing of it stands in front of '
+        "a text or changes the model; choose another method.kind."
+    )
+
+
 def _from_artifact(config: PromptTuningConfig, base: Base, count: int, material: Material) -> Tensor:
     front = material.artifact(str(config.init_artifact))
     if isinstance(front, Prefix):
@@ -184,4 +218,5 @@ _BUILDERS: dict[type, Callable[..., Method]] = {
     TextConfig: _text,
     LoraConfig: _lora,
     FullConfig: _full,
+    ClassifierConfig: _classifier,
 }

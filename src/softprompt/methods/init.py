@@ -14,7 +14,7 @@ from torch import Tensor
 from softprompt.base.model import Base
 from softprompt.errors import ConfigError
 
-__all__ = ["from_labels", "from_random", "from_text", "from_vocabulary"]
+__all__ = ["from_labels", "from_random", "from_text", "from_vocabulary", "spread"]
 
 COMMON = 5000
 """Sampled words come from the lowest ids, the most frequent in a BPE vocabulary (Lester et al. 2021)."""
@@ -51,8 +51,18 @@ def from_vocabulary(base: Base, count: int, seed: int) -> Tensor:
 
 def from_random(base: Base, count: int, seed: int) -> Tensor:
     """Normal vectors with the mean and spread the embedding table has in each dimension."""
-    table = base.embedding.weight.detach()
-    sample = base.embed(list(range(0, table.shape[0], max(1, table.shape[0] // COMMON)))).float()
+    sample = _sample(base)
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(count, base.width, generator=generator).to(base.device)
     return sample.mean(0) + noise * sample.std(0)
+
+
+def spread(base: Base) -> Tensor:
+    """The standard deviation of the numbers in the embedding table, a scalar."""
+    return _sample(base).std()
+
+
+def _sample(base: Base) -> Tensor:
+    """Some thousands of embeddings from all over the table, ``[n, E]``."""
+    words = base.embedding.weight.shape[0]
+    return base.embed(list(range(0, words, max(1, words // COMMON)))).float()

@@ -1,6 +1,9 @@
 """Prompt tuning (Lester et al. 2021): P learnt vectors among the words in front of a frozen model.
 
 It knows where its vectors stand and what trains; it does not know rows, losses or optimizers.
+
+What is learnt is the way from the start, in units of the spread of the model's own embeddings: those of one
+model may be a hundred times as large as another's, and one learning rate has to suit them all.
 """
 
 from __future__ import annotations
@@ -9,14 +12,19 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
 
 from softprompt.base.model import Base
 from softprompt.errors import ConfigError
 from softprompt.methods.front import Soft, Words
+from softprompt.methods.init import spread
 from softprompt.methods.text import held
 
 __all__ = ["Encoder", "PromptTuning", "Residual"]
+
+_LEAST = 1e-6
+"""The unit of a model whose embeddings are all alike."""
 
 
 class PromptTuning:
@@ -40,9 +48,14 @@ class PromptTuning:
         if not counts:
             raise ConfigError('method.front has no "{soft:N}", so there is nothing to learn; add one.')
         assert start.shape == (sum(counts), base.width)
-        self._base = base
-        self._soft = nn.Parameter(start.detach().to(base.device, torch.float32).clone())  # [n, E]
-        self._residual = reparametrisation
+        self._base, self._network = base, reparametrisation
+        network = dict(reparametrisation.named_parameters()) if reparametrisation else {}
+        starts = {"soft": start, **{f"network.{name}": tensor for name, tensor in network.items()}}
+        self._starts = {
+            name: t.detach().to(base.device, torch.float32, copy=True) for name, t in starts.items()
+        }
+        self._unit = spread(base).clamp_min(_LEAST)
+        self._ways = {name: nn.Parameter(torch.zeros_like(t)) for name, t in self._starts.items()}
         ids = held(base, parts)
         self._fixed = base.embed([token or 0 for token in ids]).float()  # [P, E]
         places = [place for place, token in enumerate(ids) if token is None]
@@ -54,25 +67,28 @@ class PromptTuning:
 
     def front(self) -> Tensor:
         """The whole front as embeddings, fp32 ``[P, E]``: words where words stand, vectors between."""
-        soft = self._soft if self._residual is None else self._residual(self._soft)
+        learnt = {name: start + self._unit * self._ways[name] for name, start in self._starts.items()}
+        soft = learnt.pop("soft")  # [n, E]
+        if self._network is not None:
+            named = {name.removeprefix("network."): tensor for name, tensor in learnt.items()}
+            soft = functional_call(self._network, named, (soft,))
         return self._fixed.index_copy(0, self._places, soft)
 
     def change(self) -> None:
         return None
 
     def trainable_parameters(self) -> list[nn.Parameter]:
-        return [self._soft, *(self._residual.parameters() if self._residual else ())]
+        return list(self._ways.values())
 
     def state(self) -> dict[str, Tensor]:
-        network = self._residual.state_dict() if self._residual else {}
-        return {"soft": self._soft.detach(), **{f"residual.{k}": v for k, v in network.items()}}
+        starts = {f"start.{name}": tensor for name, tensor in self._starts.items()}
+        return starts | {f"way.{name}": way.detach() for name, way in self._ways.items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         with torch.no_grad():
-            self._soft.copy_(state["soft"])
-        if self._residual:
-            found = {k.removeprefix("residual."): v for k, v in state.items() if k != "soft"}
-            self._residual.load_state_dict(found)
+            for name, way in self._ways.items():
+                self._starts[name].copy_(state[f"start.{name}"])
+                way.copy_(state[f"way.{name}"])
 
 
 class Encoder(nn.Module):

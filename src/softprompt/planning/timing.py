@@ -91,7 +91,7 @@ def measure(config: Config, notify: Callable[[str], None]) -> Timing:
 def _timed(config: Config, job: Job) -> Timing:
     rows = job.rows
     train = config.train
-    steps = Steps(len(rows), train.batch_size, train.epochs, config.seed, train.max_steps)
+    steps = Steps(len(rows), train.batch_size, train.epochs, config.seed, train.max_steps, train.min_steps)
     sample = _sample(job.encoded["validation"])
     started = time.monotonic()
     score(job.method.base, job.method.front(), sample)

@@ -111,7 +111,7 @@ def workload(config: Config, base: Base, assumed: Assumed | None) -> Workload:
 
 def _steps(config: Config, rows: int) -> Steps:
     train = config.train
-    return Steps(rows, train.batch_size, train.epochs, config.seed, train.max_steps)
+    return Steps(rows, train.batch_size, train.epochs, config.seed, train.max_steps, train.min_steps)
 
 
 def _assumed(config: Config, base: Base, assumed: Assumed) -> Workload:

@@ -16,13 +16,14 @@ from softprompt.base.model import Base
 from softprompt.base.packing import TokenRow
 from softprompt.config import Config
 from softprompt.data.chat import chat_opening, in_chat
-from softprompt.data.rows import Encoded
+from softprompt.data.rows import Encoded, Scaling
 from softprompt.data.splits import split
 from softprompt.data.task import Task, load_task
 from softprompt.distillation.lessons import Lessons, draw
 from softprompt.distillation.teacher import teacher_of, text_of
 from softprompt.errors import DataError
-from softprompt.evaluation.score import Scores, score, target_rows
+from softprompt.evaluation.choices import fitted_scaling
+from softprompt.evaluation.score import Scores, judge, score, target_rows
 from softprompt.library.card import DataCard
 from softprompt.library.folder import Library, check_base
 from softprompt.library.peft_format import to_front
@@ -91,6 +92,8 @@ class Job:
         if reserve and "test" not in task.tables:
             held = dict(zip(("validation", "test"), split(task.tables["validation"], 0.5, 0), strict=True))
             task = replace(task, tables={**task.tables, **held})
+        if config.data.scale_labels and not task.solved:
+            raise DataError("data.scale_labels needs the label of every row, and some have none.")
         encoded = {name: tokens(task, name, base, config) for name in task.tables}
         lessons = None
         if config.teacher is not None:
@@ -173,6 +176,18 @@ class Job:
     def score(self, split: str, progress: Callable[[int, int], None] | None = None) -> Scores:
         """Scores of the method as it stands; where there is a teacher, against that."""
         return self._scored(self.method.base, self.method.front(), split, progress)
+
+    def fitted_scaling(self) -> Scaling:
+        """The scale and shift of the labels' scores under which the training rows' labels are likeliest."""
+        encoded = self.encoded["train"]
+        with torch.no_grad():
+            judged = judge(self.method.base, self.method.front(), encoded)
+        return fitted_scaling(judged.weights, [e.label for e in encoded.examples if e.label is not None])
+
+    def scaled(self, scaling: Scaling) -> Job:
+        """The same job with the labels' scores scaled and shifted."""
+        encoded = {name: replace(split, scaling=scaling) for name, split in self.encoded.items()}
+        return replace(self, encoded=encoded)
 
     def score_untuned(self, split: str, progress: Callable[[int, int], None] | None = None) -> Scores:
         """Scores of the bare base behind the same template."""

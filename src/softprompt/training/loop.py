@@ -271,7 +271,9 @@ class _State:
         self.number, self.run, self.team, config = number, run, team, run.config
         learnt = run.method.trainable_parameters()
         epochs = config.epochs if learnt else 0
-        self.steps = Steps(len(run.rows), config.batch_size, epochs, run.seed, config.max_steps)
+        self.steps = Steps(
+            len(run.rows), config.batch_size, epochs, run.seed, config.max_steps, config.min_steps
+        )
         self.optimizer = build_optimizer(learnt, config)
         self.step = self.best_step = self.stale = self.runaway = self.saved = 0
         self.scores: Scores | None = None

@@ -17,10 +17,12 @@ import torch
 import transformers
 
 import softprompt
+from softprompt.data.rows import Scaling
 from softprompt.errors import DivergedError
 from softprompt.library.card import (
     BaseCard,
     Card,
+    ScalingCard,
     SearchCard,
     SeedCard,
     TemplateCard,
@@ -46,10 +48,12 @@ def final_test(job: Job, outcome: Outcome, listener: Listener = SILENT, *, basel
 
     Test rows are read only at the end of a whole run. ``baseline``: whether to score the untuned base too.
     """
-    scores = {"validation": outcome.best.summary()}
-    splits = ["validation"]
+    scaling = job.fitted_scaling() if job.config.data.scale_labels else None
+    scaled = job if scaling is None else job.scaled(scaling)
+    found = outcome.best if scaling is None else scaled.score("validation", listener.counting("validation"))
+    scores, splits = {"validation": found.summary()}, ["validation"]
     if "test" in job.encoded and outcome.ended in ("done", "early"):
-        scores["test"] = job.score("test", listener.counting("test")).summary()
+        scores["test"] = scaled.score("test", listener.counting("test")).summary()
         splits.append("test")
     for split in splits if baseline else ():
         untuned = f"{split}, untuned"
@@ -59,11 +63,13 @@ def final_test(job: Job, outcome: Outcome, listener: Listener = SILENT, *, basel
     front = front.detached() if isinstance(front, Prefix) else front.detach()
     positions = front.length if isinstance(front, Prefix) else len(front)
     return Prompt(
-        job.method.base, front, _card(job, outcome, positions, scores), job.method.change(), job.base
+        job.method.base, front, _card(job, outcome, positions, scores, scaling), job.method.change(), job.base
     )
 
 
-def _card(job: Job, outcome: Outcome, positions: int, scores: dict[str, dict[str, Any]]) -> Card:
+def _card(
+    job: Job, outcome: Outcome, positions: int, scores: dict[str, dict[str, Any]], scaling: Scaling | None
+) -> Card:
     config, template = job.config, job.task.template
     return Card(
         format=1,
@@ -89,6 +95,7 @@ def _card(job: Job, outcome: Outcome, positions: int, scores: dict[str, dict[str
             choices=config.data.choices,
             normalise=config.data.normalise,
             calibrate=config.data.calibrate,
+            scaling=None if scaling is None else ScalingCard(scale=[*scaling.scale], shift=[*scaling.shift]),
             end_of_text=config.data.ends,
             max_tokens=config.data.max_tokens,
         ),

@@ -10,6 +10,9 @@ from functools import lru_cache
 
 __all__ = ["Steps", "rate"]
 
+MOST_EPOCHS = 16
+"""So often few rows are seen for the sake of a number of steps."""
+
 
 @dataclass(frozen=True)
 class Steps:
@@ -24,6 +27,7 @@ class Steps:
     epochs: int
     seed: int
     max_steps: int | None = None
+    min_steps: int | None = None
 
     @property
     def per_epoch(self) -> int:
@@ -32,6 +36,8 @@ class Steps:
     @property
     def total(self) -> int:
         every = self.per_epoch * self.epochs
+        if every:
+            every = max(every, min(self.min_steps or 0, self.per_epoch * MOST_EPOCHS))
         return every if self.max_steps is None else min(every, self.max_steps)
 
     def batch(self, step: int) -> list[int]:
