@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import re
 import shlex
 import subprocess
@@ -28,6 +30,7 @@ DOCS = ROOT / "docs"
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import docs_reference as reference  # noqa: E402 - the benchmarks are scripts, not a package
+import notebooks  # noqa: E402
 
 PAGES = sorted(DOCS.rglob("*.md"))
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -92,7 +95,10 @@ def test_the_example_of_a_setting_is_allowed(section: str, model: Any) -> None:
 def test_the_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the order it stands in, on a tiny base instead of the bundled one, and on few of its rows."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(softprompt, "load_base", lambda name: tiny.base())
+    tokenizer = copy.deepcopy(tiny.tokenizer())
+    tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }};{% endfor %}<assistant>"
+    base = dataclasses.replace(tiny.base(), tokenizer=tokenizer)
+    monkeypatch.setattr(softprompt, "load_base", lambda name: base)
     monkeypatch.setattr(run, "load_base", lambda *args, **options: tiny.base())
     train = softprompt.train
 
@@ -101,9 +107,43 @@ def test_the_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pyte
         return train(*args, **settings | few | {"epochs": 1, "max_steps": 1})
 
     monkeypatch.setattr(softprompt, "train", quickly)
+    distil = softprompt.distil
+    monkeypatch.setattr(softprompt, "distil", lambda *a, **kw: distil(*a, **kw | {"max_steps": 1}))
     names: dict[str, Any] = {}
     for block in blocks(page, "python"):
         exec(compile(block, page.name, "exec"), names)
+
+
+@pytest.mark.parametrize("page", notebooks.PAGES, ids=name)
+def test_the_notebook_of_a_page_is_that_page(page: Path) -> None:
+    """``python benchmarks/notebooks.py`` writes it anew."""
+    kept = notebooks.FOLDER / f"{page.stem}.ipynb"
+    assert kept.read_text(encoding="utf-8") == notebooks.written(page)
+    for link in re.findall(r"\]\(([^)#:\s]+)", kept.read_text(encoding="utf-8")):
+        assert (kept.parent / link).exists(), link
+
+
+def test_a_notebook_runs_in_a_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's Python runs in a test of its own; here a kernel takes the cells and shows a prompt."""
+    kernels = pytest.importorskip("jupyter_client.kernelspec").KernelSpecManager().find_kernel_specs()
+    if "python3" not in kernels:
+        pytest.skip("needs a kernel for notebooks: pip install 'softprompt[docs]'")
+    nbclient = pytest.importorskip("nbclient")
+    for part in (tiny.model("llama"), tiny.tokenizer()):
+        part.save_pretrained(tmp_path / "base")
+    monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
+    made = notebooks.notebook(notebooks.PAGES[0])
+    first = next(cell for cell in made.cells if "load_base" in cell.source and cell.cell_type == "code")
+    first.source = first.source.replace("smollm2-135m", str(tmp_path / "base"))
+    training = next(cell for cell in made.cells if "epochs=2" in cell.source)
+    training.source = training.source.replace(
+        "epochs=2", "epochs=1, train_rows=8, validation_rows=4, test_rows=4"
+    )
+    training.source += "\nprompt"
+    nbclient.NotebookClient(made, timeout=240, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    shown = [output.get("data", {}) for output in training.outputs]
+    assert any("first-quotes" in data.get("text/html", "") for data in shown)
+    assert (tmp_path / "prompts" / "first-quotes").is_dir()
 
 
 @pytest.mark.parametrize("page", [page for page in RUN if blocks(page, "toml")], ids=name)

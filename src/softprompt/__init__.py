@@ -19,7 +19,7 @@ from softprompt import errors
 from softprompt.errors import SoftpromptError
 
 if TYPE_CHECKING:
-    from softprompt.api import compare, train
+    from softprompt.api import compare, distil, train
     from softprompt.base.model import Base
     from softprompt.checkpoints.freeze import freeze, load_base
     from softprompt.config import Config
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from softprompt.listener import Listener
     from softprompt.prefix import Prefix
     from softprompt.serving.engine import Engine
-    from softprompt.training.distil import distil
     from softprompt.training.run import train_many
 
 __version__ = version("softprompt")
@@ -73,7 +72,7 @@ _HOMES = {
     "Sampling": ("softprompt.generation.sampler", "Sampling"),
     "answer_together": ("softprompt.library.prompt", "answer_together"),
     "compare": ("softprompt.api", "compare"),
-    "distil": ("softprompt.training.distil", "distil"),
+    "distil": ("softprompt.api", "distil"),
     "freeze": ("softprompt.checkpoints.freeze", "freeze"),
     "load_base": ("softprompt.checkpoints.freeze", "load_base"),
     "load_config": ("softprompt.config", "load"),

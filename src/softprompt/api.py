@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from softprompt.comparison.results import Results
     from softprompt.library.prompt import Prompt
     from softprompt.listener import Report
+    from softprompt.training.distil import Distilled
 
-__all__ = ["compare", "train"]
+__all__ = ["compare", "distil", "train"]
 
 
 def train(
@@ -73,12 +74,51 @@ def train(
     """
     from softprompt.training.run import train as run
 
-    given = settings_of(settings, Config)
-    splits = {"validation": validation, "test": test}
-    if _is_config(source):
-        config = _changed(source, given, splits, Path(_runs(given)) / "rows")
-    else:
-        config = parse(_with_rows(given, source, splits, Path(_runs(given)) / "rows"), folder=Path.cwd())
+    config = _config(source, {"validation": validation, "test": test}, settings)
+    with _heard(listener, quiet) as heard:
+        return run(base, config, resume=resume, listener=heard)
+
+
+def distil(
+    base: Base,
+    source: Config | Mapping[str, Any] | str | Path | Rows,
+    *,
+    validation: Rows = None,
+    test: Rows = None,
+    resume: bool = False,
+    listener: Listener | None = None,
+    quiet: bool = False,
+    **settings: Any,
+) -> Distilled:
+    """Teach short prompts to answer as the base does with a long text before it, or like a saved prompt.
+
+        teacher = {"file": "prompt.txt", "positions": [16, 32]}
+        softprompt.distil(base, questions, teacher=teacher, input="{question}")
+        softprompt.distil(base, "support.toml")
+
+    The teacher answers every question once; each length then learns to expect, at every token of those
+    answers, what the teacher expected. All lengths train together.
+
+    Args:
+        base: the frozen model; it is not changed.
+        source: questions, as rows for ``train`` that need no answers, or a configuration with a
+            ``[teacher]``.
+        validation: questions to choose on; without them a fifth of all.
+        test: questions for the figures; without them half of those to choose on.
+        resume: as for ``train``.
+        listener: as for ``train``; told of all lengths as if they were one run.
+        quiet: show nothing.
+        settings: as for ``train``.
+
+    Raises:
+        ConfigError: a setting is wrong, there is no teacher, or a search.
+        DataError: rows or text are wrong, the text is too long, or it changes nothing in the answers.
+        DivergedError: a loss ran away; what the others learnt was saved.
+        ResourceError: the disk refuses, or a package is missing.
+    """
+    from softprompt.training.distil import distil as run
+
+    config = _config(source, {"validation": validation, "test": test}, settings)
     with _heard(listener, quiet) as heard:
         return run(base, config, resume=resume, listener=heard)
 
@@ -134,6 +174,15 @@ def compare(
         raise ConfigError("A comparison's file names its own rows; set data.validation and data.test there.")
     with _heard(None if notify is None else Listener(note=notify), quiet) as heard:
         return run(wanted, changes, notify=heard.note, watch=watch, stop=stop)
+
+
+def _config(source: Any, splits: Mapping[str, Rows], settings: Mapping[str, Any]) -> Config:
+    """The configuration of a run from what was called: rows or settings, further rows, keywords."""
+    given = settings_of(settings, Config)
+    folder = Path(_runs(given)) / "rows"
+    if _is_config(source):
+        return _changed(source, given, splits, folder)
+    return parse(_with_rows(given, source, splits, folder), folder=Path.cwd())
 
 
 def _is_config(source: object) -> bool:
