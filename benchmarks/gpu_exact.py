@@ -61,7 +61,8 @@ def models(few: bool) -> Iterator[tuple[str, Any, Any]]:
 
 def start_of(base: Base, seed: int = 0) -> Tensor:
     drawn = torch.randn(P, base.width, generator=torch.Generator().manual_seed(seed))
-    return (drawn * base.embedding.weight.float().std().cpu()).to(base.device)
+    spread = float(base.embedding.weight.float().std())
+    return (drawn * spread).to(base.device)
 
 
 def first_step(side: sides.Side, rows: Any) -> tuple[Tensor, Tensor]:

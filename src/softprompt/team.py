@@ -184,22 +184,24 @@ def join() -> Team:
 def _meet() -> Team:
     import torch
     import torch.distributed as dist
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
 
-    rank, count, here = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if cards >= here:
-        torch.cuda.set_device(local_rank())
     try:
-        store = next(iter(dist.rendezvous("env://", rank, count, timeout=PATIENCE)))[0]
+        rank, count, here = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+        if cards >= here:
+            torch.cuda.set_device(local_rank())
+        store = next(iter(rendezvous("env://", rank, count, timeout=PATIENCE)))[0]
         backend = "cpu:gloo,cuda:nccl" if cards >= here else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
         atexit.register(dist.destroy_process_group)
     except (RuntimeError, ValueError, KeyError) as error:
         said = str(error).strip().partition("\n")[0][:200]
         raise ResourceError(
-            f"Process {rank} cannot reach the {count - 1} others ({said}); start all of them with torchrun."
+            f"This process cannot join those it was started with ({said}); start all of them with torchrun."
         ) from error
-    return Team(rank, count, dist.PrefixStore("softprompt", store))
+    return Team(rank, count, PrefixStore("softprompt", store))
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

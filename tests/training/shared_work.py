@@ -19,6 +19,7 @@ from softprompt.listener import Listener, Report
 from softprompt.methods.build import Material, build_method
 from softprompt.methods.full import Full
 from softprompt.methods.method import Method
+from softprompt.prefix import Prefix
 from softprompt.team import ALONE, Team, join
 from softprompt.training import loop
 from softprompt.training.loop import TrainingRun, fit_many
@@ -100,7 +101,9 @@ def train(config: Config, resume: bool, stop_at: int | None = None) -> tuple[dic
     prompt = softprompt.train(
         tiny.base(), config, resume=resume, listener=Listener(step=reports.append, stop=stop)
     )
-    front: Any = prompt.front
+    front = prompt.front
+    if isinstance(front, Prefix):
+        front = torch.cat([side.flatten() for side in (*front.keys, *front.values)])
     return prompt.card.model_dump(), front
 
 

@@ -107,7 +107,8 @@ def test_a_run_goes_on_with_another_number_of_processes(
         assert len(one["losses"]) < len(whole["losses"])  # it did go on
         for kind in ("soft", "lora"):
             for name, expected in whole["learnt"][kind].items():
-                assert close(one["learnt"][kind][name], expected), (kind, name)
+                apart = (one["learnt"][kind][name] - expected).norm() / expected.norm()
+                assert apart < 1e-5, (kind, name)
 
 
 # From a configuration -----------------------------------------------------------------------------
@@ -139,7 +140,7 @@ def test_a_run_of_two_leaves_the_files_of_one(tmp_path: Path) -> None:
     assert [type(found) for found in two] == [tuple, tuple], two
     assert torch.equal(two[0][1], two[1][1])
     fronts = [Library(tmp_path / who / "prompts").load("letters").learnt for who in ("one", "two")]
-    assert close(fronts[1].embeddings, fronts[0].embeddings)
+    assert close(fronts[1].tensor, fronts[0].tensor)
     listed = [
         sorted(str(path.relative_to(tmp_path / who)) for path in (tmp_path / who).rglob("*"))
         for who in ("one", "two")
@@ -163,7 +164,7 @@ def test_one_that_asks_to_stop_stops_all_and_a_search_is_shared_too(tmp_path: Pa
     _, front = shared_work.train(config(tmp_path / "whole"), False)
     assert close(resumed[0][1], front)
 
-    search = {"search": {"learning_rate": [0.03, 0.1], "seeds": [0, 1]}}
+    search = {"search": {"grid": {"train.learning_rate": [0.03, 0.1]}, "seeds": [0, 1]}}
     expected, front = shared_work.train(config(tmp_path / "search", **search), False)
     found = together(2, shared_work.train, config(tmp_path / "shared", **search), False)
     assert close(found[1][1], front)

@@ -143,7 +143,7 @@ def _tell(found: Plan) -> None:
         )
     if found.ways:
         console.print()
-        rows = [
+        ways = [
             (
                 way.name,
                 "-" if way.needs is None else _gigabytes(way.needs),
@@ -152,7 +152,7 @@ def _tell(found: Plan) -> None:
             )
             for way in found.ways
         ]
-        screen.print_grid(("over several cards", "each needs", "fits", "how"), rows, right=[1])
+        screen.print_grid(("over several cards", "each needs", "fits", "how"), ways, right=[1])
 
 
 def _facts(found: Plan) -> dict[str, str]:
