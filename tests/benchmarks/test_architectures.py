@@ -35,7 +35,8 @@ def test_a_family_that_keeps_states_learns_soft_prompts(family: str, layout: str
     found = architectures.check(family)
     assert found["layout"] == layout
     assert all(map(architectures.good, architectures.verdicts(found)))
-    assert found["soft"] == "ok"
+    assert found["soft"] == found["lora"] == "ok"
+    assert found["kv"].startswith("refused: ")
 
 
 def test_a_model_that_forgets_its_state_is_refused_at_loading() -> None:
