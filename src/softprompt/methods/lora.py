@@ -179,7 +179,7 @@ def _injected(
         # Convolution-shaped linears (GPT-2) are stored transposed; PEFT says that it takes note of it.
         warnings.filterwarnings("ignore", message="fan_in_fan_out")
         # Said of experts that it took layers for.
-        warnings.filterwarnings("ignore", message="The following rank_pattern")
+        warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern")
         torch.manual_seed(seed)
         try:
             peft.inject_adapter_in_model(wanted, changed.model)
