@@ -26,6 +26,7 @@ def test_what_is_learnt_is_served_in_one_batch_as_it_answers_alone(architecture:
     library = tmp_path / "prompts"
     front = load_prompt(learnt.name, base, library).front
     assert isinstance(front, torch.Tensor)
+    assert isinstance(learnt.front, torch.Tensor)
     assert torch.equal(front, learnt.front)
     generator = torch.Generator().manual_seed(1)
     other = torch.randn(11, base.width, generator=generator).mul_(0.3)
