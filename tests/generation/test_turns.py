@@ -46,7 +46,7 @@ def undisturbed(*asked: Asked) -> list[Asked]:
     return found
 
 
-@pytest.mark.parametrize("architecture", [*tiny.ARCHITECTURES, *tiny.WITH_STATES])
+@pytest.mark.parametrize("architecture", [*tiny.ARCHITECTURES, "lfm2", "mamba2"])
 def test_rows_that_made_room_go_on_to_the_very_tokens_of_undisturbed_ones(
     architecture: str, displaced: list[module.Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,7 +91,7 @@ def test_an_echo_under_way_is_told_once_though_its_row_makes_room(
         assert mine.logprob == pytest.approx(theirs.logprob, abs=1e-4)
 
 
-@pytest.mark.parametrize("architecture", [*tiny.ARCHITECTURES, *tiny.WITH_STATES])
+@pytest.mark.parametrize("architecture", [*tiny.ARCHITECTURES, "lfm2"])
 def test_a_row_that_grows_from_slot_to_slot_writes_what_it_would_have_in_one(
     architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from interpretation.test_ablation import front, labelled
 from softprompt.base.model import Base
 from softprompt.base.packing import TokenRow
 from softprompt.data.rows import Encoded, Example
-from softprompt.errors import DataError
+from softprompt.errors import BaseModelError, DataError
 from softprompt.interpretation import attention as module
 from softprompt.interpretation.attention import attention
 
@@ -105,3 +105,9 @@ def test_results_are_json() -> None:
     assert told[-1] == (12, 12)
     means = found.positions()
     assert means[0] == pytest.approx(sum(layer[0] for layer in found.last) / 3)
+
+
+def test_a_model_without_attention_says_so() -> None:
+    base, rows = tiny.base("mamba2"), labelled()
+    with pytest.raises(BaseModelError, match="does not hand out its attention"):
+        attention(base, front(base), rows)

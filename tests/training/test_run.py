@@ -477,7 +477,7 @@ def test_adapters_beside_experts_in_one_tensor_are_read_again_here_and_by_peft(t
     settings = config(tmp_path).model_dump(mode="json", exclude_none=True)
     settings |= {"method": {"kind": "lora", "front": "", "rank": 2}}
     prompt = softprompt.train(base, settings, listener=Listener(note=notes.append))
-    assert any("take no adapter beside experts in one tensor" in note for note in notes)
+    assert any("take no adapter in PEFT" in note for note in notes)
     row = TokenRow(tuple(base.encode("17 y")))
     wanted = prompt.base.next_logits([row], prompt.prefix)
     again = softprompt.load_prompt("letters", base, tmp_path / "prompts")

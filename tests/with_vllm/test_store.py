@@ -164,3 +164,10 @@ def test_another_adapter_is_another_salt(tmp_path: Path) -> None:
     adapters = [LowRank({name: LayerChange(torch.ones(1, 32), torch.ones(32, 1) * n)}) for n in (1, 2)]
     salts = [store.put(replace(prefix), adapter).salt for adapter in (None, *adapters)]
     assert len(set(salts)) == 3
+
+
+def test_a_prefix_that_holds_states_is_refused(tmp_path: Path) -> None:
+    base, store = tiny.base("lfm2"), Store(tmp_path)
+    with pytest.raises(ValueError, match="layers that keep a state, which vLLM's blocks do not hold"):
+        store.put(base.prefill_text("abc").detached())
+    assert not files(tmp_path)

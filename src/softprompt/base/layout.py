@@ -1,12 +1,12 @@
 """How rows are laid out for a model and what masks tell it so.
 
-Six layouts exist. ``PACKED`` puts many rows in a bin and needs a model that takes explicit
+Five layouts exist. ``PACKED`` puts many rows in a bin and needs a model that takes explicit
 positions and four-dimensional masks. ``FLAT`` is packed, too, and while answering lays the tokens of all
 rows in one row without padding, for which the model must hand its attention what it does not know itself.
-The others give each row a bin of its own, as whatever keeps a state needs. While answering, ``PADDED`` asks
-for nothing but a mask of padding, ``TOLD`` for explicit positions and masks, ``UNTOLD`` for nothing at all,
-which is enough where no layer attends. ``ALONE`` answers every row in a pass of its own, too, for models
-whose masks count slots. Which one a model can hold is found out by ``checkpoints.probe``, not by its name.
+The others give each row a bin of its own, as whatever keeps a state needs. ``TOLD`` asks for explicit
+positions and, while answering, masks; ``PADDED`` for nothing but a mask of padding while answering. ``ALONE``
+answers every row in a pass of its own, too, for models whose masks count slots. Which one a model can hold is
+found out by ``checkpoints.probe``, not by its name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from transformers.masking_utils import create_recurrent_attention_mask
 
 from softprompt.base.packing import Pack
 
-__all__ = ["ALONE", "FLAT", "PACKED", "PADDED", "TOLD", "UNTOLD", "Layout", "Windows"]
+__all__ = ["ALONE", "FLAT", "PACKED", "PADDED", "TOLD", "Layout", "Windows"]
 
 Mask = Tensor | dict[str, Tensor | None] | None
 
@@ -62,19 +62,18 @@ class Layout:
     """The arguments that make one model read packs, and decode steps, exactly.
 
     Attributes:
-        name: ``"flat"``, ``"packed"``, ``"told"``, ``"padded"``, ``"untold"`` or ``"alone"``.
+        name: ``"flat"``, ``"packed"``, ``"told"``, ``"padded"`` or ``"alone"``.
         inline: whether rows share bins, and a front can be read in the same pass as the rows.
         flat: whether tokens of many rows that are being answered can lie in one row.
         company: whether rows of unequal lengths can be answered in one pass.
-        told: what a pass over one token a row is told of them: ``"places"`` (positions and masks),
-            ``"padding"`` (what a row has not filled), ``"nothing"``.
+        told: whether the model is told positions, and masks of more than padding.
     """
 
     name: str
     inline: bool
     flat: bool = False
     company: bool = True
-    told: str = "places"
+    told: bool = True
 
     def reading(self, pack: Pack, windows: Windows, dtype: torch.dtype) -> dict[str, Any]:
         """Positions and masks for a pack whose bins have their fronts set before them."""
@@ -94,16 +93,16 @@ class Layout:
 
     def following(self, positions: Tensor) -> dict[str, Any]:
         """Positions [N, W] of tokens that directly follow what their pass has seen, for who must be told."""
-        told = {"position_ids": positions} if self.told == "places" else {}
+        told = {"position_ids": positions} if self.told else {}
         return {"attention_mask": None, **told}
 
     def decoding(self, at: Tensor, slots: int, windows: Windows, dtype: torch.dtype) -> dict[str, Any]:
         """Positions and masks for one new token a row: ``at`` [B] its slot, of ``slots`` visible ones."""
-        if self.told == "nothing":
+        if not self.company:
             return {"attention_mask": None}
         distance = at[:, None] - torch.arange(slots, device=at.device)[None, :]  # [B, C]
         visible = distance >= 0
-        if self.told == "padding":
+        if not self.told:
             return {"attention_mask": visible.long()}
         masks = windows.masks(visible[:, None], distance[:, None], dtype)
         return {"position_ids": at[:, None], "attention_mask": masks}
@@ -119,9 +118,8 @@ class Layout:
 FLAT = Layout("flat", inline=True, flat=True)
 PACKED = Layout("packed", inline=True)
 TOLD = Layout("told", inline=False)
-PADDED = Layout("padded", inline=False, told="padding")
-UNTOLD = Layout("untold", inline=False, told="nothing")
-ALONE = Layout("alone", inline=False, company=False, told="nothing")
+PADDED = Layout("padded", inline=False, told=False)
+ALONE = Layout("alone", inline=False, company=False, told=False)
 
 
 def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:

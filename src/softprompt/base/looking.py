@@ -50,7 +50,7 @@ class Looking:
             output_attentions=True,
             **where,
         )
-        layers = [layer for layer in out.attentions or () if layer is not None]
+        layers = [layer for layer in getattr(out, "attentions", None) or () if layer is not None]
         if not layers:
             raise BaseModelError(f"{base.name} does not hand out its attention.")
         means = [layer[..., : prefix.length].double().mean(1).cpu() for layer in layers]

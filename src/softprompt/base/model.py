@@ -331,7 +331,8 @@ class Base:
         """One pass through the layers, without the head: hidden states ``[N, W, E]``."""
         layers = backbone(self.model)
         found = layers(**inputs, **cache_argument(layers, cache), use_cache=True)
-        return found.last_hidden_state  # type: ignore[no-any-return]
+        hidden: Tensor = found.last_hidden_state
+        return hidden.to(self.dtype)  # some models add up in fp32, and round before their head
 
 
 def _expects(front: Front) -> bool:

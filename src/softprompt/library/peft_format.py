@@ -415,7 +415,8 @@ def _to_prefix(learnt: Learnt, base: Base) -> Prefix:
     heads = about.num_attention_heads
     made_for: list[tuple[int, ...]] = [(heads, about.token_dim // heads)] * about.num_layers
     with torch.no_grad():
-        here = _shapes(base.prefill(torch.empty(0, base.width, device=base.device)))
+        like = base.prefill(torch.empty(0, base.width, device=base.device))
+    here = _shapes(like)
     if made_for != here:
         raise ArtifactError(
             f"The prefix is for {_described(made_for)}, but {base.name} has {_described(here)}; "
@@ -423,10 +424,15 @@ def _to_prefix(learnt: Learnt, base: Base) -> Prefix:
         )
     sides = learnt.tensor.view(learnt.positions, len(here), 2, *here[0])  # [P, L, 2, K, D]
     sides = sides.to(base.device, base.dtype).permute(1, 2, 3, 0, 4).contiguous()  # [L, 2, K, P, D]
-    return Prefix(tuple(sides[:, 0]), tuple(sides[:, 1]), None, base.fingerprint)
+    return like.over(sides[:, 0], sides[:, 1])
 
 
 def _from_prefix(prefix: Prefix, base: Base) -> Learnt:
+    if prefix.states:
+        raise ArtifactError(
+            f"{base.name} has layers that keep a state, for which PEFT's format of prefixes has no place, so "
+            "learn a soft prompt instead."
+        )
     shapes = _shapes(prefix)
     layers = base.text_config.num_hidden_layers
     if len(set(shapes)) != 1 or len(shapes[0]) != 2 or len(shapes) != layers:

@@ -163,8 +163,8 @@ def _lora(config: LoraConfig, base: Base, parts: tuple[Words | Soft, ...], mater
     lora = Lora(base, front, config.model_dump(exclude={"kind", "front"}), material.seed)
     if left := lora.left_out:
         material.note(
-            f"{len(left)} linear layers of {base.name}, such as {left[0]}, take no adapter beside experts in "
-            "one tensor and stay as they are."
+            f"{len(left)} linear layers of {base.name}, such as {left[0]}, take no adapter in PEFT and "
+            "stay as they are."
         )
     return lora
 

@@ -121,10 +121,16 @@ def _with_adapters(
     """A copy with fresh fp32 adapters, and these by name, in the model's order.
 
     PEFT takes some names for those of experts in one tensor (in DeepSeek-V3 the gate_proj of dense layers and
-    shared experts) and adapts those, which no file of it holds; such layers stay as they are.
+    shared experts) and adapts those, which no file of it holds; such layers stay as they are. So do, of all
+    linear ones, those of a kind that it refuses, as kernels of state spaces take their weights past them.
     """
     wanted = _targets(base, settings["targets"])
-    changed, tensors = _injected(base, settings, wanted, seed)
+    try:
+        changed, tensors = _injected(base, settings, wanted, seed)
+    except ConfigError:
+        if settings["targets"] != "all-linear" or not (wanted := _taken(base, settings, wanted)):
+            raise
+        changed, tensors = _injected(base, settings, wanted, seed)
     found = _adapted_layers(tensors)
     if found == set(wanted):
         return changed, tensors
@@ -138,6 +144,17 @@ def _with_adapters(
             "and read again; leave its kind out of method.targets."
         )
     return changed, tensors
+
+
+def _taken(base: Base, settings: Mapping[str, Any], layers: Sequence[str]) -> list[str]:
+    """The layers of those kinds that PEFT takes, each tried by itself."""
+    refused = set[str]()
+    for kind in {name.rsplit(".", 1)[-1] for name in layers}:
+        try:
+            _injected(base, settings, [name for name in layers if _ends(name, kind)], seed=0)
+        except ConfigError:
+            refused.add(kind)
+    return [name for name in layers if name.rsplit(".", 1)[-1] not in refused]
 
 
 def _adapted_layers(tensors: Mapping[str, Tensor]) -> set[str]:
@@ -167,7 +184,7 @@ def _injected(
         # Convolution-shaped linears (GPT-2) are stored transposed; PEFT says that it takes note of it.
         warnings.filterwarnings("ignore", message="fan_in_fan_out")
         # Said of experts that it took layers for.
-        warnings.filterwarnings("ignore", message="The following rank_pattern")
+        warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern")
         torch.manual_seed(seed)
         try:
             peft.inject_adapter_in_model(wanted, changed.model)

@@ -78,7 +78,8 @@ def _tensors(front: Front, change: Change | None, dtype: torch.dtype) -> dict[st
 
 def _sides(prefix: Prefix, dtype: torch.dtype) -> dict[str, Tensor]:
     sides = {"keys": prefix.keys, "values": prefix.values}
-    return {f"{name} of layer {n}": t.to(dtype) for name, side in sides.items() for n, t in enumerate(side)}
+    pairs = {f"{name} of layer {n}": t.to(dtype) for name, side in sides.items() for n, t in enumerate(side)}
+    return pairs | {f"{kind} state {n} of layer {layer}": t for (kind, layer, n), t in prefix.states.items()}
 
 
 def _difference(saved: dict[str, Tensor], found: dict[str, Tensor]) -> str:

@@ -69,8 +69,10 @@ class Store:
         """Write a prompt, unless it is there; equal prompts share a file.
 
         Raises:
-            ValueError: an adapter of a kind that has no file.
+            ValueError: an adapter of a kind that has no file, or a prefix that is more than keys and values.
         """
+        if prefix.length and prefix.states:
+            raise ValueError("its base has layers that keep a state, which vLLM's blocks do not hold")
         with self._lock:
             while self._gone:
                 self._forget(self._gone.popleft())
