@@ -22,6 +22,7 @@ from softprompt.evaluation.score import Scores
 from softprompt.generation.offline import generate
 from softprompt.generation.request import Event, Finished, GenerateRequest
 from softprompt.generation.sampler import Sampling
+from softprompt.library.folder import Library
 from softprompt.library.prompt import Prompt
 from softprompt.listener import Listener, Report
 from softprompt.training.job import Job
@@ -200,7 +201,7 @@ def _run_job(
     with stage.counting(f"{name}: answering"):
         before = _answers(base, [(None, text) for text in texts])
         after = _answers(base, [(prompt, text) for text in texts])
-    return JobResult(scores, ended, prompt, Path(config.output.library) / name, before, after)
+    return JobResult(scores, ended, prompt, Library(config.output.library).find(name), before, after)
 
 
 def _score(base: Base, stage: Stage, config: Config, front: str, title: str) -> Scores:

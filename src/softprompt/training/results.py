@@ -127,10 +127,11 @@ def _saved(prompt: Prompt, outcome: Outcome, library: Library, overwrite: bool) 
     diverged = outcome.ended == "diverged"
     if diverged and outcome.best_step == 0:
         raise DivergedError(f"{outcome.error} Nothing had been learnt before it, so nothing was saved.")
-    folder = prompt.save(library, overwrite=overwrite)
+    prompt.save(library, overwrite=overwrite)
     if diverged:
         raise DivergedError(
-            f"{outcome.error} The best state, of step {outcome.best_step}, is saved in {folder}."
+            f"{outcome.error} The best state, of step {outcome.best_step}, is saved in "
+            f"{library.where(prompt.name)}."
         )
     return prompt
 
@@ -167,7 +168,7 @@ def save_search(found: SearchOutcome, library: Library, listener: Listener, *, o
     cards[best] = _seed_card(prompt, best)
     prompt = _with_search(prompt, found, [cards[trial] for trial in found.learnt])
     prompt.save(library, overwrite=overwrite)
-    if others and overwrite and (library.path / _name_of(best)).exists():
+    if others and overwrite and library.taken(_name_of(best)):
         library.remove(_name_of(best))  # an earlier search's, when another seed was best
     return prompt
 
