@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from softprompt.cli.options import examples, json_option
+from softprompt.cli.options import examples, json_option, ray_option, require_ray
 
 if TYPE_CHECKING:
     from softprompt.comparison.results import Results
@@ -20,6 +20,7 @@ EXAMPLES = """
 softprompt compare sentiment.toml
 softprompt compare sentiment.toml --model Qwen/Qwen3-0.6B --device cuda --set compare.seeds=[0,1]
 softprompt compare sentiment.toml --json > results.json
+softprompt compare sentiment.toml --ray 10.0.0.1:6379
 """
 _SETTINGS = {
     "model": "base.model",
@@ -38,8 +39,9 @@ EVERY = 15.0
 @click.option("--batch-size", type=int, metavar="N", help="Rows of one step.")
 @click.option("--epochs", type=int, metavar="N", help="How often every row is seen.")
 @click.option("--set", "assignments", multiple=True, metavar="A.B=C", help="Any other setting; may repeat.")
+@ray_option
 @json_option
-def command(config: str, assignments: tuple[str, ...], as_json: bool, **flags: Any) -> int:
+def command(config: str, assignments: tuple[str, ...], ray: str | None, as_json: bool, **flags: Any) -> int:
     """Find out which method wins on your rows, and at what cost.
 
     Every method gets the same rows and the same number of tuning trials; choices are made on validation,
@@ -52,11 +54,22 @@ def command(config: str, assignments: tuple[str, ...], as_json: bool, **flags: A
     from softprompt.comparison.run import REPORT, RESULTS, compare, folder_of
     from softprompt.config_io import toml_value
 
+    spread = None
+    if ray is not None:
+        require_ray(ray, otherwise="compare without --ray")
+        from softprompt.cluster.cells import spread_over
+
+        spread = spread_over(ray)
     given = [f"{_SETTINGS[flag]}={toml_value(value)}" for flag, value in flags.items() if value is not None]
     with Interrupts("\nStopping after this step; what is done is kept, start again to go on.\n") as asked:
         try:
             results = compare(
-                config, (*given, *assignments), notify=screen.say, watch=_steps(screen.say), stop=asked.asked
+                config,
+                (*given, *assignments),
+                notify=screen.say,
+                watch=_steps(screen.say),
+                stop=asked.asked,
+                spread=spread,
             )
         except KeyboardInterrupt:
             again = click.get_current_context().obj or ["compare", config]
