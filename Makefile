@@ -8,8 +8,10 @@ READY := $(VENV)/.ready
 
 VLLM := .venv-vllm
 VLLM_READY := $(VLLM)/.ready
+CLUSTER := .venv-cluster
+CLUSTER_READY := $(CLUSTER)/.ready
 
-.PHONY: demo test quick check format docs setup vllm clean
+.PHONY: demo test quick check format docs setup vllm cluster clean
 
 demo: $(READY)
 	$(BIN)/softprompt demo
@@ -47,6 +49,20 @@ $(VLLM_READY): pyproject.toml constraints.txt
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 	@touch $@
 
+# Ray and the clients of object stores are 240 MB and want an older dateutil, so they have an environment of
+# their own, which takes the rest from the usual one; these are the tests that need them.
+cluster: $(CLUSTER_READY)
+	$(CLUSTER)/bin/python -m pytest tests/cluster tests/library/test_bucket.py
+
+$(CLUSTER_READY): $(READY)
+	$(PYTHON) -m venv $(CLUSTER)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+		"$$($(CLUSTER)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/usual.pth"
+	grep -v ^python-dateutil constraints.txt > $(CLUSTER)/constraints.txt
+	$(CLUSTER)/bin/python -m pip install --quiet --constraint $(CLUSTER)/constraints.txt \
+		'ray[serve]' s3fs 'moto[server]' kubernetes-validate check-jsonschema
+	@touch $@
+
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "softprompt needs Python 3.11 or newer; try: make PYTHON=python3.12"; exit 2; }
@@ -57,4 +73,4 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VLLM) build dist site *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VLLM) $(CLUSTER) build dist site *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache

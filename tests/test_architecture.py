@@ -28,7 +28,7 @@ LAYERS = [
     {"distillation"},
     {"training"},
     {"comparison", "harness", "planning", "interpretation", "serving"},
-    {"demo", "vllm"},
+    {"demo", "vllm", "cluster"},
     {"cli"},
     {"api", "__main__"},
 ]
@@ -56,6 +56,8 @@ HOMES = {
     "uvicorn": {"serving/api"},
     "prometheus_client": {"serving/api"},
     "vllm": {"vllm"},
+    "ray": {"cluster"},
+    "fsspec": {"library/bucket.py"},
     "click": {"cli"},
     "rich": {"cli"},
     "huggingface_hub": {"checkpoints", "planning/blueprint.py"},

@@ -29,7 +29,7 @@ def without(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
 def test_extras_are_those_of_the_project() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     named = {
-        extra: {re.split(r"[<>=]", package)[0] for package in packages}
+        extra: {re.split(r"[<>=[]", package)[0] for package in packages}
         for extra, packages in project["optional-dependencies"].items()
         if extra not in NOT_ASKED_FOR
     }

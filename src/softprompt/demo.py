@@ -23,6 +23,7 @@ from softprompt.evaluation.score import Scores
 from softprompt.generation.offline import generate
 from softprompt.generation.request import Event, Finished, GenerateRequest
 from softprompt.generation.sampler import Sampling
+from softprompt.library.folder import Library
 from softprompt.library.prompt import Prompt
 from softprompt.listener import Listener, Report
 from softprompt.training.job import Job
@@ -222,7 +223,7 @@ def _run_job(
         scores,
         ended,
         prompt,
-        Path(config.output.library) / name,
+        Library(config.output.library).find(name),
         answers[: len(texts)],
         answers[len(texts) : 2 * len(texts)],
         change,

@@ -31,6 +31,10 @@ Need = Literal[
     "the harness",
     "serving",
     "vLLM",
+    "a library on S3",
+    "a library on Google's store",
+    "a library on Azure's store",
+    "a cluster",
 ]
 
 _MODULES: dict[Need, tuple[str, ...]] = {
@@ -50,6 +54,10 @@ _MODULES: dict[Need, tuple[str, ...]] = {
     "the harness": ("lm_eval",),
     "serving": ("fastapi", "prometheus_client", "python_multipart", "uvicorn"),
     "vLLM": ("vllm",),
+    "a library on S3": ("s3fs",),
+    "a library on Google's store": ("gcsfs",),
+    "a library on Azure's store": ("adlfs",),
+    "a cluster": ("ray",),
 }
 assert _MODULES.keys() == set(get_args(Need))
 
@@ -66,6 +74,10 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "harness": ("lm_eval",),
     "serve": ("fastapi", "prometheus_client", "python_multipart", "uvicorn"),
     "vllm": ("vllm",),
+    "s3": ("s3fs",),
+    "gs": ("gcsfs",),
+    "az": ("adlfs",),
+    "ray": ("ray",),
 }
 """By extra, the modules it brings, as pyproject.toml lists their packages."""
 

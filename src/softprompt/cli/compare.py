@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from softprompt.cli.options import examples, json_option
+from softprompt.cli.options import examples, json_option, ray_option, require_ray
 
 if TYPE_CHECKING:
     from softprompt.comparison.results import Results
@@ -21,6 +21,7 @@ softprompt compare sentiment.toml
 softprompt compare sentiment.toml --model Qwen/Qwen3-0.6B --device cuda --set compare.seeds=[0,1]
 softprompt compare sentiment.toml --json > results.json
 softprompt compare sentiment.toml --plan
+softprompt compare sentiment.toml --ray 10.0.0.1:6379
 """
 _SETTINGS = {
     "model": "base.model",
@@ -40,8 +41,11 @@ EVERY = 15.0
 @click.option("--epochs", type=int, metavar="N", help="How often every row is seen.")
 @click.option("--set", "assignments", multiple=True, metavar="A.B=C", help="Any other setting; may repeat.")
 @click.option("--plan", is_flag=True, help="Only say what would run, and what difference it could see.")
+@ray_option
 @json_option
-def command(config: str, assignments: tuple[str, ...], plan: bool, as_json: bool, **flags: Any) -> int:
+def command(
+    config: str, assignments: tuple[str, ...], plan: bool, ray: str | None, as_json: bool, **flags: Any
+) -> int:
     """Find out which method wins on your rows, and at what cost.
 
     Every method gets the same rows and the same number of tuning trials; choices are made on validation,
@@ -58,10 +62,21 @@ def command(config: str, assignments: tuple[str, ...], plan: bool, as_json: bool
     if plan:
         _plan(config, (*given, *assignments))
         return 0
+    spread = None
+    if ray is not None:
+        require_ray(ray, otherwise="compare without --ray")
+        from softprompt.cluster.cells import spread_over
+
+        spread = spread_over(ray)
     with Interrupts("\nStopping after this step; what is done is kept, start again to go on.\n") as asked:
         try:
             results = compare(
-                config, (*given, *assignments), notify=screen.say, watch=_steps(screen.say), stop=asked.asked
+                config,
+                (*given, *assignments),
+                notify=screen.say,
+                watch=_steps(screen.say),
+                stop=asked.asked,
+                spread=spread,
             )
         except KeyboardInterrupt:
             again = click.get_current_context().obj or ["compare", config]

@@ -130,13 +130,15 @@ def _learn(config: Config, *, resume: bool) -> Distilled:
     from softprompt.cli.screen import say
     from softprompt.cli.watch import watcher
     from softprompt.errors import ConfigError
+    from softprompt.library.folder import Library
     from softprompt.listener import Listener
     from softprompt.packages import require
     from softprompt.training.distil import distil, lengths
 
     require(*config.needs)
     names = [one.name for one in lengths(config)]
-    taken = [name for name in names if Path(config.output.library, name).exists()]
+    library = Library(config.output.library)
+    taken = [name for name in names if library.taken(name)]
     if taken and not config.output.overwrite and not resume:
         raise ConfigError(
             f"There is a prompt {taken[0]!r} in {config.output.library} already; choose another name with "
@@ -159,14 +161,15 @@ def _learn(config: Config, *, resume: bool) -> Distilled:
 
 def _tell(found: Distilled, config: Config, *, as_json: bool) -> None:
     from softprompt.cli import screen
+    from softprompt.library.folder import Library
     from softprompt.training.distil import REPORT
 
-    where = Path(config.output.library)
+    library = Library(config.output.library)
     if as_json:
         screen.print_json(
             {
                 "prompts": [
-                    {"name": one.name, "path": str(where / one.name), "card": one.card.model_dump()}
+                    {"name": one.name, "path": library.where(one.name), "card": one.card.model_dump()}
                     for one in found.prompts
                 ],
                 "figures": None if found.figures is None else found.figures.to_json(),

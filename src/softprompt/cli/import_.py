@@ -73,9 +73,11 @@ def command(
     _check(folder, artifact, model, told=(input, target, labels))
     base = _base(artifact, BaseChoice(model, dtype, device, trust_remote_code))
     payload, card = _bound(artifact, base, name, template)
-    path = Library(library).save(name, payload, card, overwrite=overwrite)
+    shelf = Library(library)
+    shelf.save(name, payload, card, overwrite=overwrite)
+    path = shelf.where(name)
     if as_json:
-        screen.print_json({"name": name, "path": str(path), "card": card.model_dump()})
+        screen.print_json({"name": name, "path": path, "card": card.model_dump()})
         return
     screen.out().print(
         screen.clean(

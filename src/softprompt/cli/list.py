@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -28,12 +27,12 @@ def command(library: str, as_json: bool) -> None:
     refuse_missing(library)
     entries = Library(library).list()
     if as_json:
-        screen.print_json({"library": library, "prompts": [_json(entry, Path(library)) for entry in entries]})
+        screen.print_json({"library": library, "prompts": [_json(entry) for entry in entries]})
         return
     console = screen.out()
     if not entries:
         console.print(f"There are no prompts in {screen.clean(library)} yet; `softprompt train` makes one.")
-    rows = [_row(entry, Path(library)) for entry in entries if entry.card is not None]
+    rows = [_row(entry) for entry in entries if entry.card is not None]
     if rows:
         screen.print_grid(_HEADS, rows, right=[3, 4, 5, 6])
     for entry in entries:
@@ -45,7 +44,7 @@ def command(library: str, as_json: bool) -> None:
             )
 
 
-def _row(entry: ListedArtifact, library: Path) -> tuple[str, ...]:
+def _row(entry: ListedArtifact) -> tuple[str, ...]:
     from softprompt.cli.scores import headline
     from softprompt.cli.screen import bytes_text
 
@@ -58,12 +57,12 @@ def _row(entry: ListedArtifact, library: Path) -> tuple[str, ...]:
         str(card.positions),
         headline(card.scores.get("validation", {})),
         headline(card.scores.get("test", {})),
-        bytes_text(_size(library / entry.name)),
+        bytes_text(entry.nbytes),
         card.created[:10],
     )
 
 
-def _json(entry: ListedArtifact, library: Path) -> dict[str, object]:
+def _json(entry: ListedArtifact) -> dict[str, object]:
     if entry.card is None:
         return {"name": entry.name, "fault": entry.fault}
     card = entry.card
@@ -73,10 +72,6 @@ def _json(entry: ListedArtifact, library: Path) -> dict[str, object]:
         "base": card.base.name,
         "positions": card.positions,
         "scores": card.scores,
-        "bytes": _size(library / entry.name),
+        "bytes": entry.nbytes,
         "created": card.created,
     }
-
-
-def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,9 @@ __all__ = [
     "library_option",
     "open_prompt",
     "plain_text",
+    "ray_option",
     "refuse_missing",
+    "require_ray",
 ]
 
 LIBRARY = "prompts"
@@ -31,8 +34,35 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs.")
 library_option = click.option(
-    "--library", default=LIBRARY, show_default=True, metavar="DIR", help="The folder of saved prompts."
+    "--library",
+    default=LIBRARY,
+    show_default=True,
+    metavar="DIR",
+    help="The folder of saved prompts, or their address on an object store: s3://, gs:// or az://.",
 )
+
+
+ray_option = click.option(
+    "--ray",
+    is_flag=False,
+    flag_value="local",
+    metavar="[ADDRESS]",
+    help="Use a Ray cluster: HOST:PORT of its head, auto, or with no address a new one on this machine.",
+)
+
+
+def require_ray(address: str, otherwise: str) -> None:
+    """See that Ray is there, and say where it may listen, which it reads as it is imported.
+
+    Raises:
+        ResourceError: it is not installed.
+    """
+    from softprompt.packages import require
+
+    require("a cluster", otherwise=otherwise)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address == "local":
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # on loopback only
 
 
 @dataclass(frozen=True)
@@ -90,11 +120,12 @@ def refuse_missing(library: str, told: str = "--library") -> None:
     """Refuse a library that was named and is not there; the default one need not be there yet.
 
     Raises:
-        ArtifactError: there is no such folder.
+        ArtifactError: there is no such folder or store.
     """
     from softprompt.errors import ArtifactError
+    from softprompt.library.folder import Library
 
-    if library != LIBRARY and not Path(library).is_dir():
+    if library != LIBRARY and not Library(library).exists():
         what = "is a file, not a folder of prompts" if Path(library).exists() else "is not there"
         raise ArtifactError(f"The library {library} {what}; check {told}.")
 

@@ -84,8 +84,8 @@ def command(
             anew=anew,
             progress=listener.counting(f"{name}: pruning"),
         )
-    path = found.prompt.save(library, overwrite=overwrite)
-    _tell(found, inspected.kind, str(path), as_json)
+    found.prompt.save(library, overwrite=overwrite)
+    _tell(found, inspected.kind, Library(library).where(new), as_json)
 
 
 def _tell(found: Pruned, kind: str, path: str, as_json: bool) -> None:

@@ -22,8 +22,10 @@ def command(name: str, new: str, library: str, as_json: bool) -> None:
     from softprompt.cli import screen
     from softprompt.library.folder import Library
 
-    path = Library(library).rename(name, new)
+    shelf = Library(library)
+    shelf.rename(name, new)
+    path = shelf.where(new)
     if as_json:
-        screen.print_json({"name": new, "was": name, "path": str(path)})
+        screen.print_json({"name": new, "was": name, "path": path})
         return
     screen.out().print(screen.clean(f"{name} is {new} now, in {path}."), soft_wrap=True)

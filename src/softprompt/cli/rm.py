@@ -21,7 +21,7 @@ def command(names: tuple[str, ...], library: str, as_json: bool) -> None:
     shelf = Library(library)
     each = list(dict.fromkeys(names))
     for name in each:
-        shelf.find(name)
+        shelf.size(name)  # says so if there is none
     for name in each:
         shelf.remove(name)
     if as_json:

@@ -5,11 +5,19 @@ from __future__ import annotations
 import json
 import logging
 import shlex
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from softprompt.cli.options import BaseChoice, examples, json_option, library_option, refuse_missing
+from softprompt.cli.options import (
+    BaseChoice,
+    examples,
+    json_option,
+    library_option,
+    ray_option,
+    refuse_missing,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +27,7 @@ if TYPE_CHECKING:
     from softprompt.serving.engine import Backend
     from softprompt.serving.keys import KeyFile
 
-__all__ = ["cards_of", "command", "served_base"]
+__all__ = ["WhichBase", "cards_of", "command", "served_base", "tell", "url_of", "which_base"]
 
 BUNDLED = "smollm2-135m"
 """What is served where neither --model nor a prompt names a base."""
@@ -29,6 +37,7 @@ softprompt serve
 softprompt serve --library prompts --port 9000 --budget 2GB --pin bbc-topics
 softprompt serve --host 0.0.0.0 --keys keys.toml
 softprompt serve --engine vllm --engine-arg tensor_parallel_size=2
+softprompt serve --ray --replicas 2:8 --library s3://bucket/prompts
 """
 
 
@@ -112,6 +121,18 @@ softprompt serve --engine vllm --engine-arg tensor_parallel_size=2
     metavar="KEY=VALUE",
     help="An engine argument of vLLM's, such as tensor_parallel_size=2; may repeat.",
 )
+@ray_option
+@click.option(
+    "--replicas", metavar="MIN:MAX", help="How many replicas there are, with --ray.  [default: 1:1]"
+)
+@click.option(
+    "--replica-cpus",
+    type=click.FloatRange(0, min_open=True),
+    default=1.0,
+    show_default=True,
+    metavar="N",
+    help="Cores of each replica, with --ray.",
+)
 @click.option("--trust-remote-code", is_flag=True, help="Run Python code that comes with a hub model.")
 @click.option("--log", "verbose", is_flag=True, help="Print a line for every request.")
 @json_option
@@ -130,6 +151,9 @@ def command(
     drain: float,
     engine: str,
     engine_args: tuple[str, ...],
+    ray: str | None,
+    replicas: str | None,
+    replica_cpus: float,
     verbose: bool,
     as_json: bool,
     **how: Any,
@@ -145,7 +169,6 @@ def command(
     if engine == "vllm":
         require("vLLM", otherwise="serve with --engine own")
     refuse_missing(library)
-    from softprompt.atomic import sweep
     from softprompt.errors import ConfigError
     from softprompt.planning.sizes import parse_size
     from softprompt.serving.api.app import create_app
@@ -163,6 +186,29 @@ def command(
     # Beside vLLM the base is only read for soft prompts and the probe, and leaves the device to vLLM.
     device = "cpu" if engine == "vllm" and how["device"] == "auto" else how["device"]
     choice = BaseChoice(model, how["dtype"], device, how["trust_remote_code"])
+    if ray is not None:
+        from softprompt.cli.serve_cluster import refuse_what_is_not_there, replicas_of, serve_by_ray
+
+        refuse_what_is_not_there(ray, engine, origins)
+        shape = {"rows": how["rows"], "queue": how["queue"], "kv_memory": kv_bytes, "budget": memory}
+        scale = {"cpus": replica_cpus, "gpus": float(device.startswith("cuda")), "drain": drain}
+        _log(verbose)
+        serve_by_ray(
+            ray,
+            replicas_of(replicas),
+            scale,
+            library,
+            choice,
+            {**shape, "pinned": pinned},
+            ring,
+            at=(host, port),
+            admin=admin,
+            timeout=timeout,
+            as_json=as_json,
+        )
+        return
+    if replicas is not None:
+        raise ConfigError("--replicas is for --ray; leave it out, or give --ray.")
     with bind(host, port) as sock:
         cards = cards_of(library)
         base = served_base(choice, cards)
@@ -182,9 +228,9 @@ def command(
             page=page_routes,
             origins=origins,
         )
-        sweep(served.library.path)
-        address, actual = sock.getsockname()[:2]
-        url = _url(host, address, actual)
+        served.library.sweep()
+        url = url_of(host, *sock.getsockname()[:2])
+        fitting = [card for card in cards if card.base.fingerprint == base.fingerprint]
         served.start()
         try:
             serve(
@@ -193,7 +239,7 @@ def command(
                 stopping,
                 seconds=drain,
                 abandon=lambda: served.close(0.0),
-                ready=lambda: _tell(url, base, cards, ring is not None, as_json),
+                ready=lambda: tell(url, base.name, fitting, ring is not None, as_json),
             )
         finally:
             served.close(0.0)
@@ -226,18 +272,36 @@ def cards_of(library: str) -> list[Card]:
 
 def served_base(choice: BaseChoice, cards: Sequence[Card]) -> Base:
     """The base to serve: the one asked for, that of the prompts, or the bundled one."""
+    which = which_base(choice, cards)
+    base = choice.load(which.model, which.revision, which.quantisation)
+    return base if which.called is None else replace(base, name=which.called)
+
+
+class WhichBase(NamedTuple):
+    """A base to load, and what it is called if not by the name it is loaded by."""
+
+    model: str
+    revision: str | None = None
+    quantisation: str | None = None
+    called: str | None = None
+
+
+def which_base(choice: BaseChoice, cards: Sequence[Card]) -> WhichBase:
     from softprompt.errors import ConfigError
 
     bases = {(c.base.name, c.base.revision, c.base.quantisation): None for c in cards}
     if choice.model is not None:
         kinds = {quantisation for name, _, quantisation in bases if name == choice.model}
-        return choice.load(choice.model, quantisation=kinds.pop() if len(kinds) == 1 else None)
+        return WhichBase(choice.model, quantisation=kinds.pop() if len(kinds) == 1 else None)
     if len(bases) > 1:
         names = ", ".join(sorted({card.base.called for card in cards}))
         raise ConfigError(
             f"The prompts of this library are for several bases ({names}); say with --model which to serve."
         )
-    return choice.load_for(cards[0].base) if cards else choice.load(BUNDLED)
+    if not cards:
+        return WhichBase(BUNDLED)
+    about = cards[0].base
+    return WhichBase(about.name, about.revision, about.quantisation, about.called)
 
 
 def _vllm(base: Base, library: str, engine_args: Sequence[str], shape: dict[str, Any]) -> Backend:
@@ -269,32 +333,31 @@ def _log(verbose: bool) -> None:
     logger.propagate = False
 
 
-def _url(host: str, address: str, port: int) -> str:
+def url_of(host: str, address: str, port: int) -> str:
     """An address one can call: a server that listens everywhere is at this machine, too."""
     name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, host)
     return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
 
 
-def _tell(url: str, base: Base, cards: Sequence[Card], keyed: bool, as_json: bool) -> None:
+def tell(url: str, base: str, cards: Sequence[Card], keyed: bool, as_json: bool) -> None:
     from softprompt.cli import screen
 
-    fitting = [card for card in cards if card.base.fingerprint == base.fingerprint]
     if as_json:
-        names = [card.name for card in fitting]
-        screen.print_json({"url": url, "base": base.name, "prompts": names})
+        names = [card.name for card in cards]
+        screen.print_json({"url": url, "base": base, "prompts": names})
         return
-    count = f"{len(fitting)} prompt{'' if len(fitting) == 1 else 's'}"
-    print(screen.clean(f"Serving {count} on {base.name} at {url}; stop it with Ctrl-C. Try:"))
-    print(screen.clean(_curl(url, base, fitting, keyed)), flush=True)
+    count = f"{len(cards)} prompt{'' if len(cards) == 1 else 's'}"
+    print(screen.clean(f"Serving {count} on {base} at {url}; stop it with Ctrl-C. Try:"))
+    print(screen.clean(_curl(url, base, cards, keyed)), flush=True)
 
 
-def _curl(url: str, base: Base, cards: Sequence[Card], keyed: bool) -> str:
+def _curl(url: str, base: str, cards: Sequence[Card], keyed: bool) -> str:
     """A line to try, with a prompt that plain text will do for."""
     one = next((card for card in cards if len(card.template.template.input_fields) == 1), None)
     key = ' -H "Authorization: Bearer $KEY"' if keyed else ""
     path, words = (
         "completions",
-        {"model": base.name if one is None else one.name, "prompt": "Once upon a time"},
+        {"model": base if one is None else one.name, "prompt": "Once upon a time"},
     )
     if one is not None and one.template.labels is not None:
         path, words = "classify", {"model": one.name, "input": "your text"}

@@ -154,12 +154,13 @@ def tell(prompt: Prompt, config: Config, *, as_json: bool = False) -> None:
     from softprompt.cli import screen
     from softprompt.cli.scores import print_scores
     from softprompt.cli.search_table import print_search
+    from softprompt.library.folder import Library
 
-    folder = Path(config.output.library) / prompt.name
-    size = sum(file.stat().st_size for file in folder.iterdir())
+    library = Library(config.output.library)
+    folder, size = library.where(prompt.name), library.size(prompt.name)
     if as_json:
         screen.print_json(
-            {"name": prompt.name, "path": str(folder), "bytes": size, "card": prompt.card.model_dump()}
+            {"name": prompt.name, "path": folder, "bytes": size, "card": prompt.card.model_dump()}
         )
         return
     console = screen.out()
@@ -176,8 +177,10 @@ def tell(prompt: Prompt, config: Config, *, as_json: bool = False) -> None:
 
 def _refuse_overwriting(config: Config) -> None:
     from softprompt.errors import ConfigError
+    from softprompt.library.folder import Library
 
-    taken = [name for name in config.names if Path(config.output.library, name).exists()]
+    library = Library(config.output.library)
+    taken = [name for name in config.names if library.taken(name)]
     if taken and not config.output.overwrite:
         raise ConfigError(
             f"There is a prompt {taken[0]!r} in {config.output.library} already; choose another name with "
@@ -203,7 +206,7 @@ def _load(config: Config) -> Any:
     return choice.load(about.model, about.revision)
 
 
-def _facts(prompt: Prompt, folder: Path, size: int) -> dict[str, str]:
+def _facts(prompt: Prompt, folder: str, size: int) -> dict[str, str]:
     from softprompt.cli.screen import bytes_text, seconds_text
 
     card = prompt.card

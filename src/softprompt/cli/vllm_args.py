@@ -44,7 +44,8 @@ def command(
     refuse_missing(library, "LIBRARY")
     base = served_base(BaseChoice(model, dtype, "cpu", trust_remote_code), cards_of(library))
     refuse_base(base)
-    about = {"library": str(Path(library).absolute()), "fingerprint": base.fingerprint}
+    where = library if "://" in library else str(Path(library).absolute())
+    about = {"library": where, "fingerprint": base.fingerprint}
     words = flags(engine_fields(base, str(Path(store).absolute()), **about))
     if as_json:
         screen.print_json(words)

@@ -197,7 +197,7 @@ def test(
     ``changes`` says whether to score it on changed rows (typos, case, spacing) too, ``requests`` how many
     requests to answer alone, for their median time.
     """
-    prompt = load_prompt(cell.name, base, library.path)
+    prompt = load_prompt(cell.name, base, library)
     task, _ = read_task(base, config)
     encoded = tokens(task, "test", base, config)
     found = measurement.of(prompt, encoded, task, "test")

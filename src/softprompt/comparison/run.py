@@ -1,16 +1,19 @@
 """A comparison from its file to its results: which cells it needs, in which order, what is done already.
 
-It knows files and order; training and scoring a cell is ``cell``'s, numbers are ``summary``'s.
+It knows files and order; training and scoring a cell is ``cell``'s, numbers are ``summary``'s. Where a cell
+is carried out it is told (``Carry``): here, one after the other, or on other machines, many at once.
 """
 
 from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from softprompt.base.model import Base
 from softprompt.checkpoints.freeze import load_base
@@ -39,7 +42,7 @@ from softprompt.packages import require
 from softprompt.training.job import read_task
 from softprompt.training.loop import Report
 
-__all__ = ["REPORT", "RESULTS", "compare", "folder_of"]
+__all__ = ["REPORT", "RESULTS", "Bench", "Carry", "CellOrder", "Spread", "carried", "compare", "folder_of"]
 
 REPORT, RESULTS = "report.html", "results.json"
 
@@ -49,8 +52,30 @@ def folder_of(results: Results) -> Path:
     return Path(results.settings["compare"]["folder"]) / results.name
 
 
+class CellOrder(NamedTuple):
+    """One cell that is wanted: plain values, which may travel.
+
+    Attributes:
+        contender: the method's name.
+        trial: which of its settings.
+        seed: of the draw.
+        chosen: whether its artifact must be there.
+        tested: the trained cell that is to be tested instead.
+    """
+
+    contender: str
+    trial: int
+    seed: int
+    chosen: bool = False
+    tested: Trained | None = None
+
+
+Carry = Callable[[Sequence[CellOrder]], Sequence[Any]]
+"""Carries cells out, ``Trained`` or ``Tested`` for each, in their order; may be called in several threads."""
+
+
 @dataclass
-class _Bench:
+class Bench:
     """What all cells of a comparison share."""
 
     comparison: Comparison
@@ -60,9 +85,31 @@ class _Bench:
     notify: Callable[[str], None]
     watch: Callable[[str, Report], None]
     stop: Callable[[], bool]
-    numbers: Mapping[str, int]
+    contenders: Mapping[str, Contender]
     bases: dict[BaseConfig, Base] = field(default_factory=dict)
     tasks: dict[str, Task] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        comparison: Comparison,
+        contenders: Sequence[Contender],
+        notify: Callable[[str], None],
+        watch: Callable[[str, Report], None],
+        stop: Callable[[], bool],
+    ) -> Bench:
+        """What a comparison's file says."""
+        folder = Path(comparison.compare.folder) / comparison.name
+        return cls(
+            comparison,
+            folder,
+            Library(folder / "prompts"),
+            _measurement(comparison),
+            notify,
+            watch,
+            stop,
+            {contender.name: contender for contender in contenders},
+        )
 
     def rows(self, base: Base) -> Task:
         """The rows all methods share, as the first seed draws them."""
@@ -94,6 +141,10 @@ class _Bench:
         return self.bases[about]
 
 
+Spread = Callable[[Bench], AbstractContextManager[Carry]]
+"""Begins to carry out the cells of a comparison elsewhere; what it began ends with the block."""
+
+
 def compare(
     source: str | Path | Mapping[str, Any],
     overrides: Sequence[str] = (),
@@ -101,6 +152,7 @@ def compare(
     notify: Callable[[str], None] = lambda message: None,
     watch: Callable[[str, Report], None] = lambda what, report: None,
     stop: Callable[[], bool] = lambda: False,
+    spread: Spread | None = None,
 ) -> Results:
     """Tune, train and test every method of a comparison, and write its results and report.
 
@@ -115,59 +167,85 @@ def compare(
         notify: told plain sentences as results come in.
         watch: told (what is being trained, report) of every step.
         stop: asked after every step whether to end now; raises KeyboardInterrupt then.
+        spread: carries cells out elsewhere, those of all methods at once.
 
     Raises:
         ConfigError: a setting is wrong; nothing has been trained yet.
         DataError: the rows are wrong.
     """
     comparison, contenders = load_comparison(source, overrides)
-    measurement = _measurement(comparison)
-    require("an HTML page", *measurement.needs, *(need for one in contenders for need in one.needs))
-    bench = _Bench(
-        comparison,
-        Path(comparison.compare.folder) / comparison.name,
-        Library(Path(comparison.compare.folder) / comparison.name / "prompts"),
-        measurement,
-        notify,
-        watch,
-        stop,
-        {contender.name: number for number, contender in enumerate(contenders, start=1)},
-    )
+    bench = Bench.of(comparison, contenders, notify, watch, stop)
+    require("an HTML page", *bench.measurement.needs, *(need for one in contenders for need in one.needs))
     setting, task = _described(bench)
     for note in task.notes:
         notify(note)
     findings: dict[str, Findings] = {}
     results = summarise(comparison, contenders, findings, bench.measurement, setting, task)
     bench.folder.mkdir(parents=True, exist_ok=True)
-    for contender in contenders:
-        findings[contender.name] = _run(bench, contender, findings)
-        results = summarise(comparison, contenders, findings, bench.measurement, setting, task)
-        results.save(bench.folder / RESULTS)
-        write_report(results, bench.folder / REPORT)
+    with nullcontext() if spread is None else spread(bench) as carry:
+        for contender, found in _found(bench, contenders, carry):
+            findings[contender.name] = found or _votes(contender, findings)
+            results = summarise(comparison, contenders, findings, bench.measurement, setting, task)
+            results.save(bench.folder / RESULTS)
+            write_report(results, bench.folder / REPORT)
     return results
 
 
-def _described(bench: _Bench) -> tuple[Setting, Task]:
+def _found(
+    bench: Bench, contenders: Sequence[Contender], carry: Carry | None
+) -> Iterator[tuple[Contender, Findings | None]]:
+    """Every method with what was found, in the file's order; None for one that only counts votes."""
+    if carry is None:
+        for one in contenders:
+            yield one, None if one.votes_of else _run(bench, one, lambda orders: carried(bench, orders))
+        return
+    with ThreadPoolExecutor(len(contenders), "softprompt-method") as pool:
+        runs = [None if one.votes_of else pool.submit(_run, bench, one, carry) for one in contenders]
+        try:
+            for one, run in zip(contenders, runs, strict=True):
+                yield one, None if run is None else run.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _votes(contender: Contender, findings: Mapping[str, Findings]) -> Findings:
+    assert contender.votes_of is not None
+    return Findings(votes_of=contender.votes_of, trouble=findings[contender.votes_of].trouble)
+
+
+def carried(bench: Bench, orders: Sequence[CellOrder]) -> list[Any]:
+    """The cells of some orders, made here or found on disk, one after the other."""
+    found: list[Any] = []
+    for order in orders:
+        contender = bench.contenders[order.contender]
+        if order.tested is None:
+            found.append(_train(bench, contender, order.trial, order.seed, chosen=order.chosen))
+        else:
+            found.append(_test(bench, contender, order.trial, order.seed, order.tested))
+    return found
+
+
+def _described(bench: Bench) -> tuple[Setting, Task]:
     """What is needed of the comparison's base all along, which is not held for it."""
     base = bench.base(bench.comparison.base)
     return Setting.of(base), bench.rows(base)
 
 
-def _run(bench: _Bench, contender: Contender, findings: Mapping[str, Findings]) -> Findings:
+def _run(bench: Bench, contender: Contender, carry: Carry) -> Findings:
     """All trials of one method, then its chosen settings on every seed."""
-    if contender.votes_of is not None:
-        return Findings(votes_of=contender.votes_of, trouble=findings[contender.votes_of].trouble)
-    seeds = bench.comparison.compare.seeds
+    seeds, name = bench.comparison.compare.seeds, contender.name
     try:
-        trials = [_train(bench, contender, trial, seeds[0]) for trial in range(len(contender.trials))]
+        trials = carry([CellOrder(name, trial, seeds[0]) for trial in range(len(contender.trials))])
         chosen = max(range(len(trials)), key=lambda t: bench.measurement.merit(trials[t].validation))
+        ready = [trials[chosen]] if has_artifact(trials[chosen], bench.library) else []
         runs = [
-            trials[chosen]
-            if seed == seeds[0] and has_artifact(trials[chosen], bench.library)
-            else _train(bench, contender, chosen, seed, chosen=True)
-            for seed in seeds
+            *ready,
+            *carry([CellOrder(name, chosen, seed, chosen=True) for seed in seeds[len(ready) :]]),
         ]
-        tests = [_test(bench, contender, chosen, seed, cell) for seed, cell in zip(seeds, runs, strict=True)]
+        tests = carry(
+            [CellOrder(name, chosen, seed, tested=cell) for seed, cell in zip(seeds, runs, strict=True)]
+        )
     except SoftpromptError as error:
         bench.notify(f"{contender.name}: {error}")
         return Findings(trouble=str(error))
@@ -176,14 +254,14 @@ def _run(bench: _Bench, contender: Contender, findings: Mapping[str, Findings]) 
 
 
 def _tidy(
-    bench: _Bench, contender: Contender, trials: Sequence[Trained], chosen: int, runs: Sequence[Trained]
+    bench: Bench, contender: Contender, trials: Sequence[Trained], chosen: int, runs: Sequence[Trained]
 ) -> None:
     """Remove the artifacts of trials that were not chosen, and those that would need the training rows."""
     unwanted = [cell for trial, cell in enumerate(trials) if trial != chosen]
     if contender.config(chosen, seed=0).data.retrieve is not None:
         unwanted += runs
     for cell in unwanted:
-        if cell.name and (bench.library.path / cell.name).exists():
+        if cell.name and bench.library.taken(cell.name):
             bench.library.remove(cell.name)
 
 
@@ -198,11 +276,11 @@ class _CellPlace:
     identity: str
 
 
-def _place(bench: _Bench, contender: Contender, trial: int, seed: int) -> _CellPlace:
+def _place(bench: Bench, contender: Contender, trial: int, seed: int) -> _CellPlace:
     settings = contender.config(trial, seed)
     data = settings.data.model_copy(update={"draw": bench.comparison.compare.seeds[0]})
     slug = re.sub(r"[^A-Za-z0-9]+", "-", contender.name).strip("-").lower()[:60] or "method"
-    number = bench.numbers[contender.name]
+    number = 1 + list(bench.contenders).index(contender.name)
     name = f"{number}-{slug}-trial{trial + 1}-seed{seed}"
     output = settings.output.model_copy(update={"runs": str(bench.folder)})  # where a teacher's answers lie
     config = settings.model_copy(update={"name": name, "data": data, "output": output})
@@ -218,7 +296,7 @@ def _changes(trial: Mapping[str, Any]) -> str:
     return "".join(f"{dotted.rpartition('.')[2]} {shown(value)}, " for dotted, value in trial.items())
 
 
-def _train(bench: _Bench, contender: Contender, trial: int, seed: int, *, chosen: bool = False) -> Trained:
+def _train(bench: Bench, contender: Contender, trial: int, seed: int, *, chosen: bool = False) -> Trained:
     """The cell of one trial on one seed, from disk if it is there; a chosen one with its artifact."""
     place = _place(bench, contender, trial, seed)
     found = kept(Trained, place.path, place.identity)
@@ -239,7 +317,7 @@ def _train(bench: _Bench, contender: Contender, trial: int, seed: int, *, chosen
     return found
 
 
-def _test(bench: _Bench, contender: Contender, trial: int, seed: int, cell: Trained) -> Tested:
+def _test(bench: Bench, contender: Contender, trial: int, seed: int, cell: Trained) -> Tested:
     """The test of one chosen run, from disk if it is there."""
     place = _place(bench, contender, trial, seed)
     rules = bench.comparison.compare

@@ -167,7 +167,7 @@ def open_prompt(name: str | Path, base: Base, library: str | Path = "prompts") -
     check_base(artifact, base)
     met = artifact.payload.meet(base)
     prompt = Prompt(met.base, met.front, card, met.change, base)
-    start, note, words = _beginning(prompt, Path(library))
+    start, note, words = _beginning(prompt, library)
     return InspectedPrompt(prompt, start, note, words)
 
 
@@ -284,7 +284,7 @@ def _config(card: Card) -> Config | None:
         return None
 
 
-def _beginning(prompt: Prompt, library: Path) -> tuple[Front | None, str, dict[int, str]]:
+def _beginning(prompt: Prompt, library: str | Path) -> tuple[Front | None, str, dict[int, str]]:
     """The start of a prompt or why there is none, and the words among its positions."""
     card, base = prompt.card, prompt.base
     config = _config(card)
@@ -312,7 +312,7 @@ def _beginning(prompt: Prompt, library: Path) -> tuple[Front | None, str, dict[i
     return start, "", words
 
 
-def _start(prompt: Prompt, config: Config, library: Path) -> tuple[Front, dict[int, str]]:
+def _start(prompt: Prompt, config: Config, library: str | Path) -> tuple[Front, dict[int, str]]:
     """What the method a prompt was trained with begins from, and the positions that stay as they are."""
     base, template, about, front = prompt.base, prompt.template, config.method, config.method.front
     if config.data.chat:

@@ -31,7 +31,7 @@ from softprompt.data.rows import Scaling
 from softprompt.data.template import Template
 from softprompt.errors import ArtifactError, DataError
 from softprompt.harmless import clipped
-from softprompt.library.files import json_object
+from softprompt.library.files import json_object, parsed_object
 
 __all__ = [
     "CARD_FILE",
@@ -45,6 +45,7 @@ __all__ = [
     "TrainingCard",
     "TrialCard",
     "card_json",
+    "card_of",
     "kept_name",
     "read_card",
 ]
@@ -280,7 +281,15 @@ def read_card(folder: Path) -> Card:
         ResourceError: it cannot be read.
     """
     path = folder / CARD_FILE
-    values = json_object(path, _LIMIT)
+    return _checked(json_object(path, _LIMIT), str(path))
+
+
+def card_of(content: bytes, where: str) -> Card:
+    """The card that a file's content is; errors as in ``read_card``, which name ``where`` it came from."""
+    return _checked(parsed_object(content, where, _LIMIT), where)
+
+
+def _checked(values: dict[str, Any], path: str) -> Card:
     version = values.get("format")
     if type(version) is not int:
         raise ArtifactError(

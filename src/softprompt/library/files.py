@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from softprompt.errors import ArtifactError, ResourceError
 
-__all__ = ["json_object", "opened", "refuse_links_out"]
+__all__ = ["json_object", "opened", "parsed_object", "refuse_links_out"]
 
 
 @contextlib.contextmanager
@@ -50,7 +50,11 @@ def json_object(path: Path, limit: int) -> dict[str, Any]:
         ResourceError: it cannot be read.
     """
     with opened(path) as file:
-        content = file.read(limit + 1)
+        return parsed_object(file.read(limit + 1), path, limit)
+
+
+def parsed_object(content: bytes, path: Path | str, limit: int) -> dict[str, Any]:
+    """The JSON object that ``content``, from ``path``, is; errors as in ``json_object``."""
     if len(content) > limit:
         raise ArtifactError(
             f"{path} is larger than {limit:,} bytes, which no prompt needs; restore it from a good copy."

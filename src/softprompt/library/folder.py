@@ -1,5 +1,5 @@
-"""The library: a folder of artifacts, each a folder of its own. Knows names, files and that they belong
-together; does not know training.
+"""The library: artifacts by name, each a folder of its own. Knows names, files and that they belong
+together; does not know training, nor where the files lie (``place``).
 
 An artifact is the card ``softprompt.json``, a ``README.md``, and what was learnt: PEFT's two files, or those
 of a fine-tuned model. What lies in a library may come from strangers: a name never leads out of it, and
@@ -10,28 +10,30 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from softprompt.atomic import GONE, new_folder, plain_disk_errors, write_bytes
+from softprompt.atomic import write_bytes
 from softprompt.base.model import Base
 from softprompt.config import NAME_RULE
 from softprompt.config_io import nearest, shown
-from softprompt.errors import ArtifactError, ResourceError, SoftpromptError, WrongBaseError
+from softprompt.errors import ArtifactError, SoftpromptError, WrongBaseError
 from softprompt.harmless import visible
 from softprompt.library import formats
 from softprompt.library.card import CARD_FILE, Card, card_json, kept_name, read_card
 from softprompt.library.model_card import model_card
 from softprompt.library.payload import Payload
-from softprompt.library.peft_format import CONFIG_FILE, WEIGHTS_FILE, Learnt
+from softprompt.library.peft_format import Learnt
+from softprompt.library.place import place_at
 from softprompt.library.share import HUB, brought
 
 __all__ = ["Artifact", "Library", "ListedArtifact", "check_base"]
 
-_MARKS = (CARD_FILE, CONFIG_FILE, WEIGHTS_FILE)
-"""A folder with one of these is an artifact, or was meant to be one."""
+T = TypeVar("T")
+
 _SHOWN = 20
 
 
@@ -75,19 +77,43 @@ class ListedArtifact:
     name: str
     card: Card | None
     fault: str | None = None
+    nbytes: int = 0
 
 
 ListedArtifacts = list[ListedArtifact]  # inside the class, "list" is the method
 
 
 class Library:
-    """The artifacts in one folder, which need not exist before the first is saved."""
+    """The artifacts at one address: a folder, which need not exist before the first is saved, or an object
+    store (``s3://``, ``gs://``, ``az://``).
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+    Args:
+        address: the folder's path, or an address with ``://`` in it.
+
+    Raises:
+        ConfigError: an address of a kind that is not known.
+        ResourceError: a package is missing that the address needs.
+    """
+
+    def __init__(self, address: str | os.PathLike[str]) -> None:
+        self._place = place_at(address)
 
     def __repr__(self) -> str:
-        return f"<Library at {self.path}>"
+        return f"<Library at {self.address}>"
+
+    @property
+    def address(self) -> str:
+        """What a user calls it."""
+        return self._place.address
+
+    @property
+    def path(self) -> Path:
+        """The folder of this machine in which artifacts are read: its own, or that of copies."""
+        return self._place.path
+
+    def where(self, name: str) -> str:
+        """Where an artifact lies, for people."""
+        return f"{self.address.rstrip('/')}/{name}"
 
     def save(self, name: str, payload: Payload, card: Card, overwrite: bool = False) -> Path:
         """Write an artifact, whole or not at all, and return its folder.
@@ -101,18 +127,26 @@ class Library:
         Raises:
             ArtifactError: the name is no folder name, card and payload do not belong together, the
                 numbers are not finite, or something that is no artifact would be replaced.
-            ResourceError: the name is taken, or the disk refuses.
+            ResourceError: the name is taken, or the disk or the object store refuses.
         """
-        path = self._named(name)
-        _check_match(card, payload, path)
-        if overwrite and path.exists() and not _is_artifact(path):
-            raise ArtifactError(f"{path} is no saved prompt, so it is not replaced; choose another name.")
-        with new_folder(path, replace=overwrite) as staging:
+        _refuse_name(name)
+        _check_match(card, payload, self.where(name))
+        with self.put(name, replace=overwrite) as staging:
             sha256 = payload.write(staging, card.base.name, card.base.revision)
             final = Card.model_validate(card.model_dump() | {"name": name, "weights_sha256": sha256})
             write_bytes(staging / CARD_FILE, card_json(final).encode())
             write_bytes(staging / "README.md", model_card(final).encode())
-        return path
+        return self.find(name)
+
+    def put(self, name: str, *, replace: bool) -> AbstractContextManager[Path]:
+        """A folder to fill with an artifact's files, which takes the name in one step when the block ends.
+
+        Raises:
+            ArtifactError: ``name`` is no name, or something that is no artifact would be replaced.
+            ResourceError: the name is taken, or the disk or the object store refuses.
+        """
+        _refuse_name(name)
+        return self._place.put(name, replace=replace)
 
     def load(self, name_or_path: str | os.PathLike[str]) -> Artifact:
         """Read the artifact of a name in this library, or of a folder anywhere.
@@ -127,6 +161,9 @@ class Library:
         """
         if isinstance(name_or_path, str) and name_or_path.startswith(HUB):
             return _read(brought(name_or_path))
+        if isinstance(name_or_path, str) and "://" in name_or_path:
+            address, _, name = name_or_path.rpartition("/")
+            return Library(address).load_named(name)
         marks = [mark for mark in ("/", os.sep, os.altsep) if mark]
         if isinstance(name_or_path, str) and not any(mark in name_or_path for mark in marks):
             return self.load_named(name_or_path)
@@ -139,62 +176,67 @@ class Library:
         return _read(path)
 
     def find(self, name: str) -> Path:
-        """The folder of a name in this library, not read yet.
+        """The folder of a name in this library, not read yet; brought first if it lies elsewhere.
 
         Raises:
             ArtifactError: there is no such artifact, or a link in it leads out of the library.
+            ResourceError: it cannot be read or brought.
         """
-        path = self._named(name)
-        if not path.is_dir() or not _is_artifact(path):
-            raise ArtifactError(self._missing(name))
-        home = self.path.resolve()
-        try:
-            files = sorted(path.iterdir())
-        except OSError as error:
-            raise ResourceError(f"Cannot read {path}: {error.strerror}; check the permissions.") from error
-        for part in (path, *files):
-            if not part.resolve().is_relative_to(home):
-                raise ArtifactError(
-                    f"{part} is a link that leads out of the library; load its target by its own path."
-                )
-        return path
+        _refuse_name(name)
+        return self._there(name, self._place.find(name))
 
     def list(self) -> ListedArtifacts:
         """Every artifact by name, in order; a broken one with what is wrong. Weights are not read."""
-        listed = []
-        for name in self.names():
+        listed, names = [], self.names()
+        self.foresee(names)
+        for name in names:
             try:
-                path = self.find(name)
-                card = read_card(path)
-                _check_positions(card, formats.check(path), path)
-                listed.append(ListedArtifact(name, card))
+                card = self.card(name)
+                near = self._place.near(name)
+                if near is not None:  # what lies elsewhere is checked when it is brought
+                    _check_positions(card, formats.check(near), near)
+                listed.append(ListedArtifact(name, card, nbytes=self.size(name)))
             except SoftpromptError as error:
                 listed.append(ListedArtifact(name, None, str(error)))
         return listed
 
     def names(self) -> Sequence[str]:
         """Every artifact's name, in order, also of those that are broken."""
-        try:
-            found = [entry.name for entry in os.scandir(self.path)]
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise ResourceError(
-                f"Cannot read the library {self.path}: {error.strerror}; check the path."
-            ) from error
-        return sorted(name for name in found if name[0] != "." and _is_artifact(self.path / name))
+        return sorted(self._place.names())
+
+    def foresee(self, names: Iterable[str]) -> None:
+        """Say whose cards and stamps will be asked for next, which one question may answer together."""
+        self._place.foresee(names)
 
     def card(self, name: str) -> Card:
         """What is known about an artifact; its weights are not read. Errors as in ``load``."""
-        return read_card(self.find(name))
+        _refuse_name(name)
+        return self._there(name, self._place.card(name))
 
     def stamp(self, name: str) -> Hashable | None:
-        """How an artifact lies on the disk now, which changes when it is replaced; None if there is none."""
-        try:
-            found = (self.find(name) / CARD_FILE).stat()
-        except (SoftpromptError, OSError):
-            return None
-        return found.st_mtime_ns, found.st_size, found.st_ino
+        """How an artifact lies there now, which changes when it is replaced; None if there is none.
+
+        An object store is asked again every two seconds for what is in use; till then it gives what it knows.
+        """
+        return self._place.stamp(name) if NAME_RULE.fullmatch(name) else None
+
+    def size(self, name: str) -> int:
+        """Bytes of an artifact's files, which are not brought for it; errors as in ``find``."""
+        _refuse_name(name)
+        return self._there(name, self._place.size(name))
+
+    def exists(self) -> bool:
+        """Whether there is a library, be it empty."""
+        return self._place.exists()
+
+    def taken(self, name: str) -> bool:
+        """Whether anything lies under a name, be it no artifact."""
+        _refuse_name(name)
+        return self._place.taken(name)
+
+    def sweep(self) -> None:
+        """Remove what writers that were killed have left."""
+        self._place.sweep()
 
     def remove(self, name: str) -> None:
         """Delete an artifact; it is gone from the list in one step.
@@ -203,50 +245,42 @@ class Library:
             ArtifactError: there is no such artifact, or it is a link out of the library.
             ResourceError: it may not be deleted.
         """
-        path = self.find(name)
-        with plain_disk_errors(path):
-            if path.is_symlink():
-                path.unlink()
-                return
-            aside = Path(tempfile.mkdtemp(dir=self.path, prefix=f".{name}{GONE}"))
-            os.rename(path, aside / "old")
-            shutil.rmtree(aside, ignore_errors=True)
+        _refuse_name(name)
+        self._there(name, self._place.remove(name) or None)
 
     def rename(self, name: str, new: str) -> Path:
         """Give an artifact another name, on its card too; its folder. Nobody finds half of it, or none.
 
         Raises:
             ArtifactError: there is no such artifact, or ``new`` is no name.
-            ResourceError: the new name is taken, or the disk refuses.
+            ResourceError: the new name is taken, or the disk or the object store refuses.
         """
-        old, path = self.find(name), self._named(new)
+        old = self.find(name)
+        _refuse_name(new)
         card = Card.model_validate(read_card(old).model_dump() | {"name": new})
-        with new_folder(path) as staging:
+        with self.put(new, replace=False) as staging:
             shutil.copytree(old, staging, copy_function=_link, dirs_exist_ok=True)
             write_bytes(staging / CARD_FILE, card_json(card).encode())
             write_bytes(staging / "README.md", model_card(card).encode())
         self.remove(name)
-        return path
+        return self.find(new)
 
-    def _named(self, name: str) -> Path:
-        if not NAME_RULE.fullmatch(name):
-            raise ArtifactError(
-                f"{shown(name)} is no name for a prompt: use 1 to 100 of the letters a-z and A-Z, digits, "
-                "'.', '_' and '-', not starting with '.'."
-            )
-        return self.path / name
+    def _there(self, name: str, found: T | None) -> T:
+        if found is None:
+            raise ArtifactError(self._missing(name))
+        return found
 
     def _missing(self, name: str) -> str:
-        names = self.names()
-        if not self.path.is_dir():
-            return f"There is no prompt called {name}: the library {self.path} is not there; check the path."
+        names, place = self.names(), self.address
+        if not names and not self.exists():
+            return f"There is no prompt called {name}: the library {place} is not there; check the path."
         if not names:
-            return f"There is no prompt called {name} in {self.path}, which holds none; check the path."
+            return f"There is no prompt called {name} in {place}, which holds none; check the path."
         there = ", ".join(map(visible, names[:_SHOWN]))
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         near = nearest(name, names)
         hint = f"did you mean {visible(near)}?" if near else "choose one of them."
-        return f"There is no prompt called {name} in {self.path}, which holds {there}{more}; {hint}"
+        return f"There is no prompt called {name} in {place}, which holds {there}{more}; {hint}"
 
 
 def check_base(artifact: Artifact, base: Base) -> None:
@@ -268,6 +302,14 @@ def check_base(artifact: Artifact, base: Base) -> None:
     )
 
 
+def _refuse_name(name: str) -> None:
+    if not NAME_RULE.fullmatch(name):
+        raise ArtifactError(
+            f"{shown(name)} is no name for a prompt: use 1 to 100 of the letters a-z and A-Z, digits, "
+            "'.', '_' and '-', not starting with '.'."
+        )
+
+
 def _read(path: Path) -> Artifact:
     card = read_card(path) if os.path.lexists(path / CARD_FILE) else None
     held = formats.read(path, card.weights_sha256 if card else None)
@@ -276,7 +318,7 @@ def _read(path: Path) -> Artifact:
     return Artifact(path, card, *held)
 
 
-def _check_match(card: Card, payload: Payload, path: Path) -> None:
+def _check_match(card: Card, payload: Payload, path: Path | str) -> None:
     _check_positions(card, payload.positions, path)
     if formats.kept_as(card.kind) != payload.kind:
         raise ArtifactError(
@@ -285,16 +327,12 @@ def _check_match(card: Card, payload: Payload, path: Path) -> None:
         )
 
 
-def _check_positions(card: Card, positions: int, path: Path) -> None:
+def _check_positions(card: Card, positions: int, path: Path | str) -> None:
     if card.positions != positions:
         raise ArtifactError(
             f"{path}: the card speaks of {card.positions} positions, but there are {positions}; "
             "restore it from a good copy."
         )
-
-
-def _is_artifact(path: Path) -> bool:
-    return any(os.path.lexists(path / file) for file in _MARKS)
 
 
 def _link(source: str, target: str) -> None:

@@ -201,9 +201,8 @@ class Prompt:
 
     def save(self, library: str | Path | Library = "prompts", *, overwrite: bool = False) -> Path:
         """Write the artifact, whole or not at all, as ``library/NAME``; its path."""
-        shelf = library if isinstance(library, Library) else Library(library)
         learnt = payload(self.base, self.front, self.change)
-        return shelf.save(self.name, learnt, self.card, overwrite=overwrite)
+        return _opened(library).save(self.name, learnt, self.card, overwrite=overwrite)
 
     def push_to_hub(self, repo: str, *, private: bool = False) -> str:
         """Put the artifact on the model hub as ``repo``, OWNER/NAME, and return its address.
@@ -250,7 +249,7 @@ class Prompt:
         return candidate_ids(self.template, self.base.encode, self._end)
 
 
-def load_prompt(name: str | Path, base: Base, library: str | Path = "prompts") -> Prompt:
+def load_prompt(name: str | Path, base: Base, library: str | Path | Library = "prompts") -> Prompt:
     """Load a saved prompt, by its name in a library, by its folder, or from the hub (``hub:OWNER/NAME``).
 
     One that changes the model (LoRA, full fine-tuning) is read with a changed copy; ``base`` stays as it is.
@@ -259,12 +258,16 @@ def load_prompt(name: str | Path, base: Base, library: str | Path = "prompts") -
         ArtifactError: there is no such prompt, or it is damaged.
         WrongBaseError: it was learnt on another base.
     """
-    artifact = Library(library).load(name)
+    artifact = _opened(library).load(name)
     if artifact.card is None:
         raise ArtifactError(f"{name} has no card; bring it in with softprompt import first.")
     check_base(artifact, base)
     met = artifact.payload.meet(base)
     return Prompt(met.base, met.front, artifact.card, met.change, base)
+
+
+def _opened(library: str | Path | Library) -> Library:
+    return library if isinstance(library, Library) else Library(library)
 
 
 def answer_together(requests: Sequence[tuple[Prompt | None, Text]], base: Base, **sampling: Any) -> list[str]:

@@ -128,7 +128,7 @@ class Engine:
         self._thread = threading.Thread(target=self._scheduler.run, name="softprompt-engine", daemon=True)
 
     def __repr__(self) -> str:
-        return f"<Engine for {self.library.path} on {self.frozen.name}>"
+        return f"<Engine for {self.library.address} on {self.frozen.name}>"
 
     # -- life ----------------------------------------------------------------------------------
 

@@ -213,10 +213,14 @@ class Registry:
 
     def lease_held(self, name: str) -> Lease | None:
         """What ``lease`` would give if that takes no loading, else None; never waits for a load."""
-        stamp = None if name == self._base.version.name else self._stamp(name)
         with self._freed:
             if name == self._base.version.name:
                 return self._hit(self._base)
+            stale = (cached.version.name for cached in tuple(self._stale))
+            if name not in self._current and name not in stale:
+                return None  # without a look at its files, which may lie far away
+        stamp = self._stamp(name)
+        with self._freed:
             held = None if stamp is None else self._find(name, stamp)
             return None if held is None else self._hit(held)
 

@@ -77,7 +77,9 @@ class Service:
         """Every name that can be asked for, the bare base first; broken artifacts are left out."""
         library = self.engine.library
         found, cards = [Model(self.engine.base.name, 0, None)], dict[str, tuple[Hashable, Card]]()
-        for name in library.names():
+        names = library.names()
+        library.foresee(names)
+        for name in names:
             stamp = library.stamp(name)
             known = self._cards.get(name)
             if stamp is None:

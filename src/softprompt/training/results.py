@@ -141,9 +141,9 @@ def _saved(prompt: Prompt, outcome: Outcome, library: Library, overwrite: bool, 
     if leads:
         prompt.save(library, overwrite=overwrite)
     if diverged:
-        folder = library.path / prompt.name
         raise DivergedError(
-            f"{outcome.error} The best state, of step {outcome.best_step}, is saved in {folder}."
+            f"{outcome.error} The best state, of step {outcome.best_step}, is saved in "
+            f"{library.where(prompt.name)}."
         )
     return prompt
 
@@ -183,7 +183,7 @@ def save_search(found: SearchOutcome, library: Library, listener: Listener, *, o
     prompt = _with_search(prompt, found, [cards[trial] for trial in found.learnt])
     if leads:
         prompt.save(library, overwrite=overwrite)
-    if leads and others and overwrite and (library.path / _name_of(best)).exists():
+    if leads and others and overwrite and library.taken(_name_of(best)):
         library.remove(_name_of(best))  # an earlier search's, when another seed was best
     return prompt
 

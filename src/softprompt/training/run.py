@@ -183,14 +183,14 @@ def folder_of(config: Config) -> Path:
 
 def may_overwrite(library: Library, config: Config, resume: bool) -> bool:
     """Whether artifacts of these names may be replaced; a taken name is refused before any training."""
-    taken = [name for name in config.names if (library.path / name).exists()]
+    taken = [name for name in config.names if library.taken(name)]
     if config.output.overwrite or not taken:
         return config.output.overwrite
     resumed = identities(folder_of(config)) if resume else set()
     for name in taken:
         if _saved_by(library, name, config) not in resumed:
             raise ConfigError(
-                f"There is a prompt {name!r} in {library.path} already; choose another name, or allow "
+                f"There is a prompt {name!r} in {library.address} already; choose another name, or allow "
                 "replacing it with output.overwrite = true."
             )
     return True

@@ -14,7 +14,7 @@ from fastapi import Path as InPath
 from pydantic import BaseModel
 from starlette.datastructures import UploadFile
 
-from softprompt.atomic import NEW, new_folder, plain_disk_errors
+from softprompt.atomic import NEW, plain_disk_errors
 from softprompt.config import NAME_RULE
 from softprompt.errors import ArtifactError, BaseModelError, ResourceError
 from softprompt.library.card import CARD_FILE
@@ -156,7 +156,7 @@ async def _found(request: Request, name: str) -> Engine:
     """The engine, if there is such a prompt, be it broken."""
     engine = _engine(request)
     try:
-        await asyncio.to_thread(engine.library.find, name)
+        await asyncio.to_thread(engine.library.size, name)
     except ArtifactError:
         raise no_such_model(name) from None
     return engine
@@ -165,16 +165,16 @@ async def _found(request: Request, name: str) -> Engine:
 def _store(serving: Serving, name: str, files: dict[str, BinaryIO]) -> None:
     """Write the files beside the library's artifacts, load them there, and give them their name."""
     library = serving.service.engine.library
-    path = library.path / name
-    if path.exists() and not _known(library, name):
+    home = library.path  # on the disk where the prompt will lie
+    if library.taken(name) and not _known(library, name):
         raise bad_request("Something that is no prompt has this name in the library; choose another.", "name")
     try:
-        with plain_disk_errors(path):
-            library.path.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=library.path, prefix=f".upload{NEW}") as aside:
+        with plain_disk_errors(home / name):
+            home.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=home, prefix=f".upload{NEW}") as aside:
                 _write(Path(aside) / name, files)
                 _check(serving, name, Path(aside))
-                with new_folder(path, replace=True) as staging:
+                with library.put(name, replace=True) as staging:
                     for file in files:
                         os.rename(Path(aside) / name / file, staging / file)
     except ResourceError as error:

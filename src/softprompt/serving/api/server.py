@@ -8,9 +8,9 @@ import socket
 import time
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
 
 from softprompt.errors import ResourceError
 from softprompt.serving.api.connections import Connections, protocol
@@ -61,7 +61,7 @@ def _refused(host: str, port: int, error: Exception) -> ResourceError:
 
 
 def serve(
-    app: FastAPI,
+    app: Callable[..., Any],
     sock: socket.socket,
     drain: Drain,
     *,

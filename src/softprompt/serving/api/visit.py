@@ -20,11 +20,11 @@ from softprompt.serving.api.guard import Guard
 from softprompt.serving.api.metrics import Finish, Metrics, RequestTimer
 from softprompt.serving.api.stream import Crowd
 from softprompt.serving.keys import Key
-from softprompt.serving.limits import Limiter, TooManyError
+from softprompt.serving.limits import Limiter, Pass, TooManyError
 from softprompt.serving.service import Service
 from softprompt.serving.version import Version
 
-__all__ = ["Serving", "Tally", "Visit", "serving_of", "visiting"]
+__all__ = ["Serving", "Tally", "Visit", "pass_of", "serving_of", "visiting"]
 
 T = TypeVar("T")
 
@@ -225,7 +225,7 @@ async def visiting(request: Request, name: str) -> AsyncIterator[Visit]:
         raise no_such_model(name)
     async with contextlib.AsyncExitStack() as stack:
         if key is not None:
-            stack.callback(_pass(serving.limiter, key).close)
+            stack.enter_context(pass_of(serving.limiter, key))
         async with asyncio.timeout_at(deadline):
             version = await _leased(serving, name, stack)
         timing = serving.metrics.started(version.name)
@@ -234,7 +234,12 @@ async def visiting(request: Request, name: str) -> AsyncIterator[Visit]:
         yield visit
 
 
-def _pass(limiter: Limiter, key: Key) -> Any:
+def pass_of(limiter: Limiter, key: Key) -> Pass:
+    """Leave for one request of a key.
+
+    Raises:
+        ApiError: it reached one of its limits.
+    """
     try:
         return limiter.enter(key)
     except TooManyError as error:

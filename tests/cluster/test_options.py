@@ -1,0 +1,72 @@
+"""What is typed about a cluster is refused in one sentence, before any work."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from softprompt.cli.main import run
+from softprompt.cli.serve_cluster import replicas_of
+from softprompt.errors import ConfigError
+
+
+@pytest.mark.parametrize(("typed", "found"), [(None, (1, 1)), ("3", (3, 3)), ("2:8", (2, 8))])
+def test_replicas_are_a_range(typed: str | None, found: tuple[int, int]) -> None:
+    assert replicas_of(typed) == found
+
+
+@pytest.mark.parametrize("typed", ["8:2", "0:2", ":", "a", "1:", "1:2:3", "-1", "1:2000"])
+def test_other_ranges_are_refused(typed: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--replicas takes MIN:MAX"):
+        replicas_of(typed)
+
+
+@pytest.mark.parametrize(
+    ("words", "otherwise"),
+    [
+        (["serve", "--ray"], "serve without --ray"),
+        (["compare", "x.toml", "--ray"], "compare without --ray"),
+    ],
+)
+def test_without_ray_one_sentence_says_which_extra_brings_it(
+    words: list[str], otherwise: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert run(words) != 0
+    said = capsys.readouterr().err
+    assert "A cluster needs the package ray, which is not installed" in said
+    assert "pip install 'softprompt[ray]'" in said.replace("\n", " ")
+    assert otherwise in said.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--replicas", "1:2"], "--replicas is for --ray"),
+        (["--ray", "--allowed-origins", "http://x.example"], "--allowed-origins is not there with --ray"),
+    ],
+)
+def test_what_does_not_go_together_is_said(
+    words: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if "--ray" in words:
+        pytest.importorskip("ray")
+    monkeypatch.chdir(tmp_path)
+    assert run(["serve", *words]) != 0
+    assert said in capsys.readouterr().err
+
+
+def test_a_library_of_an_absent_package_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    assert run(["list", "--library", "s3://bucket/prompts"]) != 0
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert "A library on S3 needs the package s3fs" in said
+    assert "pip install 'softprompt[s3]'" in said
