@@ -88,6 +88,25 @@ def test_every_row_gets_what_peft_gives_it(architecture: str, variant: str, tmp_
     assert close(mixed(base, riders, [changes[1]] * 4, first=2), wanted[1])
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "opt"])
+def test_vectors_of_ia3_ride_beside_adapters(architecture: str, tmp_path: Path) -> None:
+    base, plain_base = served(architecture), tiny.base(architecture)
+    for seed in (1, 2):
+        samples.ia3(plain_base, f"v{seed}", 0, seed).save(tmp_path)
+    samples.lora(plain_base, "dora", 0, 3, dora=True).save(tmp_path)
+    names = ["v1", "dora", "v2"]
+    rides = [Library(tmp_path).load_named(name).payload.ride(plain_base) for name in names]
+    changes = [ride and ride.change for ride in rides]
+    wanted = [of_peft(architecture, tmp_path / name) for name in names]
+    bare = plain(tiny.model(architecture))
+    assert not close(wanted[0], bare)
+    found = mixed(base, Riders(), [*changes, None])
+    assert close(found, torch.stack([wanted[0][0], wanted[1][1], wanted[2][2], bare[3]]))
+    riders = Riders()
+    assert close(mixed(base, riders, [changes[0]] * 4), wanted[0])  # alone, where no product has a rank
+    assert close(mixed(base, riders, [None] * 4), bare)
+
+
 def test_kinds_ranks_and_layers_may_differ_within_a_pass(tmp_path: Path) -> None:
     base = served("llama")
     kinds: dict[str, dict[str, Any]] = {

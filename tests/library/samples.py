@@ -17,6 +17,7 @@ from softprompt.library.card import Card
 from softprompt.library.peft_format import Learnt, from_front
 from softprompt.library.prompt import Prompt
 from softprompt.methods.full import Full
+from softprompt.methods.ia3 import Ia3
 from softprompt.methods.lora import Lora
 from softprompt.prefix import Prefix
 
@@ -68,6 +69,14 @@ def lora(base: Base, name: str = "tuned", positions: int = 0, seed: int = 5, **s
     method = Lora(base, soft(base, seed, positions), LORA | settings, seed)
     shaken(method.trainable_parameters(), seed)
     made = bound(base, "lora", positions, name=name)
+    return Prompt(method.base, method.front(), made, method.change())
+
+
+def ia3(base: Base, name: str = "vectors", positions: int = 0, seed: int = 7) -> Prompt:
+    """A prompt whose model's layers are rescaled, behind ``positions`` random vectors."""
+    method = Ia3(base, soft(base, seed, positions), "all-linear")
+    shaken(method.trainable_parameters(), seed)
+    made = bound(base, "ia3", positions, name=name)
     return Prompt(method.base, method.front(), made, method.change())
 
 

@@ -40,6 +40,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "lora": {"kind": "lora"},
     "lora-some": {"kind": "lora", "rank": 3, "targets": ["q_proj", "down_proj"], "front": "Mood?"},
     "dora": {"kind": "lora", "dora": True, "rank": 2},
+    "ia3": {"kind": "ia3", "front": "Mood?"},
     "full": {"kind": "full", "front": "Mood?"},
 }
 INDEX_BYTES = 4096

@@ -64,6 +64,7 @@ def fill(library: Path) -> dict[str, Prompt]:
         card = samples.bound(base, "prompt-tuning", samples.P, name=name, template=template)
         Prompt(base, samples.soft(base, seed), card).save(library)
     samples.lora(base, "tuned", positions=2, dora=True).save(library)
+    samples.ia3(base, "vectors", positions=2).save(library)
     samples.full(base, "whole", positions=1).save(library)
     pairs = samples.prefix(base)
     Prompt(base, pairs, samples.bound(base, "prefix-tuning", pairs.length, name="pairs")).save(library)

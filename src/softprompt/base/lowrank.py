@@ -1,4 +1,4 @@
-"""Low-rank changes that rows carry into the base's own pass, each row its own or none.
+"""Low-rank and rescaling changes that rows carry into the base's own pass, each row its own or none.
 
 It knows products and which token carries what; it does not know who learnt a change or in which format it is
 kept. All changes at work lie beside each other in one table a layer, so a pass costs two products a layer
@@ -26,14 +26,16 @@ class LayerChange:
     """What one linear layer gives beside its own product: ``scale * (Wx + up @ down @ x) + bias``.
 
     Attributes:
-        down: ``[r, in]``.
+        down: ``[r, in]``; r may be 0.
         up: ``[out, r]``, every factor of the method in it.
         scale: ``[out]``, or None for 1.
+        of_bias: whether the bias is multiplied by ``scale`` too.
     """
 
     down: Tensor
     up: Tensor
     scale: Tensor | None = None
+    of_bias: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +109,11 @@ class _Seated:
         if table.scales is not None:
             bias = getattr(layer, "bias", None)
             scales = table.scales[self.seats]
-            own = own * scales if bias is None else (own - bias) * scales + bias
+            if bias is None:
+                own = own * scales
+            else:
+                rescaled = torch.where(table.of_bias[self.seats][:, None], bias * scales, bias)  # [M, out]
+                own = (own - bias) * scales + rescaled
         y = own if self.tokens is None else y.index_copy(0, self.tokens, own)
         return y.view(out.shape)
 
@@ -125,11 +131,13 @@ class _Table:
         self.up = like.up.new_zeros(seats * rank, like.up.shape[0])  # [S*r, out]
         self.owners = torch.arange(seats, device=like.down.device).repeat_interleave(rank)  # [S*r]
         self.scales: Tensor | None = None  # [S, out]
+        self.of_bias = torch.zeros(seats, dtype=torch.bool, device=like.down.device)  # [S]
 
     def set(self, seat: int, change: LayerChange | None) -> None:
         """Let a seat hold a change, or nothing."""
         rows = slice(seat * self.rank, (seat + 1) * self.rank)
         self.down[rows], self.up[rows] = 0, 0
+        self.of_bias[seat] = change is not None and change.of_bias
         if self.scales is not None:
             self.scales[seat] = 1
         if change is None:
@@ -138,8 +146,7 @@ class _Table:
         self.down[rows][:r], self.up[rows][:r] = change.down, change.up.T
         if change.scale is not None:
             if self.scales is None:
-                seats = len(self.owners) // self.rank
-                self.scales = self.up.new_ones(seats, self.up.shape[1])
+                self.scales = self.up.new_ones(len(self.of_bias), self.up.shape[1])
             self.scales[seat] = change.scale
 
 

@@ -41,7 +41,7 @@ _NO_JOB: dict[str, Any] = {"data": {"input": "{text}", "target": " {target}"}}
 @click.argument("config", required=False, metavar="[CONFIG.toml]")
 @click.option("--shape", metavar="S", help="A base by its figures alone, such as llama-7b; needs no file.")
 @click.option("--model", metavar="M", help="The base: a bundled name, hub id, folder or .gguf file.")
-@click.option("--method", metavar="K", help="prompt-tuning, prefix-tuning, text, lora or full.")
+@click.option("--method", metavar="K", help="prompt-tuning, prefix-tuning, text, lora, ia3 or full.")
 @click.option("--front", metavar="F", help='What stands in front, such as "{soft:20}".')
 @click.option("--quantisation", metavar="Q", help="none, nf4 or int8: how the base's layers are stored.")
 @click.option("--rank", type=int, metavar="N", help="Inner width of LoRA's adapters.")

@@ -9,6 +9,7 @@ from softprompt.config.job import NAME_RULE, Config, candidates, digest, dump_to
 from softprompt.config.method import (
     ClassifierConfig,
     FullConfig,
+    Ia3Config,
     LoraConfig,
     MethodConfig,
     PrefixTuningConfig,
@@ -27,6 +28,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "FullConfig",
+    "Ia3Config",
     "LoraConfig",
     "MethodConfig",
     "OutputConfig",

@@ -13,6 +13,7 @@ from softprompt.packages import Need
 __all__ = [
     "ClassifierConfig",
     "FullConfig",
+    "Ia3Config",
     "LoraConfig",
     "MethodConfig",
     "PrefixTuningConfig",
@@ -145,6 +146,18 @@ class LoraConfig(_Method):
     """Whether direction and magnitude are learnt apart (DoRA)."""
 
 
+class Ia3Config(_Method):
+    """IA3: what the model's linear layers give is multiplied, one learnt number for each output."""
+
+    rate: ClassVar[float] = 0.005
+    kind: Literal["ia3"] = "ia3"
+    """The method."""
+    front: str = ""
+    """The text that stands in front of every row."""
+    targets: Literal["all-linear"] | list[str] = "all-linear"
+    """The layers whose outputs are multiplied, by the end of their names."""
+
+
 class FullConfig(_Method):
     """Full fine-tuning: every weight of a copy of the model is learnt."""
 
@@ -175,6 +188,12 @@ class ClassifierConfig(_Method):
 
 # A new method is a new class here with a `kind` of its own, and a builder in methods/build.py.
 MethodConfig = Annotated[
-    PromptTuningConfig | PrefixTuningConfig | TextConfig | LoraConfig | FullConfig | ClassifierConfig,
+    PromptTuningConfig
+    | PrefixTuningConfig
+    | TextConfig
+    | LoraConfig
+    | Ia3Config
+    | FullConfig
+    | ClassifierConfig,
     Field(discriminator="kind"),
 ]

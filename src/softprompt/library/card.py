@@ -230,7 +230,7 @@ class Card(_Part):
     created: str
     """When it was made: ISO 8601 in UTC."""
     kind: str = Field(min_length=1)
-    """The method: "prompt-tuning", "prefix-tuning", "text", "lora", "full"."""
+    """The method: "prompt-tuning", "prefix-tuning", "text", "lora", "ia3", "full"."""
     base: BaseCard
     positions: int = Field(ge=0)
     """P, the positions it takes in front of every text."""

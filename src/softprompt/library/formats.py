@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from softprompt.base.copies import Change
 from softprompt.base.model import Base
-from softprompt.library import full_format, lora_format, peft_format
+from softprompt.library import full_format, ia3_format, lora_format, peft_format
 from softprompt.library.files import json_object
 from softprompt.library.payload import Payload
 from softprompt.library.peft_format import CONFIG_FILE, CONFIG_LIMIT
@@ -79,17 +79,23 @@ def _read_lora(folder: Path, sha256: str | None) -> Contents:
     return Contents(adapter, config.base_model_name_or_path or "", config.revision)
 
 
+def _read_ia3(folder: Path, sha256: str | None) -> Contents:
+    vectors, config = ia3_format.read(folder, sha256)
+    return Contents(vectors, config.base_model_name_or_path or "", config.revision)
+
+
 def _read_model(folder: Path, sha256: str | None) -> Contents:
     return Contents(full_format.read(folder, sha256), "", None)
 
 
 _PROMPT = _Format(_read_prompt, peft_format.check)
 _MODEL = _Format(_read_model, full_format.check)
-_BY_TYPE = {"LORA": _Format(_read_lora, lora_format.check)}
+_BY_TYPE = {"LORA": _Format(_read_lora, lora_format.check), "IA3": _Format(_read_ia3, ia3_format.check)}
 """Readers by ``peft_type``; every other one is a prompt's, which refuses by name what it cannot read."""
 
 _WRITERS: dict[str, Callable[[Base, Front, Change], Payload]] = {
     "lora": lora_format.Adapter.of,
+    "ia3": ia3_format.Rescaling.of,
     "full": full_format.FreshModel.of,
 }
 _KEPT_AS = {"text": "prompt-tuning"}

@@ -40,7 +40,7 @@ from softprompt.methods.lora import adapted, low_rank
 from softprompt.packages import Need
 from softprompt.prefix import Front
 
-__all__ = ["Adapter", "LoraConfigFile", "check", "read"]
+__all__ = ["Adapter", "LoraConfigFile", "check", "read", "shortest_targets", "sides_of"]
 
 _NAME = re.compile(
     r"base_model\.model\.([A-Za-z0-9_.]{1,300})\.(lora_A\.weight|lora_B\.weight|lora_magnitude_vector)"
@@ -147,7 +147,7 @@ class Adapter:
         """What to keep of an adapter that is at work in ``base``."""
         assert isinstance(front, Tensor)
         layers = _layers(change.tensors)
-        settings = {**change.settings, "targets": _targets(base, layers, change.settings["targets"])}
+        settings = {**change.settings, "targets": shortest_targets(base, layers, change.settings["targets"])}
         transposed = any(getattr(base.model.get_submodule(name), "fan_in_fan_out", False) for name in layers)
         return cls(Change(change.kind, settings, change.tensors), front, transposed)
 
@@ -314,7 +314,7 @@ def _ends(layer: str, target: str) -> bool:
     return layer == target or layer.endswith(f".{target}")
 
 
-def _targets(base: Base, layers: list[str], wanted: str | list[str]) -> list[str]:
+def shortest_targets(base: Base, layers: list[str], wanted: str | list[str]) -> list[str]:
     """The shortest names by which PEFT finds these layers of ``base`` and no other module."""
     short = wanted if isinstance(wanted, list) else sorted({name.rsplit(".", 1)[-1] for name in layers})
     inside = set(layers)
@@ -331,7 +331,7 @@ def _check_layers(base: Base, layers: list[str], shapes: Shapes) -> None:
     """Hold every shape against the base's layers before anything is made for them."""
     modules = dict(base.model.named_modules())
     for layer in layers:
-        sides = _sides(modules.get(layer))
+        sides = sides_of(modules.get(layer))
         first, second = (shapes[f"{layer}.{_PARTS[part]}"] for part in ("lora_A.weight", "lora_B.weight"))
         if (first[1], second[0]) != sides:
             there = f"is {sides[0]} x {sides[1]}" if sides else "is no linear layer or not there"
@@ -341,7 +341,7 @@ def _check_layers(base: Base, layers: list[str], shapes: Shapes) -> None:
             )
 
 
-def _sides(module: Any) -> tuple[int, int] | None:
+def sides_of(module: Any) -> tuple[int, int] | None:
     """How many numbers a linear layer takes and gives."""
     if hasattr(module, "in_features"):
         return int(module.in_features), int(module.out_features)

@@ -258,6 +258,7 @@ _BEHIND = ", behind {positions} positions of text"
 _PROMPT = _KindText("{noun} of {positions} positions in front of the frozen", "", "peft", _prompt_code)
 _LOOKS = {
     "lora": _KindText("{noun} for the frozen", _BEHIND, "peft", _adapter_code),
+    "ia3": _KindText("{noun} for the frozen", _BEHIND, "peft", _adapter_code),
     "full": _KindText("{noun} of the", _BEHIND, "transformers", _model_code),
 }
 _TITLES = {"peft": "PEFT", "transformers": "transformers"}

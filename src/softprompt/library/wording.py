@@ -9,6 +9,7 @@ _NOUNS = {
     "prefix-tuning": "prefix of keys and values",
     "text": "text kept as embeddings",
     "lora": "LoRA adapter",
+    "ia3": "set of IA3 vectors",
     "full": "fine-tuned copy",
 }
 

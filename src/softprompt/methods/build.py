@@ -17,6 +17,7 @@ from softprompt.base.turning import picked
 from softprompt.config import (
     ClassifierConfig,
     FullConfig,
+    Ia3Config,
     LoraConfig,
     PrefixTuningConfig,
     PromptTuningConfig,
@@ -26,6 +27,7 @@ from softprompt.errors import ConfigError, SoftpromptError
 from softprompt.methods.attended import most_attended
 from softprompt.methods.front import Soft, Words, parse_front, with_demonstrations
 from softprompt.methods.full import Full
+from softprompt.methods.ia3 import Ia3
 from softprompt.methods.init import from_labels, from_random, from_text, from_vocabulary
 from softprompt.methods.lora import Lora
 from softprompt.methods.method import Method
@@ -169,6 +171,10 @@ def _lora(config: LoraConfig, base: Base, parts: tuple[Words | Soft, ...], mater
     return lora
 
 
+def _ia3(config: Ia3Config, base: Base, parts: tuple[Words | Soft, ...], material: Material) -> Method:
+    return Ia3(base, base.embed(word_ids(base, parts)).float(), config.targets)
+
+
 def _full(config: FullConfig, base: Base, parts: tuple[Words | Soft, ...], material: Material) -> Method:
     return Full(base, base.embed(word_ids(base, parts)).float())
 
@@ -217,6 +223,7 @@ _BUILDERS: dict[type, Callable[..., Method]] = {
     PrefixTuningConfig: _prefix_tuning,
     TextConfig: _text,
     LoraConfig: _lora,
+    Ia3Config: _ia3,
     FullConfig: _full,
     ClassifierConfig: _classifier,
 }

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from softprompt.base.copies import Change, in_parts, linear_layers, shared_copy
+from softprompt.base.copies import Change, in_parts, shared_copy
 from softprompt.base.lowrank import LayerChange, LowRank
 from softprompt.base.model import Base
 from softprompt.checkpoints.quantise import quiet_bitsandbytes
 from softprompt.errors import BaseModelError, ConfigError
+from softprompt.methods.targets import targeted
 from softprompt.packages import require
 
 __all__ = ["Lora", "adapted", "low_rank"]
@@ -38,7 +39,7 @@ class Lora:
         self._settings = dict(settings)
         self._base, self._tensors = _with_adapters(base, settings, seed)
         found = _adapted_layers(self._tensors)
-        self.left_out = [layer for layer in _targets(base, settings["targets"]) if layer not in found]
+        self.left_out = [layer for layer in targeted(base, settings["targets"]) if layer not in found]
         """Linear layers that were asked for and can take no adapter."""
 
     @property
@@ -124,7 +125,7 @@ def _with_adapters(
     shared experts) and adapts those, which no file of it holds; such layers stay as they are. So do, of all
     linear ones, those of a kind that it refuses, as kernels of state spaces take their weights past them.
     """
-    wanted = _targets(base, settings["targets"])
+    wanted = targeted(base, settings["targets"])
     try:
         changed, tensors = _injected(base, settings, wanted, seed)
     except ConfigError:
@@ -151,7 +152,7 @@ def _taken(base: Base, settings: Mapping[str, Any], layers: Sequence[str]) -> li
     refused = set[str]()
     for kind in {name.rsplit(".", 1)[-1] for name in layers}:
         try:
-            _injected(base, settings, [name for name in layers if _ends(name, kind)], seed=0)
+            _injected(base, settings, [name for name in layers if name.rsplit(".", 1)[-1] == kind], seed=0)
         except ConfigError:
             refused.add(kind)
     return [name for name in layers if name.rsplit(".", 1)[-1] not in refused]
@@ -200,25 +201,6 @@ def _injected(
             parameter.data = parameter.data.float()
             tensors[name] = parameter.requires_grad_()
     return changed, tensors
-
-
-def _targets(base: Base, targets: str | list[str]) -> list[str]:
-    """Full names of the layers to adapt: the listed ones, or every linear layer but the head."""
-    layers = linear_layers(base)
-    if targets == "all-linear":
-        return layers
-    for target in targets:
-        if not any(_ends(name, target) for name in layers):
-            kinds = sorted({name.rsplit(".", 1)[-1] for name in layers})
-            raise ConfigError(
-                f"method.targets names {target!r}, but {base.name} has no such linear layer; "
-                f"it has {', '.join(kinds)}."
-            )
-    return [name for name in layers if any(_ends(name, target) for target in targets)]
-
-
-def _ends(name: str, target: str) -> bool:
-    return name == target or name.endswith(f".{target}")
 
 
 def _peft() -> Any:

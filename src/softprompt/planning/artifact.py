@@ -73,4 +73,9 @@ def _model(base: Base, change: Change) -> Sizes:
     return {name: (tuple(t.shape), t.dtype) for name, t in (dict(change.tensors) | kept).items()}
 
 
-_FILES = {"lora": _adapter, "full": _model}
+def _vectors(base: Base, change: Change) -> Sizes:
+    """PEFT's names, one column each."""
+    return {f"base_model.model.{name}": ((t.numel(), 1), torch.float32) for name, t in change.tensors.items()}
+
+
+_FILES = {"lora": _adapter, "ia3": _vectors, "full": _model}
