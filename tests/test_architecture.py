@@ -50,6 +50,7 @@ HOMES = {
     "pyarrow": {"data/sources.py"},
     "tensorboard": {"training/log.py"},
     "accelerate": {"training/trackers.py"},
+    "llguidance": {"generation/grammar.py"},
     "fastapi": {"serving/api"},
     "starlette": {"serving/api"},
     "uvicorn": {"serving/api"},

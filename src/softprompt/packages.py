@@ -44,7 +44,7 @@ _MODULES: dict[Need, tuple[str, ...]] = {
     "TensorBoard's log": ("tensorboard",),
     "a tracker": ("accelerate",),
     "the harness": ("lm_eval",),
-    "serving": ("fastapi", "prometheus_client", "python_multipart", "uvicorn"),
+    "serving": ("fastapi", "llguidance", "prometheus_client", "python_multipart", "uvicorn"),
     "vLLM": ("vllm",),
 }
 assert _MODULES.keys() == set(get_args(Need))
@@ -59,7 +59,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "compare": ("jinja2", "matplotlib", "peft", "rouge_score", "sacrebleu", "scipy"),
     "umap": ("umap",),
     "harness": ("lm_eval",),
-    "serve": ("fastapi", "prometheus_client", "python_multipart", "uvicorn"),
+    "serve": ("fastapi", "llguidance", "prometheus_client", "python_multipart", "uvicorn"),
     "vllm": ("vllm",),
 }
 """By extra, the modules it brings, as pyproject.toml lists their packages."""
