@@ -7,6 +7,10 @@ prefixes, adapters and a fine-tuned model, and memory for a third of them. Clien
 and without streams; some leave in the middle, some send nonsense, sometimes more come at once than may wait.
 Meanwhile prompts are replaced, dropped from memory and damaged on the disk.
 
+All that is asked with one key. Beside it others send half a head and stay, hang up amid long texts, ask for
+hundreds of answers at once and for long ones (``soak_attacks``), and one key that behaves asks for a token
+now and then: how long it waits, in peace and under the floods, is told.
+
 Each answer that comes back is held against what the library gives to that one text alone, behind the very
 version that the answer names (``system_fingerprint``), which must have been current while it was asked. Each
 request must end within a bound. At the end the server gets SIGTERM amid traffic: what it accepted it must
@@ -31,8 +35,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from machine import describe, resident
+from soak_attacks import Attacks, Keys
 from soak_prompts import BASE, Shelves
 from soak_traffic import BOUND, Traffic
+from softprompt.serving.keys import add_key
 
 ROWS, QUEUE, DRAIN = 8, 16, 30
 WARM = 0.3
@@ -53,6 +59,8 @@ class Result:
         memory_first, memory_last, memory_most: resident bytes of the server after warming up.
         memory_slope: MiB a minute over that time, by least squares.
         last_ends: how the requests ended that were under way at SIGTERM.
+        attacks: what was done by those who mean no good.
+        peaceful, flooded: seconds, p50 and p99, of the well-behaved key's answers, without and with floods.
         cut: those of them that were neither finished nor told.
         exit_code, exit_seconds: of the server after SIGTERM.
     """
@@ -74,6 +82,9 @@ class Result:
     memory_most: int
     memory_slope: float
     last_ends: dict[str, int]
+    attacks: dict[str, int]
+    peaceful: tuple[float, float]
+    flooded: tuple[float, float]
     cut: int
     exit_code: int | None
     exit_seconds: float
@@ -110,10 +121,22 @@ class Memory:
 
 
 @contextmanager
-def serving(folder: Path, budget: int) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def serving(folder: Path, budget: int, keys: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A server of ``folder``, and its address."""
     code = "import sys; from softprompt.cli.main import main; sys.argv[0] = 'softprompt'; main()"
-    options = ["--port", "0", "--json", "--admin", "--dtype", "float32", "--device", "cpu", "--base", BASE]
+    options = [
+        "--port",
+        "0",
+        "--json",
+        "--keys",
+        str(keys),
+        "--dtype",
+        "float32",
+        "--device",
+        "cpu",
+        "--base",
+        BASE,
+    ]
     options += ["--budget", f"{budget}B", "--rows", str(ROWS), "--queue", str(QUEUE), "--drain", str(DRAIN)]
     with (folder / "server.log").open("w") as log:
         process = subprocess.Popen(
@@ -144,24 +167,31 @@ async def watched(process: int, memory: Memory) -> None:
 
 
 async def soak(
-    shelves: Shelves, process: int, url: str, minutes: float, clients: int
-) -> tuple[Traffic, Memory]:
+    shelves: Shelves, process: int, url: str, keys: Keys, minutes: float, clients: int
+) -> tuple[Traffic, Memory, Attacks]:
     """Traffic for some minutes, then SIGTERM in the middle of it."""
-    memory = Memory()
-    async with Traffic(shelves, url, queue=QUEUE) as traffic:
+    memory, attacks = Memory(), Attacks(url, keys)
+    async with Traffic(shelves, url, queue=QUEUE, secret=keys.boss) as traffic:
         watching = asyncio.create_task(watched(process, memory))
-        await traffic.flow(60 * minutes, clients)
+        await asyncio.gather(traffic.flow(60 * minutes, clients), attacks.go_on(60 * minutes))
         watching.cancel()
         await traffic.counted()
         await traffic.ended(lambda: os.kill(process, signal.SIGTERM), clients)
-    return traffic, memory
+    return traffic, memory, attacks
+
+
+def percentiles(seconds: list[float]) -> tuple[float, float]:
+    """The middle, and what one in a hundred is above."""
+    ordered = sorted(seconds) or [float("nan")]
+    return ordered[len(ordered) // 2], ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))]
 
 
 def run(folder: Path, minutes: float, clients: int) -> Result:
     """Fill a folder, serve it, ask, and check what came back."""
-    shelves = Shelves(folder)
-    with serving(folder, shelves.budget) as (process, url):
-        traffic, memory = asyncio.run(soak(shelves, process.pid, url, minutes, clients))
+    shelves, file = Shelves(folder), folder / "keys.toml"
+    keys = Keys(*(add_key(file, name, admin=name == "boss")[1] for name in ("boss", "flood", "quiet")))
+    with serving(folder, shelves.budget, file) as (process, url):
+        traffic, memory, attacks = asyncio.run(soak(shelves, process.pid, url, keys, minutes, clients))
         begun = time.monotonic()
         try:
             code: int | None = process.wait(DRAIN + 10)
@@ -179,7 +209,7 @@ def run(folder: Path, minutes: float, clients: int) -> Result:
         events=dict(traffic.events),
         wrong=wrong[:20],
         stuck=traffic.stuck,
-        odd=traffic.odd[:20],
+        odd=[*traffic.odd, *attacks.odd][:20],
         slowest=traffic.slowest,
         evictions=int(traffic.counts.get("softprompt:prompt_evictions_total", 0)),
         failures=int(traffic.counts.get("softprompt:prompt_load_failures_total", 0)),
@@ -188,6 +218,9 @@ def run(folder: Path, minutes: float, clients: int) -> Result:
         memory_most=max(size for _, size in warm),
         memory_slope=memory.slope,
         last_ends=dict(traffic.last_ends),
+        attacks=dict(attacks.done),
+        peaceful=percentiles(attacks.peaceful),
+        flooded=percentiles(attacks.flooded),
         cut=traffic.last_ends["cut"],
         exit_code=code,
         exit_seconds=exited,
@@ -204,6 +237,9 @@ def show(result: Result) -> str:
         "requests": f"{result.requests} in {result.minutes:g} minutes, {result.clients} clients",
         "they ended": ends,
         "meanwhile": f"{events}, {result.evictions} evictions, {result.failures} failed loads",
+        "attacks": ", ".join(f"{count} {what}" for what, count in sorted(result.attacks.items())),
+        "the quiet key": f"p50 {result.peaceful[0]:.2f} s, p99 {result.peaceful[1]:.2f} s; under floods "
+        f"p50 {result.flooded[0]:.2f} s, p99 {result.flooded[1]:.2f} s",
         "answers checked": f"{result.checked}, {len(result.wrong)} wrong",
         "stuck": f"{result.stuck}; the slowest took {result.slowest:.1f} s of {BOUND:.0f}",
         "odd replies": str(len(result.odd)),

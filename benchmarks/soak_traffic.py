@@ -61,8 +61,9 @@ class Traffic:
         last_ends: how requests ended that were under way when the server was told to stop.
     """
 
-    def __init__(self, shelves: Shelves, url: str, queue: int) -> None:
+    def __init__(self, shelves: Shelves, url: str, queue: int, secret: str) -> None:
         self._shelves, self._url, self._queue = shelves, url, queue
+        self._headers = {"authorization": f"Bearer {secret}"}
         self._draw = random.Random(0)
         self._broken: dict[str, float] = {}
         self._awake = 0.0
@@ -76,7 +77,7 @@ class Traffic:
 
     async def __aenter__(self) -> Traffic:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
-        self._http = httpx.AsyncClient(base_url=self._url, timeout=None, limits=limits)
+        self._http = httpx.AsyncClient(base_url=self._url, timeout=None, limits=limits, headers=self._headers)
         self._ticking = asyncio.create_task(self._tick())
         return self
 
@@ -301,7 +302,7 @@ class Traffic:
     async def _late(self) -> None:
         """Somebody who comes when the server is about to stop is told, or finds nobody."""
         await asyncio.sleep(self._draw.random())
-        async with httpx.AsyncClient(base_url=self._url, timeout=None) as http:
+        async with httpx.AsyncClient(base_url=self._url, timeout=None, headers=self._headers) as http:
             try:
                 reply = await http.post("/v1/completions", json={"model": BASE, "prompt": "a"})
             except httpx.TransportError:

@@ -51,6 +51,7 @@ HOMES = {
     "pyarrow": {"data/sources.py"},
     "tensorboard": {"training/log.py"},
     "accelerate": {"training/trackers.py", "checkpoints/spread.py"},
+    "llguidance": {"generation/grammar.py"},
     "fastapi": {"serving/api"},
     "starlette": {"serving/api"},
     "uvicorn": {"serving/api"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from typing import Any
 
@@ -135,3 +136,52 @@ def model(architecture: str, *, seed: int = 0, dtype: torch.dtype = torch.float3
 def base(architecture: str = "llama", seed: int = 0, dtype: torch.dtype = torch.float32) -> Base:
     """A frozen base around a tiny model, made once a test run."""
     return freeze(model(architecture, seed=seed, dtype=dtype), tokenizer(), f"tiny-{architecture}-{seed}")
+
+
+@functools.cache
+def byte_tokenizer(style: str = "byte-level") -> Any:
+    """A token for every byte and for some pairs of letters, spelt as GPT-2 does or as Llama does."""
+    marks = ["<pad>", "<s>", "</s>", "<unk>", "<|im_start|>", "<|im_end|>"]
+    if style == "byte-level":
+        letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+        pairs = [("t", "h"), ("e", "r"), ('"', ":"), ("Ġ", '"')]
+    else:
+        letters = [f"<0x{byte:02X}>" for byte in range(256)] + ["▁", *map(chr, range(33, 127))]
+        pairs = [("t", "h"), ("e", "r"), ('"', ":"), ("▁", '"')]
+    words = [*marks, *letters, *("".join(pair) for pair in pairs)]
+    vocabulary = {word: i for i, word in enumerate(words)}
+    model = models.BPE(vocabulary, pairs, unk_token="<unk>", byte_fallback=style != "byte-level")
+    backend = Tokenizer(model)
+    if style == "byte-level":
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.decoder = decoders.ByteLevel()
+    else:
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
+        backend.decoder = decoders.Sequence(
+            [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+        )
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
+    )
+
+
+@functools.cache
+def byte_base(style: str = "byte-level", chat_template: str | None = None) -> Base:
+    """A frozen tiny base that can write any text, with more words than its tokenizer names."""
+    tokenizer = copy.deepcopy(byte_tokenizer(style))
+    tokenizer.chat_template = chat_template
+    config = transformers.LlamaConfig(
+        **_LLAMA | {"vocab_size": len(tokenizer) + 7, "max_position_embeddings": 2048}
+    )
+    torch.manual_seed(0)
+    made = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(0.2 / parameter.std())
+    return freeze(made.eval(), tokenizer, f"tiny-{style}")

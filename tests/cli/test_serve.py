@@ -47,6 +47,21 @@ def serving(shell: Shell, *args: str) -> Iterator[tuple[subprocess.Popen[str], d
         process.communicate()
 
 
+def test_the_log_of_requests_is_json_where_that_is_asked_for(taught: Shell) -> None:
+    with serving(taught, "--log-json") as (process, said):
+        httpx.post(f"{said['url']}/v1/completions/", json=BODY, headers={"x-request-id": "mine"}, timeout=60)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=30)
+    lines = [json.loads(line) for line in errors.splitlines() if line.startswith("{")]
+    (line,) = [line for line in lines if line.get("id") == "mine"]
+    assert line.pop("ms") >= 0
+    assert line.pop("time")
+    assert line == {
+        "level": "info", "id": "mine", "method": "POST", "path": "'/v1/completions'", "status": 200,
+        "key": "-",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
 def test_it_answers_and_ends_in_order(taught: Shell, sign: signal.Signals) -> None:
     with serving(taught, "--drain", "20") as (process, said):

@@ -13,6 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from cli.shell import Shell
+from softprompt.cli import generate
+from softprompt.generation.sampler import Sampling
+from softprompt.library.prompt import Prompt
 
 FILES = ["README.md", "adapter_config.json", "adapter_model.safetensors"]
 
@@ -85,6 +88,44 @@ def test_show_tells_the_card(taught: Shell) -> None:
     for word in (r'"{text}\nMood:"', '" {label}"', "pos, neg", "sha256:", "640 learnt", "test (12)"):
         assert word in done.out
     assert taught("show", "moods", "--json").json["card"]["name"] == "moods"
+
+
+@pytest.mark.parametrize(
+    ("args", "field", "value"),
+    [
+        (["--repetition-penalty", "1.3"], "repetition_penalty", 1.3),
+        (["--min-p", "0.1"], "min_p", 0.1),
+        (["--min-new-tokens", "3"], "min_new_tokens", 3),
+        (["--presence-penalty", "1"], "presence_penalty", 1.0),
+        (["--frequency-penalty", "-1"], "frequency_penalty", -1.0),
+        (["--logit-bias", "5=-3", "--logit-bias", "7=2"], "logit_bias", ((5, -3.0), (7, 2.0))),
+        (["--stop-token", "9", "--stop-token", "8"], "stop_tokens", (9, 8)),
+        (["--ignore-end"], "ignore_end", True),
+        (["--temperature", "0"], "temperature", 0.0),
+    ],
+)
+def test_generate_takes_every_setting_of_sampling(
+    taught: Shell, monkeypatch: pytest.MonkeyPatch, args: list[str], field: str, value: object
+) -> None:
+    asked: list[dict[str, object]] = []
+
+    def noted(self: Prompt, texts: object, **options: object) -> list[str]:
+        asked.append(options)
+        return ["x"]
+
+    monkeypatch.setattr(Prompt, "generate", noted)
+    assert taught("generate", "moods", "text", *args).code == 0
+    assert asked[0][field] == value
+    assert {option.name for option in generate.command.params} >= {
+        name for name in Sampling.__dataclass_fields__ if name != "logprobs"
+    }
+
+
+@pytest.mark.parametrize("args", [("--logit-bias", "x=1"), ("--logit-bias", "5"), ("--top-p", "0")])
+def test_generate_refuses_a_setting_of_no_use_in_a_sentence(taught: Shell, args: tuple[str, str]) -> None:
+    done = taught("generate", "moods", "text", *args)
+    assert done.code == 2
+    assert len(done.err.strip().splitlines()) <= 3
 
 
 def test_generate_answers_texts_rows_and_files(taught: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

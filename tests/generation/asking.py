@@ -26,6 +26,7 @@ from softprompt.generation.request import (
 )
 from softprompt.generation.sampler import Sampling
 from softprompt.generation.scheduler import RequestHandle, Scheduler
+from softprompt.generation.sharing import NOBODY, Owner
 from softprompt.serving.engine import Engine
 from softprompt.serving.version import Version
 
@@ -41,12 +42,18 @@ class Asked:
     With ``stay`` the engine stands still after that many of its events, until ``go_on`` is called.
     """
 
-    def __init__(self, engine: Engine | Scheduler, request: ModelRequest, stay: int | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine | Scheduler,
+        request: ModelRequest,
+        stay: int | None = None,
+        owner: Owner = NOBODY,
+    ) -> None:
         self.events: list[Event] = []
         self._more = Condition()
         self._stay, self._leave = stay, threading.Event()
         self.request = request
-        self.handle: RequestHandle = engine.submit(request, self._tell)
+        self.handle: RequestHandle = engine.submit(request, self._tell, owner=owner)
 
     def _tell(self, event: Event) -> None:
         with self._more:

@@ -95,7 +95,9 @@ def test_all_that_a_key_says_is_kept(path: Path) -> None:
         "prompts": ['quo"te\\', "smollm2-135m"],
         "admin": True,
         "requests_per_minute": 7,
+        "tokens_per_minute": 5_000,
         "concurrent": 2,
+        "weight": 2.5,
         "expires": date(2999, 12, 31),
     }
     key, _ = add_key(path, "Zoë = [1] # x", **values)

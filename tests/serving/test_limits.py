@@ -18,6 +18,7 @@ from softprompt.serving.limits import Limiter, Pass, TooManyError
 class Owner:
     id: str = "k1"
     requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
     concurrent: int | None = None
 
 
@@ -190,3 +191,23 @@ def test_memory_is_bounded_by_who_asked_within_a_minute(limiter: Limiter, clock:
         limiter.enter(held)  # never forgotten while it holds a pass
     with pytest.raises(TooManyError, match="a minute"):
         limiter.enter(Owner("spent", requests_per_minute=1))  # nor before its minute is over
+
+
+def test_tokens_beyond_the_limit_are_waited_for_before_the_next_request(
+    limiter: Limiter, clock: Clock
+) -> None:
+    key = Owner(tokens_per_minute=600)
+    with limiter.enter(key) as first:
+        first.spend(500)
+    with limiter.enter(key) as second:  # it is let in with 100 left, and takes more
+        second.spend(200)
+    with pytest.raises(
+        TooManyError, match=r"600 tokens read and written a minute; try again in 10\.1 s"
+    ) as caught:
+        limiter.enter(key)
+    assert caught.value.limit == "tokens_per_minute"
+    assert caught.value.retry_after == pytest.approx(10.1)
+    clock.now += caught.value.retry_after
+    limiter.enter(key).close()
+    limiter.enter(Owner("k2")).spend(10**6)
+    limiter.enter(Owner("k2")).close()

@@ -7,7 +7,7 @@ prefix, N bins of W slots, L layers, K key/value heads, D head width, E embeddin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -157,11 +157,22 @@ class Base:
         """Text of token ids, special tokens left out."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
-    def render_chat(self, messages: list[dict[str, str]]) -> str:
-        """Messages in this base's chat template, up to where the assistant's answer begins."""
+    def chat_template(self, tools: bool = False) -> str:
+        """The template of chats, that for chats with tools where there are two; empty where there is none."""
+        templates = self.tokenizer.chat_template or ""
+        if isinstance(templates, dict):
+            return str(templates.get("tool_use" if tools else "default") or templates.get("default") or "")
+        return str(templates)
+
+    def render_chat(self, messages: Sequence[Mapping[str, Any]], **how: Any) -> str:
+        """Messages in this base's chat template, up to where the assistant's answer begins.
+
+        ``how``: further arguments of ``apply_chat_template``, such as ``tools``.
+        """
         if not self.tokenizer.chat_template:
             raise BaseModelError(f"{self.name} has no chat template; turn data.chat off.")
-        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        how = {"add_generation_prompt": True, **how}
+        return str(self.tokenizer.apply_chat_template(list(messages), tokenize=False, **how))
 
     def embed(self, ids: Sequence[int]) -> Tensor:
         """Embeddings ``[T, E]`` of token ids, as the model's first layer receives them."""

@@ -16,6 +16,8 @@ from softprompt.cli.options import (
     json_option,
     library_option,
     open_prompt,
+    sampling_of_options,
+    sampling_options,
 )
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ TOGETHER = 16
 EXAMPLES = r"""
 softprompt generate topics "Rates cut as growth slows"
 softprompt generate topics --file headlines.txt --classify
+softprompt generate story "Once upon a time" --temperature 0.8 --min-p 0.05 --repetition-penalty 1.1
 softprompt generate entailment --row premise="It rains." --row hypothesis="It is dry."
 """
 
@@ -40,14 +43,7 @@ softprompt generate entailment --row premise="It rains." --row hypothesis="It is
 @click.argument("texts", nargs=-1, metavar="[TEXT]...")
 @click.option("--row", "cells", multiple=True, metavar="COLUMN=VALUE", help="One row, a column at a time.")
 @click.option("--file", metavar="FILE", help="Texts, one a line; - for stdin.")
-@click.option(
-    "--max-new-tokens", type=int, metavar="N", help="Longest answer, a label at most.  [default: 64]"
-)
-@click.option("--temperature", type=float, metavar="X", help="0 takes the likeliest token.  [default: 0]")
-@click.option("--top-k", type=int, metavar="N", help="Draw among the N likeliest.")
-@click.option("--top-p", type=float, metavar="X", help="Draw among the likeliest that hold this much.")
-@click.option("--seed", type=int, metavar="N", help="Fixes the draws.")
-@click.option("--stop", multiple=True, metavar="TEXT", help="End an answer before this; may repeat.")
+@sampling_options
 @click.option("--classify", is_flag=True, help="Print the probability of every label.")
 @click.option("--base-only", is_flag=True, help="Leave the prompt out: what the bare base says.")
 @library_option
@@ -72,7 +68,7 @@ def command(
     from softprompt.cli.screen import say
 
     asked = _asked(texts, cells, file)
-    options = _sampling({option: value for option, value in sampling.items() if value not in (None, ())})
+    options = sampling_of_options(sampling)
     prompt = open_prompt(name, library, BaseChoice(model, dtype, device, trust_remote_code))
     for note in _notes(prompt, asked):
         say(note)
@@ -156,12 +152,6 @@ def _notes(prompt: Prompt, asked: Sequence[Text]) -> Iterator[str]:
     if empty:
         which = "The text is" if len(asked) == 1 else f"{empty} of {len(asked)} texts are"
         yield f"{which} empty, so there is nothing to answer but the prompt itself; give some words."
-
-
-def _sampling(options: dict[str, Any]) -> Sampling:
-    from softprompt.generation.sampler import Sampling
-
-    return Sampling(**options)
 
 
 def _answer(prompt: Prompt, asked: Sequence[Text], sampling: Sampling, as_json: bool) -> None:

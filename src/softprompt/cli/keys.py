@@ -14,7 +14,21 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-_HEADS = ("id", "name", "prompts", "admin", "a minute", "at once", "created", "expires")
+_HEADS = (
+    "id",
+    "name",
+    "prompts",
+    "admin",
+    "a minute",
+    "tokens",
+    "at once",
+    "weight",
+    "created",
+    "expires",
+)
+_USUAL = {"tokens": "any", "weight": "1"}
+"""Columns that are left out where every key has this."""
+_NUMBERS = ("a minute", "tokens", "at once", "weight")
 _EXAMPLES = """
 softprompt keys add newsroom --prompts bbc-topics,summaries --rate 60 --expires 2027-01-01
 softprompt keys list --json
@@ -22,6 +36,7 @@ softprompt keys revoke k3f9a2
 """
 
 _COUNT = click.IntRange(1, 1_000_000)
+_TOKENS = click.IntRange(1, 1_000_000_000)
 _file_option = click.option(
     "--file", default="keys.toml", show_default=True, metavar="FILE", help="The file of keys."
 )
@@ -49,6 +64,17 @@ def command() -> None:
 )
 @click.option("--rate", type=_COUNT, metavar="N", help="Requests a minute.  [default: any number]")
 @click.option("--concurrent", type=_COUNT, metavar="N", help="Requests at once.  [default: any number]")
+@click.option(
+    "--tokens", type=_TOKENS, metavar="N", help="Tokens a minute, read and written.  [default: any number]"
+)
+@click.option(
+    "--weight",
+    type=click.FloatRange(0.01, 100),
+    default=1.0,
+    show_default=True,
+    metavar="X",
+    help="Its share of the server beside other keys.",
+)
 @click.option("--admin", is_flag=True, help="Let it also see and change what the server holds.")
 @click.option("--expires", metavar="DAY", help="Refuse it from this day on (UTC), such as 2027-01-01.")
 @_file_option
@@ -58,6 +84,8 @@ def add(
     prompts: str,
     rate: int | None,
     concurrent: int | None,
+    tokens: int | None,
+    weight: float,
     admin: bool,
     expires: str | None,
     file: str,
@@ -74,6 +102,8 @@ def add(
         admin=admin,
         requests_per_minute=rate,
         concurrent=concurrent,
+        tokens_per_minute=tokens,
+        weight=weight,
         expires=None if expires is None else _day(expires),
     )
     if as_json:
@@ -102,7 +132,11 @@ def list_keys(file: str, as_json: bool) -> None:
             f"There are no keys in {screen.clean(file)} yet; `softprompt keys add NAME` makes one."
         )
         return
-    screen.print_grid(_HEADS, [_row(key) for key in keys], right=[4, 5])
+    rows = [_row(key) for key in keys]
+    shown = [n for n, head in enumerate(_HEADS) if any(row[n] != _USUAL.get(head) for row in rows)]
+    heads = [_HEADS[n] for n in shown]
+    numbers = [place for place, head in enumerate(heads) if head in _NUMBERS]
+    screen.print_grid(heads, [[row[n] for n in shown] for row in rows], right=numbers)
 
 
 @command.command("revoke")
@@ -139,7 +173,9 @@ def _row(key: Key) -> tuple[str, ...]:
         ", ".join(key.prompts),
         "yes" if key.admin else "no",
         _limit(key.requests_per_minute),
+        _limit(key.tokens_per_minute),
         _limit(key.concurrent),
+        f"{key.weight:g}",
         key.created.date().isoformat(),
         f"{expires} (past)" if key.expired() else expires,
     )

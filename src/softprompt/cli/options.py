@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,6 +12,7 @@ import click
 
 if TYPE_CHECKING:
     from softprompt.base.model import Base
+    from softprompt.generation.sampler import Sampling
     from softprompt.library.card import BaseCard, Card
     from softprompt.library.prompt import Prompt
 
@@ -26,6 +27,8 @@ __all__ = [
     "ray_option",
     "refuse_missing",
     "require_ray",
+    "sampling_of_options",
+    "sampling_options",
 ]
 
 LIBRARY = "prompts"
@@ -114,6 +117,64 @@ def base_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def sampling_options(command: Command) -> Command:
+    """Add an option for every field of ``Sampling`` but ``logprobs``; they arrive by the fields' names, those
+    that are left out None or empty.
+    """
+    for option in reversed(_SAMPLING):
+        command = option(command)
+    return command
+
+
+def sampling_of_options(options: Mapping[str, Any]) -> Sampling:
+    """The sampling that these options ask for.
+
+    Raises:
+        ConfigError: a value that is out of its range, or no number where there must be one.
+    """
+    from softprompt.errors import ConfigError
+    from softprompt.generation.request import sampling_of
+
+    asked = {name: value for name, value in options.items() if value not in (None, ()) and value is not False}
+    biases = {}
+    for word in asked.pop("logit_bias", ()):
+        token, _, bias = word.partition("=")
+        try:
+            biases[int(token)] = float(bias)
+        except ValueError:
+            raise ConfigError(f"--logit-bias takes TOKEN=X, such as 42=-100, not {word!r}.") from None
+    return sampling_of(asked | ({"logit_bias": biases} if biases else {}))
+
+
+_SAMPLING = (
+    click.option(
+        "--max-new-tokens", type=int, metavar="N", help="Longest answer, a label at most.  [default: 64]"
+    ),
+    click.option("--min-new-tokens", type=int, metavar="N", help="An answer does not end before so many."),
+    click.option("--temperature", type=float, metavar="X", help="0 takes the likeliest token.  [default: 0]"),
+    click.option("--top-k", type=int, metavar="N", help="Draw among the N likeliest."),
+    click.option("--top-p", type=float, metavar="X", help="Draw among the likeliest that hold this much."),
+    click.option("--min-p", type=float, metavar="X", help="Leave out what is less likely than this share."),
+    click.option("--repetition-penalty", type=float, metavar="X", help="Divides logits of tokens seen."),
+    click.option("--presence-penalty", type=float, metavar="X", help="Taken off a token that was written."),
+    click.option("--frequency-penalty", type=float, metavar="X", help="Taken off for each time it was."),
+    click.option(
+        "--logit-bias", multiple=True, metavar="TOKEN=X", help="Added to a token's logit; may repeat."
+    ),
+    click.option("--seed", type=int, metavar="N", help="Fixes the draws."),
+    click.option("--stop", multiple=True, metavar="TEXT", help="End an answer before this; may repeat."),
+    click.option(
+        "--stop-token",
+        "stop_tokens",
+        type=int,
+        multiple=True,
+        metavar="ID",
+        help="End an answer before this token; may repeat.",
+    ),
+    click.option("--ignore-end", is_flag=True, help="The end token does not end an answer."),
+)
 
 
 def refuse_missing(library: str, told: str = "--library") -> None:

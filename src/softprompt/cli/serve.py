@@ -6,6 +6,7 @@ import json
 import logging
 import shlex
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -135,6 +136,7 @@ softprompt serve --ray --replicas 2:8 --library s3://bucket/prompts
 )
 @click.option("--trust-remote-code", is_flag=True, help="Run Python code that comes with a hub model.")
 @click.option("--log", "verbose", is_flag=True, help="Print a line for every request.")
+@click.option("--log-json", is_flag=True, help="Print it, and all that is logged, as JSON.")
 @json_option
 def command(
     library: str,
@@ -155,6 +157,7 @@ def command(
     replicas: str | None,
     replica_cpus: float,
     verbose: bool,
+    log_json: bool,
     as_json: bool,
     **how: Any,
 ) -> None:
@@ -212,7 +215,7 @@ def command(
     with bind(host, port) as sock:
         cards = cards_of(library)
         base = served_base(choice, cards)
-        _log(verbose)
+        _log(verbose or log_json, log_json)
         shape = {"rows": how["rows"], "queue": how["queue"], "kv_memory": kv_bytes}
         backend = _vllm(base, library, engine_args, shape) if engine == "vllm" else None
         served = Engine(base, library, budget=memory, pinned=pinned, backend=backend, **shape)
@@ -323,12 +326,24 @@ def _vllm(base: Base, library: str, engine_args: Sequence[str], shape: dict[str,
         return VllmEngine(base, rank=greatest_rank(base, library), options=options, **shape)
 
 
-def _log(verbose: bool) -> None:
+class _JsonLines(logging.Formatter):
+    """A JSON object a line: of a request with its facts, of all else with what is said."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        facts = record.args if isinstance(record.args, dict) else {"message": record.getMessage()}
+        if record.exc_info:
+            facts = {**facts, "traceback": self.formatException(record.exc_info)}
+        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        return json.dumps({"time": moment, "level": record.levelname.lower(), **facts})
+
+
+def _log(verbose: bool, as_json: bool) -> None:
     """Warnings go to stderr, and with ``verbose`` a line for every request."""
     logger = logging.getLogger("softprompt.serving")
     logger.setLevel(logging.INFO if verbose else logging.WARNING)
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    plain = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    handler.setFormatter(_JsonLines() if as_json else plain)
     logger.handlers = [handler]
     logger.propagate = False
 

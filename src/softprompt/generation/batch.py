@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -21,6 +22,7 @@ from softprompt.base.model import Base
 from softprompt.errors import ConfigError
 from softprompt.generation.request import Event, ModelRequest, ScoreRequest
 from softprompt.generation.sequence import BEFORE, Reading, SequenceState
+from softprompt.generation.sharing import NOBODY, Owner, gives_way, takes_turns
 
 __all__ = ["KV_MEMORY", "Callback", "RequestHandle", "Row", "RunningBatch"]
 
@@ -59,7 +61,8 @@ class Row:
     """A request, waiting or under way.
 
     Attributes:
-        turn: rows join in this order; the greatest makes room first where memory is short.
+        turn: rows of an owner join in this order; the greatest makes room first where memory is short.
+        owner: whose it is; places are shared among owners.
         slot: its keys and values; None while it waits.
         reading: what it reads in the pass at hand.
         begun: whether it has joined before.
@@ -73,6 +76,7 @@ class Row:
     handle: RequestHandle
     sequence: SequenceState
     turn: int
+    owner: Owner = NOBODY
     slot: KVSlot | None = None
     reading: Reading = field(default_factory=lambda: Reading((), ()))
     begun: bool = False
@@ -124,6 +128,10 @@ class RunningBatch:
     def used(self) -> int:
         """Positions that are filled; any thread may ask."""
         return sum(pool.used for pool in list(self._pools.values()))
+
+    def held(self, *, scores: bool) -> Counter[Hashable]:
+        """How many places of rows that score, or that write, each owner holds, by its id."""
+        return Counter(row.owner.id for row in self.rows if row.scores is scores)
 
     @property
     def memory_taken(self) -> int:
@@ -203,21 +211,48 @@ class RunningBatch:
         self._shrink()
         if self._memory.taken < before:
             return True
-        later = [other for other in self.rows if not other.scores and (row.scores or other.turn > row.turn)]
+        later = [
+            other for other in self.rows if not other.scores and (row.scores or self._yields(other, row))
+        ]
         if later:
             self._preempt(max(later, key=lambda other: other.turn))
             return True
         return row.slot is None and self._set_one_aside(row)
 
     def _set_one_aside(self, row: Row) -> bool:
-        """For a row that writes: let the one that has longest had its turn wait behind all, if it is over."""
-        over = [other for other in self.rows if not other.scores and other.steps >= other.turn_length]
-        if not over or row.scores:
+        """For a row that writes: let one wait whose owner holds more than its share, else the one that has
+        longest had its turn, if it is over.
+        """
+        if row.scores:
+            return False
+        held = self.held(scores=False)
+        writing = [other for other in self.rows if not other.scores]
+        giving = [other for other in writing if gives_way(other.owner, row.owner, held)]
+        if giving:
+            most = max(giving, key=lambda other: (held[other.owner.id] / other.owner.weight, other.turn))
+            self._preempt(most)
+            return True
+        over = [
+            other
+            for other in writing
+            if other.steps >= other.turn_length and takes_turns(other.owner, row.owner, held)
+        ]
+        if not over:
             return False
         longest = max(over, key=lambda other: other.steps)
         longest.turn = next(self._turns)
         self._preempt(longest)
         return True
+
+    def _yields(self, other: Row, row: Row) -> bool:
+        """Whether one row that writes makes room for another."""
+        if other.owner.id == row.owner.id:
+            return other.turn > row.turn
+        held = self.held(scores=False)
+        if row.slot is None:
+            return gives_way(other.owner, row.owner, held)
+        more = held[other.owner.id] * row.owner.weight - held[row.owner.id] * other.owner.weight
+        return more > 0 or (more == 0 and other.turn > row.turn)
 
     def _preempt(self, row: Row) -> None:
         """Take a row's memory; it goes on later, read again from its first token."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from softprompt.base.lowrank import LowRank
 from softprompt.base.model import Base
 from softprompt.errors import BaseModelError, ConfigError, SoftpromptError
 from softprompt.generation.sampler import Sampling
 from softprompt.prefix import Prefix
+
+if TYPE_CHECKING:
+    from softprompt.generation.grammar import Grammar
 
 __all__ = [
     "CandidateLogprobs",
@@ -85,12 +88,15 @@ class GenerateRequest(_Request):
         echo: whether to tell the likelihood of the text's own tokens, too.
         row: makes draws of equal seed differ; the number of the answer among those asked for together.
         room: the longest answer; 0 only reads the text, None is as long as ``sampling`` says.
+        grammar: what the answer is held to, unless it is cut at its greatest length; it ends where the
+            grammar does, whatever ``sampling`` says of end tokens and of shortest lengths.
     """
 
     sampling: Sampling = field(default_factory=Sampling)
     echo: bool = False
     row: int = 0
     room: int | None = None
+    grammar: Grammar | None = None
 
     @property
     def longest(self) -> int:

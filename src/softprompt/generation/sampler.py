@@ -24,6 +24,9 @@ MOST_LOGPROBS = 100
 _COLDEST = 1e-5
 """Below this temperature the likeliest token is taken, as in vLLM: draws would follow fp32's rounding."""
 
+_RULED_OUT = 3e38
+"""Taken off the logits of tokens that are not allowed."""
+
 _PREFILTER = 1024
 """So many of the likeliest tokens nearly always hold ``top_p``; sorting all V takes ten times as long."""
 
@@ -136,10 +139,13 @@ class Sampler:
         self._biased = torch.tensor([token for token, _ in pairs], dtype=torch.long)
         self._bias = torch.tensor([bias for _, bias in pairs], dtype=torch.float32)
 
-    def sample(self, logits: Tensor, barred: Collection[int] = ()) -> TokenChoice:
+    def sample(
+        self, logits: Tensor, barred: Collection[int] = (), allowed: Tensor | None = None
+    ) -> TokenChoice:
         """Choose the next token from fp32 logits ``[V]``, which stay as they are, and remember it.
 
-        ``barred`` tokens cannot be chosen; what is told of likelihoods knows nothing of that.
+        ``barred`` tokens cannot be chosen, nor those that are not ``allowed`` (bool ``[V]``); what is told of
+        likelihoods knows nothing of that.
 
         Logits on another device are copied to the CPU; copy those of a batch together, before.
 
@@ -152,6 +158,10 @@ class Sampler:
         likeliest = int(raw.numpy().argmax())
         _finite(raw[likeliest])
         adjusted = self.adjusted(raw)
+        if allowed is not None and not (
+            adjusted is raw and self._sampling.greedy and bool(allowed[likeliest])
+        ):
+            adjusted = adjusted + (allowed.float() - 1) * _RULED_OUT  # six times as fast as masked_fill
         if barred:
             adjusted = adjusted.index_fill(0, torch.tensor(sorted(barred)), -math.inf)
         if not self._sampling.greedy:

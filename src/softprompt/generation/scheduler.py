@@ -13,6 +13,7 @@ import math
 import threading
 import time
 from bisect import insort
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ from softprompt.errors import BaseModelError, CancelledJobError, QueueFullError,
 from softprompt.generation.batch import KV_MEMORY, Callback, RequestHandle, Row, RunningBatch
 from softprompt.generation.request import Event, Finished, ModelRequest, RequestFailed
 from softprompt.generation.sequence import sequence_for
+from softprompt.generation.sharing import NOBODY, Owner, fair_order, may_wait
 
 __all__ = ["KV_MEMORY", "Callback", "EngineState", "RequestHandle", "Scheduler"]
 
@@ -72,9 +74,10 @@ class Scheduler:
     """The model, the rows it is reading for, and those that wait.
 
     Rows that score have places of their own, are read first, and need not wait for rows that write: these
-    skip a step for them, never two in a row. Where more than ``rows`` want to write, or memory is short, they
-    take turns: a row is set aside, its keys and values are given back, and later it is read again and goes on
-    with the very tokens it would have written undisturbed.
+    skip a step for them, never two in a row. Places are shared among owners by weight: who holds less than
+    its share has a place at the next step, if need be one of an owner who holds more. Where more than
+    ``rows`` want to write, or memory is short, rows take turns: one is set aside, its keys and values are
+    given back, and later it is read again and goes on with the very tokens it would have written undisturbed.
 
     Args:
         base: the model most requests are for; those of another are read with that.
@@ -112,9 +115,12 @@ class Scheduler:
 
     # -- from any thread -----------------------------------------------------------------------
 
-    def submit(self, request: ModelRequest, callback: Callback, *, block: bool = False) -> RequestHandle:
+    def submit(
+        self, request: ModelRequest, callback: Callback, *, block: bool = False, owner: Owner = NOBODY
+    ) -> RequestHandle:
         """Hand in a request; ``callback`` gets its events in the thread that steps, last ``Finished`` or
-        ``RequestFailed``. With ``block`` the caller waits where the queue is full.
+        ``RequestFailed``. With ``block`` the caller waits where the queue is full. Places and the queue are
+        shared among owners (``sharing``).
 
         Raises:
             BaseModelError: it is longer than the model's positions or the memory, or there is nothing to go
@@ -134,9 +140,14 @@ class Scheduler:
                 self._changed.wait()
             if self._closing:
                 raise QueueFullError("The server is shutting down; ask another one.")
-            if self._queued >= self._queue:
+            waiting = Counter(row.owner.id for row in self._waiting if not row.begun)
+            if waiting.total() >= self._queue:
                 raise QueueFullError(f"{self._queue} requests wait already; ask again in a moment.")
-            row = Row(request, callback, RequestHandle(), sequence, next(self._turns))
+            if not may_wait(owner, waiting, self._queue):
+                raise QueueFullError(
+                    f"{waiting[owner.id]} requests of the same owner wait already; ask again in a moment."
+                )
+            row = Row(request, callback, RequestHandle(), sequence, next(self._turns), owner)
             self._waiting.append(row)
             self._changed.notify_all()
         return row.handle
@@ -243,9 +254,10 @@ class Scheduler:
             _tell(row, RequestFailed(_cancelled()))
 
     def _admit(self) -> None:
-        """Rows join in the order of their turns, those that score before those that write."""
+        """Rows join as places are shared, in the order of their turns; those that score before the others."""
         for scores in (True, False):
-            for row in [row for row in self._waiting if row.scores is scores]:
+            waiting = [row for row in tuple(self._waiting) if row.scores is scores]
+            for row in fair_order(waiting, self._batch.held(scores=scores)):
                 fault: Exception | None = None
                 try:
                     if not self._batch.join(row):
@@ -282,7 +294,7 @@ class Scheduler:
             writers = sorted(writers, key=lambda row: (row.last, row.slot and row.slot.place))[:some]
         plan = [row for row in writers if self._batch.read_next(row, 1, self._steps)]
         left = self._chunk if plan else self._chunk * _UNDISTURBED
-        for row in scoring:
+        for row in fair_order(scoring, {}):
             if left > 0 and self._batch.read_next(row, left, self._steps):
                 left -= len(row.reading.ids)
                 plan.append(row)

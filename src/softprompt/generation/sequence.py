@@ -102,14 +102,17 @@ class AnswerState:
         """Tokens that may not come next."""
         return self._rules.barred(self._written)
 
-    def add(self, choice: TokenChoice) -> list[Event]:
-        """What one more token tells; ``Finished`` is the last of it where the answer ends there."""
+    def add(self, choice: TokenChoice, complete: bool = False) -> list[Event]:
+        """What one more token tells; ``Finished`` is the last of it where the answer ends there.
+
+        ``complete`` says that nothing may follow the token.
+        """
         if self._rules.ends_before(choice.id):
             return [TextDelta(self._detokenizer.finish(), ()), self.finished("stop")]
         self._written += 1
         text = self._detokenizer.push(choice.id, search=self._rules.searches(self._written))
         token = self.score(choice)
-        reason = self._rules.ends_after(self._written, self._detokenizer)
+        reason = "stop" if complete else self._rules.ends_after(self._written, self._detokenizer)
         if reason is None:
             return [TextDelta(text, (token,))]
         return [TextDelta(text + self._detokenizer.finish(), (token,)), self.finished(reason)]
@@ -137,6 +140,7 @@ class _Generating:
         self._read = 0
         self._sampler = Sampler(request.sampling, request.ids, request.row)
         self._answer = AnswerState(request)
+        self._grammar = None if request.grammar is None else request.grammar.state()
         self._echoed: list[TokenScore] | None = [] if request.echo else None
         self._next = len(self._ids)
         if self._echoed is not None:
@@ -175,9 +179,14 @@ class _Generating:
             self._echoed = None
         if self._request.longest == 0:
             return [*events, self._answer.finished("length")]
-        choice = self._sampler.sample(logits[-1], self._answer.barred)
+        if self._grammar is None:
+            choice = self._sampler.sample(logits[-1], self._answer.barred)
+        else:
+            choice = self._sampler.sample(logits[-1], allowed=self._grammar.allowed(len(logits[-1])))
+            self._grammar.take(choice.id)
         self._ids.append(choice.id)
-        return [*events, *self._answer.add(choice)]
+        complete = self._grammar is not None and self._grammar.complete
+        return [*events, *self._answer.add(choice, complete)]
 
     def _echo(self, echoed: list[TokenScore], logits: Tensor) -> None:
         """Note how likely the text's own tokens were; logits[i] expects the i-th token not yet noted."""

@@ -34,6 +34,7 @@ from softprompt.generation.request import (
 )
 from softprompt.generation.sampler import Sampling
 from softprompt.generation.scheduler import Callback, EngineState, RequestHandle, Scheduler
+from softprompt.generation.sharing import NOBODY, Owner
 from softprompt.serving.registry import Lease, Registry
 from softprompt.serving.version import Version, bare
 
@@ -61,7 +62,9 @@ class Backend(Protocol):
         """Let a version in that was just built; raises an ``ArtifactError`` that says why not."""
         ...
 
-    def submit(self, request: ModelRequest, callback: Callback, *, block: bool = False) -> RequestHandle: ...
+    def submit(
+        self, request: ModelRequest, callback: Callback, *, block: bool = False, owner: Owner = NOBODY
+    ) -> RequestHandle: ...
     def state(self) -> EngineState: ...
     def run(self) -> None: ...
     def close(self) -> None: ...
@@ -166,9 +169,11 @@ class Engine:
 
     # -- requests ----------------------------------------------------------------------------------
 
-    def submit(self, request: ModelRequest, callback: Callback, *, block: bool = False) -> RequestHandle:
+    def submit(
+        self, request: ModelRequest, callback: Callback, *, block: bool = False, owner: Owner = NOBODY
+    ) -> RequestHandle:
         """Hand in a request; its events come in the engine's thread. Errors as in ``Scheduler.submit``."""
-        return self._scheduler.submit(request, callback, block=block)
+        return self._scheduler.submit(request, callback, block=block, owner=owner)
 
     def generate(self, asks: Asks, prompt: str | None = None, **sampling: object) -> list[str]:
         """Answer texts, each behind a prompt of its own, in shared batches.

@@ -8,7 +8,9 @@ A file of keys is TOML, a table a key. It holds no secret, only what proves one:
     prompts = ["bbc-topics", "summaries"]    # "*" for all of them and the bare base
     admin = false
     requests_per_minute = 60                 # left out or "none": any number
+    tokens_per_minute = 20000                # read and written
     concurrent = 4
+    weight = 2.0                             # its share of rows and queue beside others; 1 where left out
     created = 2026-10-01T12:00:00+00:00
     expires = 2027-01-01                     # refused from this day on, UTC
 """
@@ -73,8 +75,12 @@ class Key(Section):
     """Whether it may also see and change what the server holds."""
     requests_per_minute: int | None = Field(default=None, ge=1, le=1_000_000)
     """How often it may ask; None for any number."""
+    tokens_per_minute: int | None = Field(default=None, ge=1, le=1_000_000_000)
+    """How many tokens of text it may have read and written; None for any number."""
     concurrent: int | None = Field(default=None, ge=1, le=1_000_000)
     """How many of its requests may be under way at once; None for any number."""
+    weight: float = Field(default=1.0, ge=0.01, le=100)
+    """Its share of rows and of the queue beside other keys, counted in answers."""
     created: datetime
     """When it was made, in UTC."""
     expires: date | None = None
@@ -192,7 +198,8 @@ class KeyRing:
         """
         text = _HEADING
         for key in self.keys:
-            values = key.model_dump(exclude={"id"}, exclude_none=True)
+            usual = {"weight"} if key.weight == 1 else set()
+            values = key.model_dump(exclude={"id"} | usual, exclude_none=True)
             lines = [f"{name} = {toml_value(value)}\n" for name, value in values.items()]
             text += "".join([f"\n[keys.{key.id}]\n", *lines])
         content = text.encode()
@@ -210,6 +217,8 @@ class KeyRing:
         admin: bool = False,
         requests_per_minute: int | None = None,
         concurrent: int | None = None,
+        tokens_per_minute: int | None = None,
+        weight: float = 1.0,
         expires: date | None = None,
     ) -> tuple[KeyRing, str]:
         """The ring with one more key, its last, and that key's secret, which is nowhere else.
@@ -227,7 +236,9 @@ class KeyRing:
             "prompts": prompts,
             "admin": admin,
             "requests_per_minute": requests_per_minute,
+            "tokens_per_minute": tokens_per_minute,
             "concurrent": concurrent,
+            "weight": weight,
             "created": datetime.now(UTC).replace(microsecond=0),
             "expires": expires,
         }

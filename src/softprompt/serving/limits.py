@@ -1,8 +1,10 @@
 """How much one key may ask at once and in a minute; knows keys by id and limit, nothing of requests.
 
-The rate is a bucket that every request adds to and that empties evenly, a minute's requests a minute. So a
+A rate is a bucket that every request adds to and that empties evenly, a minute's requests a minute. So a
 client may spend its minute in one burst and then goes on at the even rate: over m minutes it gets at most
-(m + 1) times its limit. Limits are held in this process: several servers behind one address grant them each.
+(m + 1) times its limit. Tokens are added as they are read and written, and a request is let in while there
+is room for one more: what it takes beyond that is waited for before the next. Limits are held in this
+process: several servers behind one address grant them each.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ class Limited(Protocol):
     @property
     def requests_per_minute(self) -> int | None: ...
     @property
+    def tokens_per_minute(self) -> int | None: ...
+    @property
     def concurrent(self) -> int | None: ...
 
 
@@ -45,26 +49,28 @@ class TooManyError(ResourceError):
     """
 
     def __init__(
-        self, message: str, limit: Literal["requests_per_minute", "concurrent"], retry_after: float
+        self,
+        message: str,
+        limit: Literal["requests_per_minute", "tokens_per_minute", "concurrent"],
+        retry_after: float,
     ) -> None:
         super().__init__(message)
         self.limit = limit
         self.retry_after = retry_after
 
 
-class _Account:
-    """What one key has used; guarded by the limiter's lock."""
+class _Bucket:
+    """What was used of one rate."""
 
-    __slots__ = ("at", "inside", "rate", "used")
+    __slots__ = ("at", "rate", "used")
 
     def __init__(self, now: float) -> None:
-        self.inside = 0  # requests under way
-        self.used = 0.0  # requests in the bucket
-        self.at = now  # seconds, when that many were in it
+        self.used = 0.0
+        self.at = now  # seconds, when that much was in it
         self.rate: int | None = None
 
     def drain(self, now: float, rate: int | None) -> None:
-        """Bring the bucket up to ``now`` under the limit ``rate``, which may be another than before."""
+        """Bring it up to ``now`` under the limit ``rate``, which may be another than before."""
         gone = max(0.0, now - self.at) * (rate or 0) / _MINUTE
         unlimited = (
             rate is None or self.rate is None
@@ -72,17 +78,38 @@ class _Account:
         self.used = 0.0 if unlimited else max(0.0, self.used - gone)
         self.at, self.rate = now, rate
 
+    def wait(self, most: float) -> float:
+        """Seconds until no more than ``most`` is in it."""
+        over = self.used - most
+        return over * _MINUTE / self.rate if self.rate and over > _ROUNDING else 0.0
+
+
+class _Account:
+    """What one key has used; guarded by the limiter's lock."""
+
+    __slots__ = ("inside", "requests", "tokens")
+
+    def __init__(self, now: float) -> None:
+        self.inside = 0  # requests under way
+        self.requests, self.tokens = _Bucket(now), _Bucket(now)
+
     def idle(self, now: float) -> bool:
         """Whether a new account would be the same."""
-        self.drain(now, self.rate)
-        return self.inside == 0 and self.used == 0.0
+        for bucket in (self.requests, self.tokens):
+            bucket.drain(now, bucket.rate)
+        return self.inside == 0 and self.requests.used == self.tokens.used == 0.0
 
 
 class Pass:
-    """Leave for one request; closing it, any number of times and in any thread, ends the request."""
+    """Leave for one request; closing it, any number of times and in any thread, ends the request.
 
-    def __init__(self, leave: Callable[[], None]) -> None:
+    Attributes:
+        spend: counts tokens that were read or written for it.
+    """
+
+    def __init__(self, leave: Callable[[], None], spend: Callable[[int], None]) -> None:
         self._leave: Callable[[], None] | None = leave
+        self.spend = spend
         self._lock = threading.Lock()
 
     def close(self) -> None:
@@ -135,11 +162,17 @@ class Limiter:
                     self._accounts = {id: a for id, a in self._accounts.items() if not a.idle(now)}
                     self._sweep_at = max(_FEW, 2 * len(self._accounts))
                 account = self._accounts[key.id] = _Account(now)
-            account.drain(now, key.requests_per_minute)
+            account.requests.drain(now, key.requests_per_minute)
+            account.tokens.drain(now, key.tokens_per_minute)
             _check(key, account)
-            account.used += 1.0
+            account.requests.used += 1.0
             account.inside += 1
-        return Pass(lambda: self._leave(account))
+        return Pass(lambda: self._leave(account), lambda tokens: self._spend(account, tokens))
+
+    def _spend(self, account: _Account, tokens: int) -> None:
+        with self._lock:
+            account.tokens.drain(self._clock(), account.tokens.rate)
+            account.tokens.used += tokens
 
     def _leave(self, account: _Account) -> None:
         with self._lock:
@@ -152,11 +185,17 @@ def _check(key: Limited, account: _Account) -> None:
         raise TooManyError(
             f"This key may have {_requests(most)} under way at once; wait for one to end.", "concurrent", 1.0
         )
-    if rate is not None and (over := account.used + 1.0 - rate) > _ROUNDING:
-        wait = over * _MINUTE / rate
+    if rate is not None and (wait := account.requests.wait(rate - 1.0)):
         raise TooManyError(
             f"This key may send {_requests(rate)} a minute; try again in {wait:.1f} s.",
             "requests_per_minute",
+            wait,
+        )
+    tokens = key.tokens_per_minute
+    if tokens is not None and (wait := account.tokens.wait(tokens - 1.0)):
+        raise TooManyError(
+            f"This key may have {tokens:,} tokens read and written a minute; try again in {wait:.1f} s.",
+            "tokens_per_minute",
             wait,
         )
 

@@ -10,6 +10,7 @@ from datetime import datetime
 
 from softprompt.errors import SoftpromptError
 from softprompt.generation.request import Event, Finished, ModelRequest, RequestFailed
+from softprompt.generation.sharing import NOBODY, Owner
 from softprompt.library.card import Card
 from softprompt.serving.engine import Engine
 from softprompt.serving.registry import Lease
@@ -56,14 +57,14 @@ class Service:
             loading.add_done_callback(_give_back)
             raise
 
-    async def run(self, request: ModelRequest) -> AsyncIterator[Event]:
+    async def run(self, request: ModelRequest, owner: Owner = NOBODY) -> AsyncIterator[Event]:
         """The events of a request. Leaving the loop early calls the request off."""
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
 
         def tell(event: Event) -> None:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
-        handle = self.engine.submit(request, tell)
+        handle = self.engine.submit(request, tell, owner=owner)
         try:
             while True:
                 event = await events.get()

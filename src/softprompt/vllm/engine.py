@@ -46,6 +46,7 @@ from softprompt.generation.request import (
 from softprompt.generation.sampler import MOST_LOGPROBS, TokenChoice, token_choice
 from softprompt.generation.scheduler import Callback, EngineState, RequestHandle
 from softprompt.generation.sequence import AnswerState
+from softprompt.generation.sharing import NOBODY, Owner
 from softprompt.library.folder import Library
 from softprompt.serving.version import Version
 from softprompt.vllm.flags import engine_fields, refuse_base
@@ -186,9 +187,13 @@ class VllmEngine:
 
     # -- from any thread, as ``Scheduler`` -----------------------------------------------------------------
 
-    def submit(self, request: ModelRequest, callback: Callback, *, block: bool = False) -> RequestHandle:
-        """Hand in a request; errors and events as of ``Scheduler.submit``."""
+    def submit(
+        self, request: ModelRequest, callback: Callback, *, block: bool = False, owner: Owner = NOBODY
+    ) -> RequestHandle:
+        """Hand in a request; as ``Scheduler.submit``, but vLLM's places go to who came first, whose ever."""
         request.check()
+        if isinstance(request, GenerateRequest) and request.grammar is not None:
+            raise ConfigError("Beside vLLM no answer is held to a grammar; serve with --engine own for that.")
         if request.positions > self._longest:
             raise BaseModelError(
                 f"The request needs {request.positions} positions, and vLLM was started with "

@@ -317,7 +317,7 @@ def test_more_text_than_is_read_at_once_is_refused_before_it_is_read(engine: Eng
             assert "1,200 letters" in found["message"]
 
 
-@pytest.mark.parametrize("field", ["guided_json", "structured_outputs", "prompt_logprobs", "bad_words"])
+@pytest.mark.parametrize("field", ["guided_grammar", "documents", "truncate_prompt_tokens", "bad_words"])
 def test_what_would_change_an_answer_is_not_passed_over(http: httpx.Client, field: str) -> None:
     answer = http.post("/v1/completions", json={**BODY, field: ["a"]})
     assert error(answer, 400)["message"] == f"{field} is not served; leave it out."

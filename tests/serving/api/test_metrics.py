@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -33,6 +34,7 @@ class Counts:
     bytes: int = 12_345
     budget: int | None = 99_999
     loaded: int = 7
+    in_use: Sequence[str] = ("moods", "topics")
 
 
 class Clock:
@@ -83,6 +85,7 @@ def test_the_names_people_chart_are_there_with_their_types(server: Server) -> No
         "vllm:num_requests_running": "gauge",
         "vllm:num_requests_waiting": "gauge",
         "vllm:kv_cache_usage_perc": "gauge",
+        "vllm:lora_requests_info": "gauge",
         "vllm:prompt_tokens": "counter",  # the parser takes off _total
         "vllm:generation_tokens": "counter",
         "vllm:request_success": "counter",
@@ -102,7 +105,7 @@ def test_the_names_people_chart_are_there_with_their_types(server: Server) -> No
     }
     for name, labels in server.samples():
         assert not name.endswith("_created")
-        if name.startswith("vllm:"):
+        if name.startswith("vllm:") and name != "vllm:lora_requests_info":
             assert dict(labels)["model_name"] == "tiny"
 
 
@@ -122,6 +125,18 @@ def test_engine_and_registry_are_read_as_they_are_now(server: Server) -> None:
     assert server.value("vllm:num_requests_running", model_name="tiny") == 0
     assert server.value("vllm:kv_cache_usage_perc", model_name="tiny") == 0
     assert server.value("softprompt:prompt_budget_bytes") == math.inf
+
+
+def test_gateways_are_told_which_prompts_are_at_work(server: Server) -> None:
+    def told() -> dict[str, str]:
+        (labels,) = [dict(ls) for name, ls in server.samples() if name == "vllm:lora_requests_info"]
+        return labels
+
+    assert told()["running_lora_adapters"] == "moods,topics"
+    server.counts = Counts(in_use=[f"p{number:03d}" for number in range(500)], loaded=500)
+    assert told()["running_lora_adapters"].count(",") == 99, "a label is bounded"
+    server.counts = Counts(in_use=())
+    assert (told()["running_lora_adapters"], told()["waiting_lora_adapters"]) == ("", "")
 
 
 def test_a_request_is_timed_and_counted(server: Server) -> None:

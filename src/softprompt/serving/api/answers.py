@@ -12,6 +12,7 @@ from typing import Any, Literal
 from softprompt.data.rows import InputTokens
 from softprompt.errors import ConfigError
 from softprompt.generation.detokenizer import Detokenizer
+from softprompt.generation.grammar import Grammar
 from softprompt.generation.request import Finished, GenerateRequest, PromptLogprobs, TextDelta, TokenScore
 from softprompt.generation.sampler import Sampling
 from softprompt.serving.api.errors import bad_request
@@ -28,7 +29,9 @@ __all__ = [
     "finish",
     "gather",
     "generations",
+    "of_prompt",
     "piece",
+    "reported",
     "streamed",
     "with_notes",
 ]
@@ -101,6 +104,7 @@ def generations(
     usual: int | None,
     logprobs: int | None,
     echo: bool = False,
+    grammar: Grammar | None = None,
     param: str,
 ) -> list[GenerateRequest]:
     """The jobs of a request: n for each text, those of one text in a row.
@@ -112,6 +116,7 @@ def generations(
         usual: most new tokens where the client gives no number; None for all there is room for.
         logprobs: how many likeliest tokens to report.
         echo: whether likelihoods of the texts' own tokens are wanted.
+        grammar: what every answer is held to.
         param: the field that holds the texts, for messages.
 
     Raises:
@@ -127,13 +132,14 @@ def generations(
     for text in texts:
         asked = visit.room(len(text.ids), body.asked_tokens, usual)
         visit.check_room(len(text.ids), 0 if asked == 0 else 1, param)
-        room = asked if text.limit is None else min(asked, text.limit)
+        # What is held to a grammar is no label.
+        room = asked if text.limit is None or grammar is not None else min(asked, text.limit)
         visit.check_room(len(text.ids), room, "max_tokens")
         # One token behind an echo is there to be measured, as evaluation harnesses do, also if it is the end.
         measured = echo and room == 1
         sampling = _sampling(visit, body, max(1, room), logprobs, measured)
         jobs += [
-            visit.version.generate(text.ids, sampling, echo=echo, row=row, room=room)
+            visit.version.generate(text.ids, sampling, echo=echo, row=row, room=room, grammar=grammar)
             for row in range(answers)
         ]
     return jobs
@@ -172,6 +178,46 @@ def _sampling(
 def words(version: Version) -> int:
     """V, how many tokens there are."""
     return int(version.model.embedding.weight.shape[0])
+
+
+def reported(body: SamplingRequest, logprobs: int | None) -> int | None:
+    """How many likeliest tokens the engine reports, for the answer and for the text that was read.
+
+    Raises:
+        ApiError: the two are not the same, or the text's are to be streamed.
+    """
+    asked = body.prompt_logprobs
+    if asked is None:
+        return logprobs
+    if body.stream:
+        raise bad_request("prompt_logprobs cannot be streamed.", "prompt_logprobs")
+    if logprobs is not None and logprobs != asked:
+        raise bad_request(
+            f"prompt_logprobs must be {logprobs}, as many as are asked for in the answer.", "prompt_logprobs"
+        )
+    return asked
+
+
+def of_prompt(version: Version, heard: Sequence[TokenScore]) -> list[dict[str, Any] | None]:
+    """How likely a text's own tokens were, by id at every place, as vLLM tells it; None: nothing is known."""
+    found: list[dict[str, Any] | None] = []
+    for said in heard:
+        if said.logprob is None:
+            found.append(None)
+            continue
+        ranks = {token: (rank, logprob) for rank, (token, logprob) in enumerate(said.top, 1)}
+        ranks.setdefault(said.id, (None, said.logprob))  # type: ignore[arg-type]
+        found.append(
+            {
+                str(token): {
+                    "logprob": alike(logprob),
+                    "rank": rank,
+                    "decoded_token": piece(version, token),
+                }
+                for token, (rank, logprob) in ranks.items()
+            }
+        )
+    return found
 
 
 async def gather(visit: Visit, jobs: Sequence[GenerateRequest], answers: int) -> list[Gathered]:
@@ -229,7 +275,8 @@ async def streamed(
 
 def finish(job: GenerateRequest, text: InputTokens, asked: int | None, reason: Finish) -> Finish:
     """Why an answer ended; one as long as its job's longest label is complete, not cut."""
-    complete = text.limit is not None and job.room == text.limit and (asked is None or asked > text.limit)
+    label = text.limit is not None and job.grammar is None and job.room == text.limit
+    complete = label and (asked is None or asked > (text.limit or 0))
     return "stop" if complete else reason
 
 

@@ -13,8 +13,8 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 
 import softprompt
-from softprompt.serving.api import admin, chat, classify, completions, docs, errors, models
-from softprompt.serving.api.gate import Bounds, Drain, Gate, Keys
+from softprompt.serving.api import admin, chat, classify, completions, docs, errors, models, responses, tokens
+from softprompt.serving.api.gate import SERVED, Bounds, Drain, Gate, Keys
 from softprompt.serving.api.guard import Guard
 from softprompt.serving.api.metrics import Metrics
 from softprompt.serving.api.visit import Serving, serving_of
@@ -63,7 +63,7 @@ def create_app(
     app.state.serving = Serving(
         service, Guard(service.engine.base), limits or Limiter(), metrics, bounds, drain, keys
     )
-    for part in (completions, chat, classify, models, admin, docs):
+    for part in (completions, chat, responses, classify, tokens, models, admin, docs):
         app.include_router(part.router)
     app.add_api_route("/health", health, methods=["GET"], response_model=Health, tags=["server"])
     app.add_api_route("/health", health, methods=["HEAD"], include_in_schema=False)
@@ -133,6 +133,7 @@ class _Counts:
     bytes: int
     budget: int | None
     loaded: int
+    in_use: Sequence[str]
 
 
 def metrics_of(service: Service) -> Metrics:
@@ -141,9 +142,16 @@ def metrics_of(service: Service) -> Metrics:
 
     def counts() -> _Counts:
         found = engine.registry.counts
-        loaded = len(engine.registry.loaded()) - 1  # the base is no prompt
+        _, *loaded = engine.registry.loaded()  # the base is no prompt
         return _Counts(
-            found.hits, found.misses, found.evictions, found.failures, found.bytes, found.budget, loaded
+            hits=found.hits,
+            misses=found.misses,
+            evictions=found.evictions,
+            failures=found.failures,
+            bytes=found.bytes,
+            budget=found.budget,
+            loaded=len(loaded),
+            in_use=sorted({held.name for held in loaded if held.users}),
         )
 
     return Metrics(engine.state, counts, base=engine.base.name)
@@ -160,9 +168,9 @@ def _schema(app: FastAPI, *, keyed: bool) -> dict[str, Any]:
     for path, verbs in schema["paths"].items():
         for about in verbs.values():
             about["responses"].pop("422", None)
-            if path in ("/v1/completions", "/v1/chat/completions"):
+            if path in ("/v1/completions", "/v1/chat/completions", "/v1/responses"):
                 about["responses"]["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
-            if keyed and path.startswith("/v1/"):
+            if keyed and path.startswith(SERVED):
                 about["security"] = [{"key": []}]
     if keyed:
         schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}

@@ -12,13 +12,16 @@ from softprompt.data.rows import InputTokens
 from softprompt.generation.request import Finished, GenerateRequest, PromptLogprobs, TextDelta, TokenScore
 from softprompt.serving.api.answers import (
     Finish,
+    Gathered,
     Heading,
     alike,
     cut_notes,
     finish,
     gather,
     generations,
+    of_prompt,
     piece,
+    reported,
     streamed,
     words,
 )
@@ -27,10 +30,11 @@ from softprompt.serving.api.replies import TextCompletion
 from softprompt.serving.api.schemas import CompletionRequest
 from softprompt.serving.api.stream import EventStream, attended
 from softprompt.serving.api.strict import StrictRoute
+from softprompt.serving.api.structured import form_of, grammar_of
 from softprompt.serving.api.visit import Visit, visiting
 from softprompt.serving.version import Version
 
-__all__ = ["router"]
+__all__ = ["router", "text_tokens"]
 
 USUAL = 16
 """New tokens where the client gives no number, as at OpenAI."""
@@ -46,10 +50,22 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
 
 async def _answered(request: Request, body: CompletionRequest) -> Response:
     _refuse(body)
+    form = form_of(body)
     async with visiting(request, body.model) as visit:
         texts = await visit.tokenised(_letters(body.prompt), "prompt", _texts, visit, body.prompt)
-        echo = bool(body.echo) and body.logprobs is not None
-        jobs = generations(visit, body, texts, usual=USUAL, logprobs=body.logprobs, echo=echo, param="prompt")
+        logprobs = reported(body, body.logprobs)
+        echo = (bool(body.echo) and body.logprobs is not None) or body.prompt_logprobs is not None
+        grammar = await grammar_of(visit, form)
+        jobs = generations(
+            visit,
+            body,
+            texts,
+            usual=USUAL,
+            logprobs=logprobs,
+            echo=echo,
+            grammar=grammar,
+            param="prompt",
+        )
         writer = _TextWriter(visit.version, body, texts, jobs)
         notes = cut_notes([text.cut for text in texts])
         heading = Heading.new("cmpl", "text_completion", visit.version, notes)
@@ -58,10 +74,7 @@ async def _answered(request: Request, body: CompletionRequest) -> Response:
             chunks = streamed(visit, crowd, heading, body, writer.first, writer.delta, writer.last)
             return EventStream(chunks, visit.stack.pop_all())
         found = await gather(visit, jobs, body.n or 1)
-        choices = [
-            writer.choice(i, writer.opening(i) + one.text, (*one.heard, *one.tokens), one.reason)
-            for i, one in enumerate(found)
-        ]
+        choices = [writer.whole(i, one) for i, one in enumerate(found)]
         return JSONResponse(heading.body(choices, usage=visit.tally.usage))
 
 
@@ -77,10 +90,11 @@ def _letters(prompts: Sequence[str] | Sequence[list[int]]) -> int:
 
 
 def _texts(visit: Visit, prompts: Sequence[str] | Sequence[list[int]]) -> list[InputTokens]:
-    return [_text(visit, prompt) for prompt in prompts]
+    return [text_tokens(visit, prompt) for prompt in prompts]
 
 
-def _text(visit: Visit, prompt: str | list[int]) -> InputTokens:
+def text_tokens(visit: Visit, prompt: str | list[int]) -> InputTokens:
+    """What is read of a text, through the template of the prompt that answers; or of tokens, as they are."""
     version, guard = visit.version, visit.serving.guard
     if not isinstance(prompt, str):
         beyond = max(prompt)
@@ -124,6 +138,14 @@ class _TextWriter:
 
     def last(self, number: int, event: Finished) -> dict[str, Any]:
         return self.choice(number, "", (), event.reason)
+
+    def whole(self, number: int, one: Gathered) -> dict[str, Any]:
+        heard = one.heard if self._body.echo else ()
+        text = self.opening(number) + one.text
+        choice = self.choice(number, text, (*heard, *one.tokens), one.reason)
+        if self._body.prompt_logprobs is not None:
+            choice["prompt_logprobs"] = of_prompt(self._version, one.heard)
+        return choice
 
     def choice(
         self, number: int, text: str, tokens: Sequence[TokenScore], reason: Finish | None

@@ -27,6 +27,8 @@ log = logging.getLogger("softprompt.serving")
 Refused = Callable[[str], None]
 
 ADMIN = "/v1/admin"
+SERVED = ("/v1/", "/tokenize", "/detokenize")
+"""What these begin with needs a key, where there are keys, and is finished before the server stops."""
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
 _HEADERS = {
     "x-content-type-options": "nosniff",
@@ -112,11 +114,13 @@ class Gate:
             await send({"type": "websocket.close", "code": 1000})
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] != "/":
+            scope["path"] = scope["path"].rstrip("/") or "/"
         headers = Headers(scope=scope)
         state = scope.setdefault("state", {})
         state["request_id"] = _request_id(headers)
         answer = _Answer(scope, send, state["request_id"])
-        served = scope["path"].startswith("/v1/")
+        served = scope["path"].startswith(SERVED)
         try:
             if scope["method"] == "OPTIONS":
                 raise ApiError(405, "OPTIONS is answered to the pages of --allowed-origins only.")
@@ -146,7 +150,7 @@ class Gate:
 
     def _admit(self, scope: Scope, headers: Headers) -> Key | None:
         path = scope["path"]
-        guarded = path.startswith("/v1/") or path == "/metrics"
+        guarded = path.startswith(SERVED) or path == "/metrics"
         key = None
         if self._keys is None:
             _check_host(headers)
@@ -155,7 +159,7 @@ class Gate:
             key = _key(self._keys, headers)
         if path.startswith(ADMIN) or (path == "/metrics" and key is not None):
             self._check_admin(key)
-        if path.startswith("/v1/") and self._drain.draining:
+        if path.startswith(SERVED) and self._drain.draining:
             raise _draining()
         return key
 
@@ -176,7 +180,7 @@ class _Answer:
     def __init__(self, scope: Scope, send: Send, request_id: str) -> None:
         self._scope, self._send, self._id = scope, send, request_id
         self.headers: dict[str, str] = {**_HEADERS, "x-request-id": request_id}
-        if scope["path"].startswith("/v1/"):
+        if scope["path"].startswith(SERVED):
             self.headers["cache-control"] = "no-store"
         self._status, self._started = 0, time.monotonic()
 
@@ -194,15 +198,15 @@ class _Answer:
 
     def log(self, key: Key | None) -> None:
         """One line without anything of the request's content; the path is quoted as the client sent it."""
-        log.info(
-            "%s %s %s -> %s in %.0f ms, key %s",
-            self._id,
-            self._scope["method"],
-            ascii(self._scope["path"][:200]),
-            self._status,
-            1000 * (time.monotonic() - self._started),
-            key.id if key else "-",
-        )
+        told = {
+            "id": self._id,
+            "method": self._scope["method"],
+            "path": ascii(self._scope["path"][:200]),
+            "status": self._status,
+            "ms": round(1000 * (time.monotonic() - self._started)),
+            "key": key.id if key else "-",
+        }
+        log.info("%(id)s %(method)s %(path)s -> %(status)s in %(ms)s ms, key %(key)s", told)
 
 
 class _BoundedBody:

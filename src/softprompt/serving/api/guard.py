@@ -9,6 +9,7 @@ own. Text without marks is encoded exactly as it always is.
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -93,19 +94,28 @@ class Guard:
             at = mark.end()
         return found + self._as_letters(text[at:].replace(fence, ""))
 
-    def chat(self, messages: Sequence[Mapping[str, str]], opening: str = "", own: str = "") -> list[int]:
+    def chat(
+        self, messages: Sequence[Mapping[str, Any]], opening: str = "", own: str = "", **how: Any
+    ) -> list[int]:
         """Token ids of a chat in the base's own template; the ``opening`` of its text gives way to ``own``.
 
+        ``how`` is as in ``Base.render_chat``.
+
         Raises:
-            DataError: the template does not keep the messages as they are, and one spells a mark.
+            DataError: the template does not keep the messages as they are, and one spells a mark; or what is
+                no message's content does.
             BaseModelError: the base has no chat template.
         """
         plain = [dict(message) for message in messages]
-        fence = fence_for(message["content"] for message in plain)
-        text = own + self._base.render_chat(plain).removeprefix(opening)
+        others = [[value for key, value in message.items() if key != "content"] for message in plain]
+        beside = json.dumps([others, how], ensure_ascii=False)
+        if mark := self._marks.search(beside):
+            raise _spelt(mark.group())
+        fence = fence_for([beside, *(message["content"] for message in plain)])
+        text = own + self._base.render_chat(plain, **how).removeprefix(opening)
         marked = [{**message, "content": self._fenced(message["content"], fence)} for message in plain]
         try:
-            fenced = own + self._base.render_chat(marked).removeprefix(opening)
+            fenced = own + self._base.render_chat(marked, **how).removeprefix(opening)
         except Exception:  # a template is a program of its own, and may mind the fences
             fenced = ""
         if fenced.replace(fence, "") == text:

@@ -16,7 +16,7 @@ The ``vllm:`` names are those that dashboards made for vLLM already chart; what 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from threading import Lock
 from typing import Literal, Protocol, get_args
 
@@ -35,6 +35,7 @@ OTHER = "(other)"
 """Label shared by what came after the first; no prompt can have this name."""
 
 _REASONS = 50
+_NAMED = 100
 
 _FIRST_TOKEN = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0)
 _BETWEEN_TOKENS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -58,7 +59,9 @@ class EngineCounts(Protocol):
 
 
 class RegistryCounts(Protocol):
-    """What is read of the registry: lookups since it began, bytes held now and at most (None: no limit)."""
+    """What is read of the registry: lookups since it began, bytes held now and at most (None: no limit), and
+    the names that are being answered for.
+    """
 
     @property
     def hits(self) -> int: ...
@@ -74,6 +77,8 @@ class RegistryCounts(Protocol):
     def budget(self) -> int | None: ...
     @property
     def loaded(self) -> int: ...
+    @property
+    def in_use(self) -> Sequence[str]: ...
 
 
 class _ModelCounts:
@@ -284,3 +289,15 @@ def _of_registry(counts: RegistryCounts) -> Iterable[Metric]:
         yield CounterMetricFamily(f"softprompt:{name}", about, float(count))
     for name, about, value in gauges:
         yield GaugeMetricFamily(f"softprompt:{name}", about, value)
+    yield _lora_info(counts)
+
+
+def _lora_info(counts: RegistryCounts) -> Metric:
+    """Which prompts are at work, as gateways that route by adapter read it; its value is the time."""
+    gauge = GaugeMetricFamily(
+        "vllm:lora_requests_info",
+        "Prompts that are being answered for, whatever they were learnt with; at most 100 are named.",
+        labels=["max_lora", "waiting_lora_adapters", "running_lora_adapters"],
+    )
+    gauge.add_metric([str(max(_NAMED, counts.loaded)), "", ",".join(counts.in_use[:_NAMED])], time.time())
+    return gauge

@@ -9,11 +9,15 @@ from pydantic import BaseModel, Field
 __all__ = [
     "ChatCompletion",
     "Classified",
+    "Detokenized",
     "ErrorBody",
     "LoadedModel",
     "ModelInfo",
     "ModelList",
+    "ResponseBody",
+    "ServerVersion",
     "TextCompletion",
+    "Tokenized",
     "Usage",
 ]
 
@@ -72,6 +76,7 @@ class TextChoice(BaseModel):
     index: int
     text: str
     logprobs: TextLogprobs | None
+    prompt_logprobs: list[dict[str, Any] | None] | None = None
     finish_reason: Literal["stop", "length"] | None
 
 
@@ -109,12 +114,28 @@ class ChatLogprobs(BaseModel):
     refusal: None = None
 
 
+class CalledFunction(BaseModel):
+    """A function, and what it is called with, as JSON."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(BaseModel):
+    """A call of one of the client's functions."""
+
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class Said(BaseModel):
     """The assistant's turn."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None = None
+    tool_calls: list[ToolCall] = Field(default_factory=list)
 
 
 class ChatChoice(BaseModel):
@@ -123,7 +144,7 @@ class ChatChoice(BaseModel):
     index: int
     message: Said
     logprobs: ChatLogprobs | None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "tool_calls"]
 
 
 class ChatCompletion(BaseModel):
@@ -136,6 +157,7 @@ class ChatCompletion(BaseModel):
     system_fingerprint: str | None
     choices: list[ChatChoice]
     usage: Usage
+    prompt_logprobs: list[dict[str, Any] | None] | None = None
     softprompt: Notes | None = None
 
 
@@ -156,6 +178,61 @@ class Classified(BaseModel):
     data: list[Shares]
     usage: Usage
     softprompt: Notes | None = None
+
+
+class OutputText(BaseModel):
+    """The text of an answer."""
+
+    type: Literal["output_text"]
+    text: str
+    annotations: list[Any]
+    logprobs: list[Any]
+
+
+class OutputMessage(BaseModel):
+    """The assistant's turn."""
+
+    type: Literal["message"]
+    id: str
+    status: str
+    role: Literal["assistant"]
+    content: list[OutputText]
+
+
+class ResponseBody(BaseModel):
+    """An answer in OpenAI's newer form; fields that only repeat the request are left out here."""
+
+    id: str
+    object: Literal["response"]
+    created_at: int
+    status: Literal["completed", "incomplete", "in_progress"]
+    error: None = None
+    incomplete_details: dict[str, str] | None
+    model: str
+    output: list[OutputMessage]
+    usage: dict[str, Any] | None
+    softprompt: Notes | None = None
+
+
+class Tokenized(BaseModel):
+    """The tokens of a text."""
+
+    count: int
+    max_model_len: int | None
+    tokens: list[int]
+    token_strs: list[str] | None = None
+
+
+class Detokenized(BaseModel):
+    """The text of tokens."""
+
+    prompt: str
+
+
+class ServerVersion(BaseModel):
+    """What serves."""
+
+    version: str
 
 
 class PromptFacts(BaseModel):

@@ -23,9 +23,14 @@ __all__ = [
     "ChatRequest",
     "ClassifyRequest",
     "CompletionRequest",
+    "DetokenizeRequest",
     "Message",
+    "ResponsesRequest",
     "SamplingRequest",
     "StreamOptions",
+    "TokenizeRequest",
+    "Tool",
+    "ToolCall",
 ]
 
 MOST_STOPS = 16
@@ -160,15 +165,9 @@ class StreamOptions(_Body):
 
 
 UNSERVED = (
-    "guided_json",
-    "guided_regex",
-    "guided_choice",
     "guided_grammar",
-    "structured_outputs",
-    "prompt_logprobs",
     "truncate_prompt_tokens",
     "chat_template",
-    "continue_final_message",
     "documents",
     "use_beam_search",
     "bad_words",
@@ -215,6 +214,8 @@ class SamplingRequest(_Body):
     """Added to the logits of token ids."""
     seed: Whole | None = Field(default=None, ge=-(2**63), le=2**63 - 1)
     """Fixes the draws."""
+    prompt_logprobs: Whole | None = Field(default=None, ge=0, le=MOST_LOGPROBS)
+    """How many likeliest tokens to report at each place of the text that was read; not in streams."""
     n: Whole | None = Field(default=None, ge=1, le=MOST_CHOICES)
     """How many answers to each prompt."""
     stop: Stops = ()
@@ -225,6 +226,16 @@ class SamplingRequest(_Body):
     """The end token does not end an answer."""
     stop_token_ids: list[Whole] | None = Field(default=None, max_length=MOST_BIASES)
     """An answer ends before any of these tokens."""
+    response_format: Any = None
+    """The form to answer in: ``{"type": "text"}``, ``json_object``, or ``json_schema`` with a schema."""
+    guided_json: Any = None
+    """A JSON schema to hold the answer to."""
+    guided_regex: Any = None
+    """A regular expression that the whole answer matches."""
+    guided_choice: Any = None
+    """Texts, one of which is the answer."""
+    structured_outputs: Any = None
+    """The same three in one object: ``json``, ``regex`` or ``choice``."""
     stream: bool | None = None
     """Whether the answer comes piece by piece, as server-sent events."""
     stream_options: StreamOptions | None = None
@@ -267,11 +278,63 @@ class TextPart(_Body):
     text: str | None = None
 
 
+FunctionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+
+
+class CalledFunction(_Body):
+    """A function and what it was called with."""
+
+    name: FunctionName
+    arguments: str = "{}"
+    """As JSON."""
+
+
+class ToolCall(_Body):
+    """A call that an assistant made."""
+
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class Function(_Body):
+    """A function that may be called."""
+
+    name: FunctionName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    """A JSON schema of its arguments."""
+
+
+class Tool(_Body):
+    """What a model may use; only functions are."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class NamedFunction(_Body):
+    """The function that must be called."""
+
+    name: FunctionName
+
+
+class NamedTool(_Body):
+    """The tool that must be used."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
 class Message(_Body):
     """One turn of a chat."""
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart] | None = None
+    tool_calls: list[ToolCall] | None = Field(default=None, max_length=128)
+    """Functions that an assistant called."""
+    tool_call_id: str | None = None
+    """Which call the turn of a tool answers."""
 
 
 class ChatRequest(SamplingRequest):
@@ -282,20 +345,78 @@ class ChatRequest(SamplingRequest):
     """Whether to report the log-probability of every token."""
     top_logprobs: Whole | None = Field(default=None, ge=0, le=MOST_LOGPROBS)
     """How many likeliest tokens to report at each place."""
-    response_format: Any = None
-    """Only text is served."""
-    tools: Any = None
-    """Not served."""
+    tools: list[Tool] | None = Field(default=None, max_length=128)
+    """Functions that the model may call."""
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    """Whether it may call them, must, or must call this one."""
+    parallel_tool_calls: bool | None = None
+    """Whether there may be several calls in one answer; a required call is one."""
+    add_generation_prompt: bool | None = None
+    """Whether the assistant's turn is begun behind the messages, as it is where this is left out."""
+    continue_final_message: bool | None = None
+    """Whether the answer goes on in the last message, which stays open."""
     functions: Any = None
     """Not served."""
-    tool_choice: Any = None
-    """Not served, but "none" and "auto" are let pass."""
     function_call: Any = None
     """Not served, but "none" and "auto" are let pass."""
     modalities: Any = None
     """Only text is served."""
     audio: Any = None
     """Not served."""
+
+
+class ResponsesRequest(_Body):
+    """A text or a chat to answer, in OpenAI's newer form."""
+
+    model: Name
+    """The name of a prompt, or of the base for its bare self."""
+    input: str | Annotated[list[Message], Field(min_length=1, max_length=1_000)]
+    """A user's text, or the messages of a chat."""
+    instructions: str | None = None
+    """A system's message in front of it."""
+    max_output_tokens: Whole | None = Field(default=None, ge=1, le=2**31)
+    """The most tokens of the answer."""
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    """0 takes the likeliest token; 1 where it is left out."""
+    top_p: float | None = Field(default=None, ge=0, le=1)
+    """Draw among the likeliest that together hold this much probability."""
+    text: dict[str, Any] | None = None
+    """``{"format": ...}``: text, json_object, or json_schema with name and schema."""
+    stream: bool | None = None
+    """Whether the answer comes piece by piece, as server-sent events."""
+    metadata: dict[str, Any] | None = None
+    """Comes back as it is."""
+    tools: Any = None
+    """Not served here."""
+    previous_response_id: Any = None
+    """Not served: nothing is kept."""
+    conversation: Any = None
+    """Not served: nothing is kept."""
+    prompt: Any = None
+    """Not served: prompts are named by ``model``."""
+    background: Any = None
+    """Not served."""
+
+
+class TokenizeRequest(_Body):
+    """A text or a chat to tell the tokens of."""
+
+    model: Name | None = None
+    """The name of a prompt; the base where it is left out."""
+    prompt: str | None = None
+    messages: list[Message] | None = Field(default=None, min_length=1, max_length=1_000)
+    add_generation_prompt: bool | None = None
+    """Whether the assistant's turn is begun behind the messages; it is where this is left out."""
+    return_token_strs: bool | None = None
+    """Whether to tell the tokens as the vocabulary spells them, too."""
+
+
+class DetokenizeRequest(_Body):
+    """Tokens to tell the text of."""
+
+    model: Name | None = None
+    """The name of a prompt; the base where it is left out."""
+    tokens: list[Annotated[Whole, Field(ge=0, le=LARGEST_TOKEN)]] = Field(max_length=MOST_TOKENS)
 
 
 class ClassifyRequest(_Body):

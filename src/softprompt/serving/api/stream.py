@@ -15,8 +15,9 @@ from typing import Any, Protocol, TypeVar
 from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
-from softprompt.errors import CancelledJobError, SoftpromptError
+from softprompt.errors import CancelledJobError, ConfigError, SoftpromptError
 from softprompt.generation.request import Event, ModelRequest, RequestFailed
+from softprompt.generation.sharing import NOBODY, Owner
 from softprompt.serving.api.errors import ApiError, error_of, log
 
 __all__ = ["DONE", "Crowd", "EventStream", "attended", "sse"]
@@ -31,16 +32,22 @@ GONE = 499
 class Runner(Protocol):
     """What runs jobs: ``Service``."""
 
-    def run(self, job: ModelRequest) -> AsyncIterator[Event]:
-        """Events of a job; closing the iterator cancels the job."""
+    def run(self, job: ModelRequest, owner: Owner) -> AsyncIterator[Event]:
+        """Events of a job of an owner; closing the iterator cancels the job."""
 
 
 class Crowd:
     """Several jobs at once, their events as they come; leaving it cancels those that have not ended."""
 
-    def __init__(self, runner: Runner, jobs: Sequence[ModelRequest], deadline: float | None = None) -> None:
-        """deadline: when to give up, by the loop's clock."""
-        self._runner, self._jobs, self._deadline = runner, jobs, deadline
+    def __init__(
+        self,
+        runner: Runner,
+        jobs: Sequence[ModelRequest],
+        deadline: float | None = None,
+        owner: Owner = NOBODY,
+    ) -> None:
+        """deadline: when to give up, by the loop's clock; owner: whose they are."""
+        self._runner, self._jobs, self._deadline, self._owner = runner, jobs, deadline, owner
         self._queue: asyncio.Queue[tuple[int, Event | BaseException | None]] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
         self._first: list[tuple[int, Event]] = []
@@ -85,7 +92,7 @@ class Crowd:
         return None
 
     async def _pump(self, number: int, job: ModelRequest) -> None:
-        events = self._runner.run(job)
+        events = self._runner.run(job, self._owner)
         try:
             async for event in events:
                 self._queue.put_nowait((number, event))
@@ -100,8 +107,8 @@ class Crowd:
 
 
 def _fault(error: SoftpromptError) -> Exception:
-    """What failed once it was accepted is no fault of the request."""
-    if isinstance(error, CancelledJobError):
+    """What failed once it was accepted is no fault of the request, but for a grammar too costly to follow."""
+    if isinstance(error, CancelledJobError | ConfigError):
         return error
     log.error("a job failed: %s", error, exc_info=error.__cause__)
     return ApiError(500, "The model failed at this request.", code="model_failed")

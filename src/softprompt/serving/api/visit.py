@@ -14,6 +14,7 @@ from fastapi import Request
 
 from softprompt.errors import ArtifactError, CancelledJobError, SoftpromptError, WrongBaseError
 from softprompt.generation.request import Event, Finished, ModelRequest, PromptLogprobs, TextDelta
+from softprompt.generation.sharing import NOBODY, Owner
 from softprompt.serving.api.errors import ApiError, error_of, log, no_such_model
 from softprompt.serving.api.gate import Bounds, Drain, Keys
 from softprompt.serving.api.guard import Guard
@@ -45,6 +46,7 @@ class Serving:
         drain: whether the server is about to stop.
         keys: who may ask; None for everybody on this machine.
         readers: turns long texts into tokens.
+        compilers: makes grammars ready.
     """
 
     service: Service
@@ -55,6 +57,7 @@ class Serving:
     drain: Drain
     keys: Keys | None = None
     readers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "reader"))
+    compilers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "compiler"))
 
     def may(self, key: Key | None, name: str) -> bool:
         """Whether a client may know of a model; without keys everybody may."""
@@ -97,6 +100,8 @@ class Visit:
         deadline: when it is given up, by the loop's clock.
         stack: what is given back when it ends.
         tally: its tokens so far.
+        owner: whose its answers are.
+        spend: counts tokens against its key's limit.
     """
 
     serving: Serving
@@ -105,11 +110,26 @@ class Visit:
     deadline: float
     stack: contextlib.AsyncExitStack
     tally: Tally = field(default_factory=Tally)
+    owner: Owner = NOBODY
+    spend: Callable[[int], None] = lambda tokens: None
 
     async def crowd(self, jobs: Sequence[ModelRequest]) -> Crowd:
-        """Begin ``jobs``; returns when the first event is there, so that a refusal has its own status."""
-        crowd = await self.stack.enter_async_context(Crowd(self.serving.service, jobs, self.deadline))
-        await crowd.begun()
+        """Begin ``jobs``; returns when the first event is there, so that a refusal has its own status.
+
+        Unless they are refused their texts count against the key's limit, also where the client leaves.
+        """
+        crowd = await self.stack.enter_async_context(
+            Crowd(self.serving.service, jobs, self.deadline, self.owner)
+        )
+        refused = False
+        try:
+            await crowd.begun()
+        except Exception:
+            refused = True
+            raise
+        finally:
+            if not refused:
+                self.spend(sum(map(len, {job.ids for job in jobs})))
         return crowd
 
     async def events(self, crowd: Crowd, answers: int = 1) -> AsyncIterator[tuple[int, Event]]:
@@ -119,6 +139,7 @@ class Visit:
             async for number, event in crowd.events():
                 if isinstance(event, TextDelta):
                     self.timing.token(len(event.tokens))
+                    self.spend(len(event.tokens))
                 elif isinstance(event, PromptLogprobs):
                     self.timing.first_token()
                 elif isinstance(event, Finished):
@@ -164,15 +185,11 @@ class Visit:
                 param=param,
                 code="context_length_exceeded",
             )
-        if letters <= LONG_TEXT:
-            return work(*args)
-        reading = asyncio.get_running_loop().run_in_executor(self.serving.readers, work, *args)
-        try:
-            return await asyncio.shield(reading)
-        except asyncio.CancelledError:
-            if not reading.cancel():
-                await asyncio.wait({reading})
-            raise
+        return await _apart(self.serving.readers, work, *args) if letters > LONG_TEXT else work(*args)
+
+    async def compiled(self, work: Callable[..., T], *args: Any) -> T:
+        """Do ``work`` on a grammar, one after another in a thread of their own, so that no text waits."""
+        return await _apart(self.serving.compilers, work, *args)
 
     def check_room(self, text: int, new: int, param: str | None = None) -> None:
         """Refuse what the base has no positions for.
@@ -210,6 +227,17 @@ class Visit:
         return max(1, left if usual is None else min(left, usual))
 
 
+async def _apart(threads: ThreadPoolExecutor, work: Callable[..., T], *args: Any) -> T:
+    """Do ``work`` in one of these threads; left while it waits it is dropped, once begun it is waited for."""
+    working = asyncio.get_running_loop().run_in_executor(threads, work, *args)
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        if not working.cancel():
+            await asyncio.wait({working})
+        raise
+
+
 @contextlib.asynccontextmanager
 async def visiting(request: Request, name: str) -> AsyncIterator[Visit]:
     """Let a request in: its key's limits, its version, its time. What it took is given back in the end,
@@ -224,12 +252,15 @@ async def visiting(request: Request, name: str) -> AsyncIterator[Visit]:
     if not serving.may(key, name):
         raise no_such_model(name)
     async with contextlib.AsyncExitStack() as stack:
-        if key is not None:
-            stack.enter_context(pass_of(serving.limiter, key))
+        held = None if key is None else pass_of(serving.limiter, key)
+        if held is not None:
+            stack.callback(held.close)
         async with asyncio.timeout_at(deadline):
             version = await _leased(serving, name, stack)
         timing = serving.metrics.started(version.name)
         visit = Visit(serving, version, timing, deadline, stack)
+        if key is not None and held is not None:
+            visit.owner, visit.spend = Owner(key.id, key.weight), held.spend
         stack.push(visit.close)
         yield visit
 
