@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from library.samples import NASTY
 from softprompt.harmless import clipped, code_span, quoted, visible

@@ -12,7 +12,7 @@ from typing import Any
 import peft
 import pytest
 import transformers
-import yaml  # type: ignore[import-untyped]
+import yaml
 from packaging.version import Version
 
 import tiny

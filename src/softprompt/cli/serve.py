@@ -194,8 +194,12 @@ def command(
 
         refuse_what_is_not_there(ray, engine, origins)
         shape = {"rows": how["rows"], "queue": how["queue"], "kv_memory": kv_bytes, "budget": memory}
-        scale = {"cpus": replica_cpus, "gpus": float(device.startswith("cuda")), "drain": drain}
-        _log(verbose)
+        scale: dict[str, Any] = {
+            "cpus": replica_cpus,
+            "gpus": float(device.startswith("cuda")),
+            "drain": drain,
+        }
+        _log(verbose or log_json, log_json)
         serve_by_ray(
             ray,
             replicas_of(replicas),

@@ -20,7 +20,7 @@ __all__ = ["refuse_what_is_not_there", "replicas_of", "serve_by_ray"]
 def serve_by_ray(
     address: str,
     replicas: tuple[int, int],
-    scale: dict[str, float],
+    scale: dict[str, Any],
     library: str,
     choice: BaseChoice,
     engine: dict[str, Any],

@@ -173,11 +173,10 @@ def chat_tokens(
             return guard.tokens(version.prompt, version.prefix, _only_text(version, one))
         if one is not None and in_chat:
             return guard.tokens(version.prompt, version.prefix, one)
-        if (
-            in_chat and uses is None and messages[0]["role"] != "system"
-        ):  # what opens a chat stands in the prompt already
-            template, opening = version.prompt.template, chat_opening(version.model.render_chat)
-            own = template.render_input({template.input_fields[0]: _HERE}).partition(_HERE)[0]
+        if in_chat and uses is None and messages[0]["role"] != "system":
+            # What opens a chat stands in the prompt already.
+            taught, opening = version.prompt.template, chat_opening(version.model.render_chat)
+            own = taught.render_input({taught.input_fields[0]: _HERE}).partition(_HERE)[0]
     template = version.model.chat_template(uses is not None)
     if not template:
         raise bad_request("This base has no chat template; use /v1/completions.", "messages")
