@@ -55,6 +55,8 @@ def test_a_short_prefix_learns_to_answer_as_the_long_text_does(tmp_path: Path) -
     assert text.kept.value == pytest.approx(1, abs=1e-3)
     assert text.same.value == 1
     assert (learnt.positions, text.positions) == (8, len(TEXT))
+    assert repr(found).startswith(f"<Distilled fox: 8 positions keep {learnt.kept.value:.0%} (")
+    assert f"{learnt.kept.value:.0%} (" in found._repr_html_()
     again = softprompt.load_prompt("fox", base, tmp_path / "prompts")
     assert again.card.scores["test"]["kept"] == learnt.kept.value
     assert again.generate("what is 3 and 1?", max_new_tokens=4)

@@ -26,6 +26,7 @@ from softprompt.distillation.page import write_page
 from softprompt.distillation.study import study
 from softprompt.distillation.teacher import text_of
 from softprompt.errors import ConfigError, DataError, DivergedError
+from softprompt.evaluation.intervals import Value
 from softprompt.evaluation.score import score
 from softprompt.library.card import Card
 from softprompt.library.folder import Library
@@ -35,6 +36,7 @@ from softprompt.listener import SILENT, Listener
 from softprompt.methods.front import Words, parse_front
 from softprompt.packages import require
 from softprompt.prefix import Front
+from softprompt.report.notebook import grid_html
 from softprompt.training.job import Job
 from softprompt.training.results import final_test
 from softprompt.training.run import config_of, folder_of, may_overwrite, open_folder
@@ -65,10 +67,29 @@ class Distilled:
     figures: Figures | None
     folder: Path
 
+    def __repr__(self) -> str:
+        if self.figures is None:
+            return f"<Distilled {self.prompt.name}, stopped before its figures>"
+        rows = self.figures.of("learnt")
+        kept = ", ".join(f"{row.positions} positions keep {_share(row.kept)}" for row in rows)
+        return f"<Distilled {self.figures.name}: {kept} of {self.figures.teacher}>"
+
+    def _repr_html_(self) -> str:
+        found = self.figures
+        if found is None:
+            return grid_html(self.prompt.name, (), (), repr(self)[1:-1])
+        rows = [[row.name, str(row.positions), _share(row.kept), _share(row.likeliest)] for row in found.rows]
+        note = f"Of {found.teacher}, on {found.questions} held-out questions; 95% intervals in brackets."
+        return grid_html(found.name, ("", "positions", "kept", "same next token"), rows, note)
+
     @property
     def prompt(self) -> Prompt:
         """The longest, or the only one."""
         return self.prompts[-1]
+
+
+def _share(value: Value) -> str:
+    return f"{value.value:.0%} ({value.low:.0%} to {value.high:.0%})"
 
 
 def distil(
