@@ -76,7 +76,7 @@ def test_the_example_of_a_setting_is_allowed(section: str, model: Any) -> None:
         lines = {setting: reference.example(section, setting, field)}
         if section == "method":
             lines["kind"] = reference.example(section, "kind", model.model_fields["kind"])
-        if setting == "label_aliases":
+        if setting in ("label_aliases", "scale_labels"):
             lines["labels"] = 'labels = ["billing", "outage"]'
         if setting == "init":
             lines["init"] = 'init = "random"'
