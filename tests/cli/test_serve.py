@@ -132,13 +132,13 @@ def test_what_is_wrong_is_said_before_it_serves(taught: Shell, args: tuple[str, 
 
 def test_the_line_to_try_works(taught: Shell, tmp_path: Path) -> None:
     from softprompt.checkpoints.freeze import load_base
-    from softprompt.cli.serve import _curl, _url, cards_of
+    from softprompt.cli.serve import _curl, cards_of, url_of
     from softprompt.serving.api.gate import is_loopback
 
     base = load_base("base")
-    line = _curl("http://127.0.0.1:1", base, cards_of("prompts"), keyed=True)
+    line = _curl("http://127.0.0.1:1", base.name, cards_of("prompts"), keyed=True)
     assert '"model": "moods"' in line
     assert "Bearer $KEY" in line
-    assert _url("0.0.0.0", "0.0.0.0", 80) == "http://127.0.0.1:80"
-    assert _url("::1", "::1", 80) == "http://[::1]:80"
+    assert url_of("0.0.0.0", "0.0.0.0", 80) == "http://127.0.0.1:80"
+    assert url_of("::1", "::1", 80) == "http://[::1]:80"
     assert not is_loopback("127.0.0.1.example.com")

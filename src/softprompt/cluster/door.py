@@ -11,7 +11,7 @@ import contextlib
 import json
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
 from contextlib import aclosing
 from typing import Any
 
@@ -126,11 +126,11 @@ class Door:
                 await asyncio.sleep(_PAUSE * 2**again)
         self.counts["lost"] += 1
         after = {"Retry-After": "5"}
-        error = ApiError(503, "No replica could answer; ask again.", code="lost", headers=after)
-        await reply(error)(scope, _nothing, send)
+        told = ApiError(503, "No replica could answer; ask again.", code="lost", headers=after)
+        await reply(told)(scope, _nothing, send)
 
 
-async def _held_back(parts: AsyncIterator[Begun | bytes]) -> AsyncIterator[Begun | bytes]:
+async def _held_back(parts: AsyncIterator[Begun | bytes]) -> AsyncGenerator[Begun | bytes]:
     """An answer as it comes, but one whose length is told only when all of it is there: till then it can be
     asked for again. A replica that is about to stop refuses; that is as if it were gone.
     """
