@@ -1,4 +1,4 @@
-"""Writes the tables of README and of docs/ (results, reading, distil) from the committed results.
+"""Writes the tables of README and of docs/ (results, reading, distil, scale) from the committed results.
 
     python benchmarks/figures.py
 
@@ -445,6 +445,50 @@ def _percent(value: Sequence[float] | None) -> str:
     return "-" if value is None else f"{100 * value[0]:.0f}%"
 
 
+# Several machines ---------------------------------------------------------------------------------
+
+
+def _cluster() -> str:
+    """Two nodes on one machine: what a second gains, and what the death of one costs."""
+    lines = _lines("cluster.jsonl")
+    served = next(line["serve"] for line in reversed(lines) if "serve" in line)
+    compared = next((line["compare"] for line in reversed(lines) if "compare" in line), None)
+    warm, killed, cold = (served[part] for part in ("warm", "replica_killed", "cold_and_exactly_full"))
+    rows = [
+        ("requests at their prompt's home, warm", f"{warm['at_home']:.1%} of {warm['requests']}"),
+        ("a replica killed under load", f"{killed['failed']} failed of {killed['requests']}"),
+        ("answered by a wrong prompt", f"{killed['wrong'] + cold['wrong']}"),
+        ("sent again inside; the longest wait", f"{killed['sent_again']}; {killed['longest_ms']:,} ms"),
+        (
+            f"cold, {cold['prompts']} prompts where {cold['prompts']} fit, {cold['requests']} requests",
+            f"{cold['loads']} loads",
+        ),
+    ]
+    if compared is not None:
+        times = f"{compared['one_node_seconds']:.0f} s and {compared['two_nodes_seconds']:.0f} s"
+        same = compared["same_numbers_on_two"] and compared["same_numbers_though_killed"]
+        rows += [
+            (f"{compared['cells']} cells on one node and on two", f"{times}: {compared['speed_up']:.2f}x"),
+            ("one of two nodes killed in the middle", f"{compared['node_killed_seconds']:.0f} s, all cells"),
+            ("the same numbers each time", "yes" if same else "no"),
+        ]
+    return _table(("two nodes of one core, a tiny base", "found"), rows)
+
+
+def _scale() -> str:
+    """What the simulation found."""
+    heads = "replicas,door,memory each,Zipf,share,rows,hit rate,loads a second,busy,p50,p99,hours a million"
+    rows = []
+    for line in json.loads((RESULTS / "scale.json").read_text(encoding="utf-8"))["rows"]:
+        case, found = line["case"], line["found"]
+        about = (f"{case['memory'] / 1e9:g} GB", f"{case['zipf']}", f"{case['share']:.0%}", f"{case['free']}")
+        shares = (f"{found['hit_rate']:.1%}", f"{found['loads_a_second']:,.1f}", f"{found['busy']:.0%}")
+        times = (f"{found['p50_ms']:,.0f} ms", f"{found['p99_ms']:,.0f} ms")
+        hours = f"{found['replica_hours_a_million']:.1f}"
+        rows.append((str(case["replicas"]), case["door"], *about, *shares, *times, hours))
+    return _table(heads.split(","), rows)
+
+
 DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"demo": _demo, "comparison": _compact},
     "docs/results.md": {
@@ -455,6 +499,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/reading.md": {"claims": _claims, "found": _found},
     "docs/distil.md": {"distil": _distilled},
+    "docs/scale.md": {"measured": _cluster, "simulated": _scale},
 }
 """What is made where: document, mark, maker."""
 

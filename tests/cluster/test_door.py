@@ -103,7 +103,7 @@ def test_an_answer_is_that_of_one_server(
 
     with house.running(Door(in_turn(pair))) as url, client(url) as http:  # type: ignore[arg-type]
         through = [http.post(path, json=body) for _ in range(2)]
-    with house.running(pair[0]._app) as url, client(url) as http:  # type: ignore[arg-type]
+    with house.running(pair[0]._app) as url, client(url) as http:
         alone = http.post(path, json=body)
     assert [plain(one) for one in through] == [plain(alone)] * 2
     assert {name for name in alone.headers if name != "date"} <= set(through[0].headers)

@@ -61,7 +61,9 @@ def serve_by_ray(
         url = url_of(at[0], *sock.getsockname()[:2])
         try:
             with screen.waiting(f"Starting {replicas[0]} replicas"):
-                ask = cluster.start(settings, cluster.Scale(*replicas, **scale), address)
+                ask = cluster.start(
+                    settings, cluster.Scale(*replicas, scale["cpus"], scale["gpus"], scale["drain"]), address
+                )
             stopping = Drain()
             door = Door(ask, keys=keys, bounds=Bounds(seconds=timeout), drain=stopping, admin=admin)
             name = which.called or which.model

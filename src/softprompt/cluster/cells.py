@@ -95,7 +95,7 @@ def _bench(said: bytes) -> Bench:
     return Bench.of(comparison, contenders, lambda _: None, lambda *_: None, lambda: False)
 
 
-@ray.remote
+@ray.remote  # type: ignore[untyped-decorator]
 def _cell(said: bytes, folder: str, order: CellOrder, board: Any) -> Any:
     """Carry a cell out on this node."""
     if not os.path.isdir(folder):
@@ -122,7 +122,7 @@ def _cell(said: bytes, folder: str, order: CellOrder, board: Any) -> Any:
 
 
 def _node() -> str:
-    return ray.get_runtime_context().get_node_id()[:6]
+    return str(ray.get_runtime_context().get_node_id())[:6]
 
 
 @dataclass(frozen=True)

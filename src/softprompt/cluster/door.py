@@ -126,8 +126,8 @@ class Door:
                 await asyncio.sleep(_PAUSE * 2**again)
         self.counts["lost"] += 1
         after = {"Retry-After": "5"}
-        lost = ApiError(503, "No replica could answer; ask again.", code="lost", headers=after)
-        await reply(lost)(scope, _nothing, send)
+        told = ApiError(503, "No replica could answer; ask again.", code="lost", headers=after)
+        await reply(told)(scope, _nothing, send)
 
 
 async def _held_back(parts: AsyncIterator[Begun | bytes]) -> AsyncGenerator[Begun | bytes]:

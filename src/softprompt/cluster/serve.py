@@ -67,10 +67,10 @@ class Scale:
     patience: float = 5.0
 
 
-class HomeRouter(RequestRouter):
+class HomeRouter(RequestRouter):  # type: ignore[misc]
     """Serve's choice of a replica, made by ``Homes``; it lives where requests come in."""
 
-    def initialize_state(self, budget: int | None, free: int) -> None:  # type: ignore[override]
+    def initialize_state(self, budget: int | None, free: int) -> None:
         """Called once, with the deployment's ``request_router_kwargs``."""
         self._homes = Homes(budget, free=free)
         self._told: dict[str, int] = {}

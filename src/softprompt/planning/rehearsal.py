@@ -152,8 +152,9 @@ def _train(
     for step in range(_STEPS):
         for place, number in enumerate(order(step)):
             arranged[number] = rows[place // parts]  # every micro-batch takes each parts-th row
-    settings = {"batch_size": size, "accumulation": parts, "epochs": 1, "max_steps": None, "patience": None}
-    train = config.train.model_copy(update=settings | {"evaluate_every": 1})
+    settings = {"batch_size": size, "accumulation": parts, "epochs": 1, "evaluate_every": 1}
+    unbound = dict.fromkeys(("max_steps", "min_steps", "patience"))
+    train = config.train.model_copy(update=settings | unbound)
     gains = iter(range(_STEPS + 1))
 
     def evaluate() -> Scores:
