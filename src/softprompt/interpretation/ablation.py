@@ -142,8 +142,8 @@ def score_without(
     """Scores of a front with each of several sets of positions hidden; errors as in ``ablate``."""
     if not base.layout.inline:
         raise BaseModelError(
-            f"{base.name} takes no masks but its own, or keeps states that no mask reaches, so no position in "
-            "front of it can be hidden in place; leave ablation out."
+            f"{base.name} takes no masks but its own, or keeps states that no mask reaches, so no position "
+            "in front of it can be hidden in place; leave ablation out."
         )
     found = []
     with torch.no_grad():
