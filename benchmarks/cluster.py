@@ -183,7 +183,7 @@ def served(folder: Path, base: Path, budget: int | None) -> Iterator[tuple[str, 
         {"model": str(base)},
         {"rows": 8, "queue": 64, "pack": False} | ({} if budget is None else {"budget": budget}),
     )
-    scale = cluster.Scale(2, 2, patience=1.0, drain=5.0)
+    scale = cluster.ReplicaScale(2, 2, patience=1.0, drain=5.0)
     door = Door(cluster.start(settings, scale, "auto"))
     try:
         with house.running(door) as url:  # type: ignore[arg-type]

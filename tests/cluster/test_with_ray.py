@@ -172,7 +172,7 @@ def test_a_prompt_stays_at_home_and_no_request_is_lost_with_a_replica(
     asked = ServeSettings(
         str(folder / "prompts"), {"model": str(folder / "base")}, {"pack": False, "rows": 8}
     )
-    door = Door(cluster.start(asked, cluster.Scale(2, 2, patience=1.0, drain=5.0), "auto"))
+    door = Door(cluster.start(asked, cluster.ReplicaScale(2, 2, patience=1.0, drain=5.0), "auto"))
     at: dict[str, set[str]] = {name: set() for name in NAMES}
     found: list[bool] = []
 

@@ -21,7 +21,7 @@ import torch
 import tiny
 from library import samples, stores
 from softprompt.errors import ArtifactError, ConfigError, ResourceError
-from softprompt.library.bucket import Bucket
+from softprompt.library.bucket import ObjectStore
 from softprompt.library.folder import Library, check_base
 from softprompt.library.peft_format import WEIGHTS_FILE, from_front
 from softprompt.library.place import Folder, place_at
@@ -54,7 +54,7 @@ def another(seed: int) -> Any:
 def elsewhere(address: str, tmp_path: Path) -> Library:
     """The same library as another machine sees it."""
     library = Library(address)
-    library._place = Bucket(address, tmp_path / uuid.uuid4().hex, fresh=0.0)
+    library._place = ObjectStore(address, tmp_path / uuid.uuid4().hex, fresh=0.0)
     return library
 
 
@@ -131,7 +131,7 @@ def test_an_artifact_is_brought_once(address: str, tmp_path: Path, monkeypatch: 
     library = elsewhere(address, tmp_path)
     library.load("topics")
     again = Library(address)
-    again._place = Bucket(address, library.path)
+    again._place = ObjectStore(address, library.path)
 
     def never(*_: Any) -> None:
         raise AssertionError("brought again")

@@ -62,7 +62,9 @@ def serve_by_ray(
         try:
             with screen.waiting(f"Starting {replicas[0]} replicas"):
                 ask = cluster.start(
-                    settings, cluster.Scale(*replicas, scale["cpus"], scale["gpus"], scale["drain"]), address
+                    settings,
+                    cluster.ReplicaScale(*replicas, scale["cpus"], scale["gpus"], scale["drain"]),
+                    address,
                 )
             stopping = Drain()
             door = Door(ask, keys=keys, bounds=Bounds(seconds=timeout), drain=stopping, admin=admin)

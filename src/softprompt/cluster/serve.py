@@ -31,7 +31,7 @@ from softprompt.cluster.replica import Asked, Begun, Replica, ServeSettings
 from softprompt.serving.api.gate import Bounds
 from softprompt.serving.keys import KeyFile
 
-__all__ = ["HomeRouter", "Scale", "application", "asker", "start", "stop"]
+__all__ = ["HomeRouter", "ReplicaScale", "application", "asker", "start", "stop"]
 
 _APP, _REPLICAS = "softprompt", "replicas"
 _GONE = (
@@ -47,7 +47,7 @@ _GONE = (
 
 
 @dataclass(frozen=True)
-class Scale:
+class ReplicaScale:
     """How many replicas there are, and what each takes.
 
     Attributes:
@@ -123,7 +123,7 @@ def _id(pending: PendingRequest) -> str:
     return str(pending.metadata.internal_request_id)
 
 
-def start(settings: ServeSettings, scale: Scale, address: str) -> Ask:
+def start(settings: ServeSettings, scale: ReplicaScale, address: str) -> Ask:
     """Start replicas on a cluster, or replace those there one after the other; what sends requests to them.
 
     Returns when the first replicas answer.
@@ -171,7 +171,7 @@ def application(args: Mapping[str, Any]) -> serve.Application:
     base = {name: args[name] for name in ("model", "device", "dtype", "revision") if name in args}
     engine = {name: int(args[name]) for name in ("budget", "rows", "queue", "kv_memory") if name in args}
     settings = ServeSettings(str(args["library"]), base, engine, keyed="keys" in args)
-    scale = Scale(least, most, float(args.get("cpus", 1)), float(args.get("gpus", 0)))
+    scale = ReplicaScale(least, most, float(args.get("cpus", 1)), float(args.get("gpus", 0)))
     door = serve.deployment(serve.ingress()(_DoorReplica), name="door", max_ongoing_requests=10_000)
     return door.bind(_replicas(settings, scale), args.get("keys"), settings.seconds)
 
@@ -187,7 +187,7 @@ class _DoorReplica:
         return self._door
 
 
-def _replicas(settings: ServeSettings, scale: Scale) -> serve.Application:
+def _replicas(settings: ServeSettings, scale: ReplicaScale) -> serve.Application:
     rows, queue = settings.engine.get("rows", 32), settings.engine.get("queue", 256)
     router = RequestRouterConfig(
         request_router_class=HomeRouter,

@@ -101,7 +101,7 @@ class Scores:
 _OF_ROWS = ("predictions", "confidences", "losses", "tokens")
 
 
-class _Found(NamedTuple):
+class _ScoredRows(NamedTuple):
     """What is found of each row; see ``Scores``."""
 
     losses: list[float]
@@ -118,9 +118,9 @@ def score(
     team: the processes that score these rows together; each reads its share, and all get the same scores.
     """
     mine = replace(encoded, examples=encoded.examples[team.rank :: team.count])
-    (found,) = _found(base, [front], mine, progress) if mine.examples else [_Found([], [], [], [])]
-    every = [_Found(*one) for one in team.all_told(found)]
-    return _scores(_Found(*(_dealt_back(sides) for sides in zip(*every, strict=True))), encoded)
+    (found,) = _found(base, [front], mine, progress) if mine.examples else [_ScoredRows([], [], [], [])]
+    every = [_ScoredRows(*one) for one in team.all_told(found)]
+    return _scores(_ScoredRows(*(_dealt_back(sides) for sides in zip(*every, strict=True))), encoded)
 
 
 def score_many(
@@ -131,7 +131,9 @@ def score_many(
 
 
 @torch.no_grad()
-def _found(base: Base, fronts: Sequence[Front], encoded: Encoded, progress: Progress | None) -> list[_Found]:
+def _found(
+    base: Base, fronts: Sequence[Front], encoded: Encoded, progress: Progress | None
+) -> list[_ScoredRows]:
     prefixes = [base.prefill(front) for front in fronts]
     if not any(map(encoded.candidates, encoded.examples)):
         return _found_of_text(base, prefixes, encoded.examples, progress)
@@ -295,14 +297,14 @@ def _counted(progress: Progress | None, total: int) -> _Told:
 
 def _found_of_text(
     base: Base, fronts: Sequence[Front], examples: Sequence[Example], progress: Progress | None
-) -> list[_Found]:
+) -> list[_ScoredRows]:
     rows = target_rows(examples)
     every = (-_targets(base, fronts, rows, _counted(progress, len(rows)))).tolist()
     counts = [[float(row.scored) for row in scorable(Batch(rows, front))] for front in fronts]
-    return [_Found(losses, tokens, [], []) for losses, tokens in zip(every, counts, strict=True)]
+    return [_ScoredRows(losses, tokens, [], []) for losses, tokens in zip(every, counts, strict=True)]
 
 
-def _found_of_choices(judged: ChoiceScores, encoded: Encoded) -> _Found:
+def _found_of_choices(judged: ChoiceScores, encoded: Encoded) -> _ScoredRows:
     examples = encoded.examples
     labels = [e.label for e in examples if e.label is not None]
     losses = (-judged.likelihoods[torch.arange(len(labels)), labels]).tolist()
@@ -311,10 +313,10 @@ def _found_of_choices(judged: ChoiceScores, encoded: Encoded) -> _Found:
         float(len(encoded.candidates(e)[n])) if whole else 1.0 for n, e in zip(labels, examples, strict=True)
     ]
     predictions = judged.weights.argmax(1).tolist()
-    return _Found(losses, tokens, predictions, judged.probabilities.max(1).values.tolist())
+    return _ScoredRows(losses, tokens, predictions, judged.probabilities.max(1).values.tolist())
 
 
-def _scores(found: _Found, encoded: Encoded) -> Scores:
+def _scores(found: _ScoredRows, encoded: Encoded) -> Scores:
     """Over all rows, from what was found of each."""
     losses, tokens, predictions, confidences = found
     if not any(tokens):

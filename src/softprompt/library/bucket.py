@@ -32,7 +32,7 @@ from softprompt.library.card import CARD_FILE, Card, card_of
 from softprompt.packages import Need, require
 from softprompt.wheels import cache_root
 
-__all__ = ["Bucket"]
+__all__ = ["ObjectStore"]
 
 _NEEDS: dict[str, Need] = {
     "s3": "a library on S3",
@@ -79,14 +79,14 @@ class _GoneError(Exception):
 
 
 @dataclass(frozen=True)
-class _Known:
+class _KnownName:
     """What was told of a name, and when."""
 
     pointer: _Pointer | SoftpromptError | None
     at: float
 
 
-class Bucket:
+class ObjectStore:
     """An address such as ``s3://bucket/prompts``.
 
     Args:
@@ -114,7 +114,7 @@ class Bucket:
         self._root = root.strip("/")
         options = {} if scheme == "memory" else {"use_listings_cache": False, **_OPTIONS.get(scheme, {})}
         self._fs: Any = fsspec.filesystem(scheme, **options)
-        self._known: dict[str, _Known] = {}
+        self._known: dict[str, _KnownName] = {}
         self._lock = threading.Lock()
         self._due: set[str] = set()  # names to be asked for again, by one thread
 
@@ -271,7 +271,7 @@ class Bucket:
         self._ask([name])
         return self._known[name].pointer
 
-    def _recent(self, name: str) -> _Known | None:
+    def _recent(self, name: str) -> _KnownName | None:
         known = self._known.get(name)
         return known if known is not None and monotonic() - known.at <= self._fresh else None
 
@@ -322,7 +322,7 @@ class Bucket:
             )
 
     def _learn(self, name: str, pointer: _Pointer | SoftpromptError | None) -> None:
-        self._known[name] = _Known(pointer, monotonic())
+        self._known[name] = _KnownName(pointer, monotonic())
 
     def _forget(self, name: str) -> None:
         self._known.pop(name, None)

@@ -83,9 +83,9 @@ def place_at(address: str | os.PathLike[str]) -> Place:
     if isinstance(address, str) and "://" in address:
         if address.startswith("file://"):
             return Folder(address.removeprefix("file://"))
-        from softprompt.library.bucket import Bucket
+        from softprompt.library.bucket import ObjectStore
 
-        return Bucket(address)
+        return ObjectStore(address)
     return Folder(address)
 
 

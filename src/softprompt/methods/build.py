@@ -32,7 +32,7 @@ from softprompt.methods.init import from_labels, from_random, from_text, from_vo
 from softprompt.methods.lora import Lora
 from softprompt.methods.method import Method
 from softprompt.methods.prefix_tuning import PrefixTuning, Projection, Ways
-from softprompt.methods.prompt_tuning import Encoder, PromptTuning, Residual
+from softprompt.methods.prompt_tuning import PromptEncoder, PromptTuning, Residual
 from softprompt.methods.text import TextFront, word_ids
 from softprompt.prefix import Front, Prefix
 
@@ -212,10 +212,10 @@ _STARTS: dict[str, Callable[[PromptTuningConfig, Base, int, Material], Tensor]] 
     "artifact": _from_artifact,
 }
 
-_NETWORKS: dict[str, Callable[[Tensor, int, int], Residual | Encoder | None]] = {
+_NETWORKS: dict[str, Callable[[Tensor, int, int], Residual | PromptEncoder | None]] = {
     "none": lambda start, width, seed: None,
     "residual": lambda start, width, seed: Residual(start.shape[1], width, seed),
-    "mlp": lambda start, width, seed: Encoder(start.cpu(), width, seed),
+    "mlp": lambda start, width, seed: PromptEncoder(start.cpu(), width, seed),
 }
 
 _BUILDERS: dict[type, Callable[..., Method]] = {

@@ -21,7 +21,7 @@ from softprompt.methods.front import Soft, Words
 from softprompt.methods.init import spread
 from softprompt.methods.text import held
 
-__all__ = ["Encoder", "PromptTuning", "Residual"]
+__all__ = ["PromptEncoder", "PromptTuning", "Residual"]
 
 _LEAST = 1e-6
 """The unit of a model whose embeddings are all alike."""
@@ -42,7 +42,7 @@ class PromptTuning:
         base: Base,
         parts: Sequence[Words | Soft],
         start: Tensor,
-        reparametrisation: Residual | Encoder | None = None,
+        reparametrisation: Residual | PromptEncoder | None = None,
     ) -> None:
         counts = [part.count for part in parts if isinstance(part, Soft)]
         if not counts:
@@ -91,7 +91,7 @@ class PromptTuning:
                 way.copy_(state[f"way.{name}"])
 
 
-class Encoder(nn.Module):
+class PromptEncoder(nn.Module):
     """``MLP(P)``, the prompt encoder of P-tuning (Liu et al. 2021), folded away after training.
 
     The network's output is brought to the mean and spread of the vectors it starts from, so that training

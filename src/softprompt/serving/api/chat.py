@@ -27,7 +27,7 @@ from softprompt.serving.api.answers import (
 )
 from softprompt.serving.api.errors import ERRORS, bad_request
 from softprompt.serving.api.replies import ChatCompletion
-from softprompt.serving.api.schemas import ChatRequest, Message, ToolCall
+from softprompt.serving.api.schemas import ChatRequest, Message, SaidToolCall
 from softprompt.serving.api.stream import EventStream, attended
 from softprompt.serving.api.strict import StrictRoute
 from softprompt.serving.api.structured import form_of, grammar_of
@@ -142,7 +142,7 @@ def _plain(number: int, message: Message) -> dict[str, Any]:
     return found
 
 
-def _called(number: int, call: ToolCall) -> dict[str, Any]:
+def _called(number: int, call: SaidToolCall) -> dict[str, Any]:
     """A call as chat templates take it: its arguments are an object."""
     try:
         arguments = json.loads(call.function.arguments or "{}")

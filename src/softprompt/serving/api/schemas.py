@@ -26,11 +26,11 @@ __all__ = [
     "DetokenizeRequest",
     "Message",
     "ResponsesRequest",
+    "SaidToolCall",
     "SamplingRequest",
     "StreamOptions",
     "TokenizeRequest",
     "Tool",
-    "ToolCall",
 ]
 
 MOST_STOPS = 16
@@ -281,7 +281,7 @@ class TextPart(_Body):
 FunctionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 
-class CalledFunction(_Body):
+class SaidFunction(_Body):
     """A function and what it was called with."""
 
     name: FunctionName
@@ -289,12 +289,12 @@ class CalledFunction(_Body):
     """As JSON."""
 
 
-class ToolCall(_Body):
+class SaidToolCall(_Body):
     """A call that an assistant made."""
 
     id: str | None = None
     type: Literal["function"] = "function"
-    function: CalledFunction
+    function: SaidFunction
 
 
 class Function(_Body):
@@ -331,7 +331,7 @@ class Message(_Body):
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart] | None = None
-    tool_calls: list[ToolCall] | None = Field(default=None, max_length=128)
+    tool_calls: list[SaidToolCall] | None = Field(default=None, max_length=128)
     """Functions that an assistant called."""
     tool_call_id: str | None = None
     """Which call the turn of a tool answers."""
