@@ -26,6 +26,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from machine import describe, seconds
 from softprompt.base.model import Base
@@ -96,8 +97,9 @@ class Trained:
         """The same, from starts changed in the sixth place."""
         for number, job in enumerate(self.jobs):
             state = job.method.state()
-            noise = torch.randn(state["soft"].shape, generator=torch.Generator().manual_seed(number))
-            job.method.load_state({**state, "soft": state["soft"] * (1 + NUDGE * noise)})
+            start = state["start.soft"]
+            noise = torch.randn(start.shape, generator=torch.Generator().manual_seed(number))
+            job.method.load_state({**state, "start.soft": start * (1 + NUDGE * noise)})
         return self
 
     def alone(self, numbers: Sequence[int]) -> None:
@@ -112,6 +114,13 @@ class Trained:
             lambda numbers: [self.jobs[number].score("validation") for number in numbers],
             pass_tokens=pass_tokens,
         )
+
+
+def learnt(job: Job) -> Tensor:
+    """[P, E]: every position of these fronts is learnt."""
+    front = job.method.front()
+    assert isinstance(front, Tensor)
+    return front.detach()
 
 
 def sweep(base: Base, prompts: int, steps: int, batch_size: int) -> list[Job]:
@@ -145,7 +154,7 @@ def measure(base: Base, prompts: int, steps: int, batch_size: int, pass_tokens: 
         prompts=prompts,
         steps=steps,
         batch_size=batch_size,
-        virtual_tokens=[len(job.method.state()["soft"]) for job in apart.jobs],
+        virtual_tokens=[len(learnt(job)) for job in apart.jobs],
         ratio=(before + after) / together,
         one_after_another_seconds=before + after,
         together_seconds=together,
@@ -163,7 +172,7 @@ def _loss_error(a: Trained, b: Trained) -> float:
 
 
 def _vector_error(a: Trained, b: Trained) -> float:
-    states = [[job.method.state()["soft"] for job in side.jobs] for side in (a, b)]
+    states = [[learnt(job) for job in side.jobs] for side in (a, b)]
     apart = [float((x - y).norm() / x.norm()) for x, y in zip(*states, strict=True)]
     return max(apart)
 
