@@ -21,6 +21,7 @@ from softprompt.config import (
     MethodConfig,
     TrainConfig,
     parse,
+    rooted,
 )
 from softprompt.config.data import SOURCES
 from softprompt.config.section import Section
@@ -32,7 +33,7 @@ __all__ = ["Comparison", "Contender", "MethodEntry", "load_comparison"]
 
 _SHARED = (
     *("task", *SOURCES, *(f"{split}_rows" for split in SOURCES), "validation_fraction"),
-    *("group", "draw", "label_column", "label_aliases", "choices"),
+    *("group", "draw", "label_column", "label_aliases", "choices", "messages", "answers"),
 )
 """The settings of [data] that say which rows there are and what is right in them."""
 
@@ -265,13 +266,8 @@ def _settings(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(source, Mapping):
         return copy.deepcopy(dict(source))
     path = Path(source)
-    settings = {"name": path.stem} | read_toml(path)
-    data = settings.get("data")
-    if isinstance(data, dict):
-        # The paths of the splits start at the file's folder; the run configurations resolve them so.
-        rooted = parse({"data": {"input": "", "target": "-", **data}}, folder=path.parent).data
-        settings["data"] = data | {k: getattr(rooted, k) for k in SOURCES if k in data}
-    return settings
+    # The paths of the splits start at the file's folder, as in a run's configuration.
+    return rooted({"name": path.stem} | read_toml(path), path.parent)
 
 
 def _contender(

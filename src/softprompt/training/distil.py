@@ -192,6 +192,10 @@ def _with_questions(base: Base, configs: Sequence[Config], listener: Listener) -
     assert teacher is not None
     if not teacher.study:
         return list(configs)
+    if config.data.messages is not None:
+        raise ConfigError(
+            "teacher.study makes up single questions, but data.messages reads conversations; leave one out."
+        )
     text = text_of(teacher)
     fields = Template(config.data.input, ANSWER).input_fields
     if text is None or len(fields) != 1:
