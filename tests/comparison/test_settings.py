@@ -173,5 +173,5 @@ def test_conversations_are_compared_from_a_file_and_are_the_same_for_all(tmp_pat
     assert {c.config(0, 0).data.messages for c in contenders} == {"messages"}
     talks = {"train": "a.jsonl", "test": "b.jsonl", "messages": "messages"}
     entry = {"name": "last", "data": {"answers": "last"}}
-    with pytest.raises(ConfigError, match="'last': data.answers is what all methods share"):
+    with pytest.raises(ConfigError, match=r"'last': data\.answers is what all methods share"):
         load_comparison({"data": talks, "methods": [{"name": "all"}, entry]})

@@ -24,7 +24,7 @@ from softprompt.config import (
     rooted,
 )
 from softprompt.config.data import SOURCES
-from softprompt.config.section import Section
+from softprompt.config.section import Section, on_disk
 from softprompt.config_io import BrokenRuleError, faults, override, read_toml, shown
 from softprompt.errors import ConfigError
 from softprompt.packages import Need
@@ -75,6 +75,11 @@ class Rules(Section):
     """The longest answer, where answers are written and scored."""
     folder: str = Field(default="comparisons", min_length=1)
     """Where results, report and the artifacts of chosen runs go."""
+
+    @field_validator("folder")
+    @classmethod
+    def _is_on_a_disk(cls, folder: str) -> str:
+        return on_disk(folder)
 
     @field_validator("seeds")
     @classmethod

@@ -37,6 +37,7 @@ from softprompt.methods.front import Words, parse_front
 from softprompt.packages import require
 from softprompt.prefix import Front
 from softprompt.report.notebook import grid_html
+from softprompt.team import refuse_company
 from softprompt.training.job import Job
 from softprompt.training.results import final_test
 from softprompt.training.run import config_of, folder_of, may_overwrite, open_folder
@@ -117,6 +118,7 @@ def distil(
         DivergedError: a loss ran away; what the others learnt was saved.
         ResourceError: the disk refuses, or a package is missing.
     """
+    refuse_company("Distilling")
     wanted = lengths(config_of(config))
     require("an HTML page", *(need for one in wanted for need in one.needs))
     overwrite = [may_overwrite(Library(one.output.library), one, resume) for one in wanted]
