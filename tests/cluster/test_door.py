@@ -16,7 +16,7 @@ import pytest
 
 from serving.api import house
 from softprompt.cluster.door import Ask, Door, LostError
-from softprompt.cluster.replica import Asked, Begun, Replica, ServeSettings
+from softprompt.cluster.replica import Asked, Begun, Part, Replica, ServeSettings
 from softprompt.errors import ResourceError
 from softprompt.serving import api
 from softprompt.serving.keys import Key
@@ -72,7 +72,7 @@ def in_turn(pair: list[Replica]) -> Ask:
     """One replica after the other."""
     count = iter(range(10**6))
 
-    def ask(asked: Asked) -> AsyncIterator[Begun | bytes]:
+    def ask(asked: Asked) -> AsyncIterator[Part]:
         return pair[next(count) % len(pair)](asked)
 
     return ask
@@ -201,7 +201,7 @@ def test_a_request_whose_replica_dies_is_sent_again(pair: list[Replica]) -> None
     """Before it answered, and in the middle of an answer the client has not heard of."""
     tries: list[str] = []
 
-    async def ask(asked: Asked) -> AsyncIterator[Begun | bytes]:
+    async def ask(asked: Asked) -> AsyncIterator[Part]:
         tries.append(asked.name)
         if len(tries) == 1:
             raise LostError("it died")
@@ -221,7 +221,7 @@ def test_a_request_whose_replica_dies_is_sent_again(pair: list[Replica]) -> None
 def test_a_stream_that_has_begun_is_cut_and_not_begun_again(pair: list[Replica]) -> None:
     tries: list[str] = []
 
-    async def ask(asked: Asked) -> AsyncIterator[Begun | bytes]:
+    async def ask(asked: Asked) -> AsyncIterator[Part]:
         tries.append(asked.name)
         async for part in pair[0](asked):
             yield part
@@ -242,7 +242,7 @@ def test_a_stream_that_has_begun_is_cut_and_not_begun_again(pair: list[Replica])
 
 
 def test_where_no_replica_answers_the_client_is_told(pair: list[Replica]) -> None:
-    async def ask(asked: Asked) -> AsyncIterator[Begun | bytes]:
+    async def ask(asked: Asked) -> AsyncIterator[Part]:
         raise LostError("it died")
         yield b""
 
@@ -269,7 +269,7 @@ def test_a_client_that_leaves_has_its_request_called_off(pair: list[Replica]) ->
 
 
 def test_a_replica_tells_what_it_holds_and_how_it_is(pair: list[Replica], folder: Path) -> None:
-    async def answered() -> list[Begun | bytes]:
+    async def answered() -> list[Part]:
         scope = {"method": "POST", "path": "/v1/classify", "query_string": b"", "http_version": "1.1"}
         headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
         body = json.dumps({"model": "topics", "input": "x"}).encode()

@@ -271,8 +271,11 @@ def _settings(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(source, Mapping):
         return copy.deepcopy(dict(source))
     path = Path(source)
-    # The paths of the splits start at the file's folder, as in a run's configuration.
-    return rooted({"name": path.stem} | read_toml(path), path.parent)
+    # Paths start at the file's folder, as in a run's configuration.
+    settings = rooted({"name": path.stem} | read_toml(path), path.parent)
+    if isinstance(methods := settings.get("methods"), list):
+        settings["methods"] = [rooted(m, path.parent) if isinstance(m, dict) else m for m in methods]
+    return settings
 
 
 def _contender(
