@@ -109,6 +109,13 @@ def test_a_file_says_what_it_knows(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{path} has no docstring"
 
 
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_nothing_unpickles_by_hand(path: Path) -> None:
+    """A pickle can run any code when it is opened; what Ray sends between its nodes is Ray's."""
+    banned = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+    assert not banned & {dotted.partition(".")[0] for dotted in imports(path)}
+
+
 def test_importing_the_package_imports_no_torch() -> None:
     code = "import sys, softprompt; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

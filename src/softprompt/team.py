@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from softprompt.errors import ResourceError, TrainingError
+from softprompt.errors import ConfigError, ResourceError, TrainingError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["ALONE", "Team", "join", "local_rank", "started_together"]
+__all__ = ["ALONE", "Team", "join", "local_rank", "refuse_company", "started_together"]
 
 BUCKET = 2**24
 """Numbers that travel in one message at most: a soft prompt's gradient is one, a model's are many."""
@@ -35,6 +35,18 @@ Item = TypeVar("Item")
 def started_together() -> bool:
     """Whether torchrun, or whoever sets its variables, started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+
+
+def refuse_company(what: str) -> None:
+    """Refuse what one process does where several were started, which would all write the same files.
+
+    Raises:
+        ConfigError: there are several.
+    """
+    if started_together():
+        raise ConfigError(
+            f"{what} runs in one process; start it without torchrun, which is for softprompt train."
+        )
 
 
 def local_rank() -> int:

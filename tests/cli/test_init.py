@@ -104,3 +104,9 @@ def test_few_rows_are_enough_where_a_column_is_called_after_labels() -> None:
     texts: list[object] = [f"some words of row {i}" for i in range(4)]
     assert guess(table(text=texts, label=["a", "b", "a", "b"])).labels == {"a": 2, "b": 2}
     assert guess(table(text=texts, colour=["a", "b", "a", "b"])).labels is None
+
+
+def test_conversations_are_told_from_columns_without_text() -> None:
+    said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    with pytest.raises(DataError, match=r"conversations in 'talk'.* --set data\.messages=talk"):
+        guess(table(talk=[said, said], id=["x", "y"]))

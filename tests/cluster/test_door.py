@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
@@ -15,8 +16,9 @@ import pytest
 
 from serving.api import house
 from softprompt.cluster.door import Ask, Door, LostError
-from softprompt.cluster.replica import Asked, Begun, Replica, ServeSettings
+from softprompt.cluster.replica import Asked, Begun, Part, Replica, ServeSettings
 from softprompt.errors import ResourceError
+from softprompt.serving import api
 from softprompt.serving.keys import Key
 
 WRITE = {"model": "free", "prompt": "some words", "max_tokens": 8, "temperature": 0}
@@ -70,7 +72,7 @@ def in_turn(pair: list[Replica]) -> Ask:
     """One replica after the other."""
     count = iter(range(10**6))
 
-    def ask(asked: Asked) -> AsyncIterator[Begun | bytes]:
+    def ask(asked: Asked) -> AsyncIterator[Part]:
         return pair[next(count) % len(pair)](asked)
 
     return ask
@@ -140,6 +142,45 @@ def test_limits_count_over_all_replicas(keyed_pair: list[Replica]) -> None:
     assert found == [200, 200, 200, 429, 429]
 
 
+EVERY_WAY = [
+    ("/v1/completions", WRITE),
+    ("/v1/chat/completions", {"model": "free", "messages": [{"role": "user", "content": "x"}]}),
+    ("/v1/responses", {"model": "free", "input": "x", "max_output_tokens": 2}),
+    ("/v1/classify", {"model": "topics", "input": "x"}),
+    ("/tokenize", {"model": "free", "prompt": "x"}),
+    ("/detokenize", {"model": "free", "tokens": [1]}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), EVERY_WAY)
+def test_whatever_one_server_counts_the_door_counts(
+    path: str, body: dict[str, Any], keyed_pair: list[Replica]
+) -> None:
+    door = Door(in_turn(keyed_pair), keys=Ring(requests_per_minute=1))
+    with house.running(door) as url, client(url, "all") as http:  # type: ignore[arg-type]
+        found = [http.post(path, json=body).status_code for _ in range(2)]
+    assert found[1] == 429
+
+
+def test_no_other_path_is_counted_by_one_server() -> None:
+    """A path that lets requests in and is not in the list above would be without limits here."""
+    found = set()
+    for file in Path(api.__file__).parent.glob("*.py"):
+        source = file.read_text()
+        if "with visiting(" in source:
+            found |= set(re.findall(r'@router\.post\("([^"]+)"', source))
+    assert found == {path for path, _ in EVERY_WAY}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_tokens_count_over_all_replicas(stream: bool, keyed_pair: list[Replica]) -> None:
+    door = Door(in_turn(keyed_pair), keys=Ring(tokens_per_minute=9))
+    with house.running(door) as url, client(url, "all") as http:  # type: ignore[arg-type]
+        found = [http.post("/v1/completions", json=WRITE | {"stream": stream}) for _ in range(3)]
+    assert [one.status_code for one in found] == [200, 429, 429]
+    assert found[1].json()["error"]["code"] == "tokens_per_minute"
+
+
 def test_a_key_sees_its_own_prompts_only(keyed_pair: list[Replica]) -> None:
     door = Door(in_turn(keyed_pair), keys=Ring())
     with house.running(door) as url:  # type: ignore[arg-type]
@@ -160,7 +201,7 @@ def test_a_request_whose_replica_dies_is_sent_again(pair: list[Replica]) -> None
     """Before it answered, and in the middle of an answer the client has not heard of."""
     tries: list[str] = []
 
-    async def ask(asked: Asked) -> AsyncIterator[Begun | bytes]:
+    async def ask(asked: Asked) -> AsyncIterator[Part]:
         tries.append(asked.name)
         if len(tries) == 1:
             raise LostError("it died")
@@ -180,7 +221,7 @@ def test_a_request_whose_replica_dies_is_sent_again(pair: list[Replica]) -> None
 def test_a_stream_that_has_begun_is_cut_and_not_begun_again(pair: list[Replica]) -> None:
     tries: list[str] = []
 
-    async def ask(asked: Asked) -> AsyncIterator[Begun | bytes]:
+    async def ask(asked: Asked) -> AsyncIterator[Part]:
         tries.append(asked.name)
         async for part in pair[0](asked):
             yield part
@@ -201,7 +242,7 @@ def test_a_stream_that_has_begun_is_cut_and_not_begun_again(pair: list[Replica])
 
 
 def test_where_no_replica_answers_the_client_is_told(pair: list[Replica]) -> None:
-    async def ask(asked: Asked) -> AsyncIterator[Begun | bytes]:
+    async def ask(asked: Asked) -> AsyncIterator[Part]:
         raise LostError("it died")
         yield b""
 
@@ -228,7 +269,7 @@ def test_a_client_that_leaves_has_its_request_called_off(pair: list[Replica]) ->
 
 
 def test_a_replica_tells_what_it_holds_and_how_it_is(pair: list[Replica], folder: Path) -> None:
-    async def answered() -> list[Begun | bytes]:
+    async def answered() -> list[Part]:
         scope = {"method": "POST", "path": "/v1/classify", "query_string": b"", "http_version": "1.1"}
         headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
         body = json.dumps({"model": "topics", "input": "x"}).encode()

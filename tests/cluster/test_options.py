@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
+import softprompt.cluster
 from softprompt.cli.main import run
-from softprompt.cli.serve_cluster import replicas_of
-from softprompt.errors import ConfigError
+from softprompt.cli.options import BaseChoice
+from softprompt.cli.serve_cluster import replicas_of, serve_by_ray
+from softprompt.cluster.replica import ServeSettings
+from softprompt.errors import ConfigError, ResourceError
 
 
 @pytest.mark.parametrize(("typed", "found"), [(None, (1, 1)), ("3", (3, 3)), ("2:8", (2, 8))])
@@ -70,3 +75,29 @@ def test_a_library_of_an_absent_package_is_one_sentence(
     said = capsys.readouterr().err.replace("\n", " ")
     assert "A library on S3 needs the package s3fs" in said
     assert "pip install 'softprompt[s3]'" in said
+
+
+def test_replicas_find_base_and_library_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base").mkdir()
+    asked = list[ServeSettings]()
+
+    def start(settings: ServeSettings, *_: Any) -> None:
+        asked.append(settings)
+        raise ResourceError("seen")
+
+    stub = Mock(start=start)  # Ray may not be there
+    monkeypatch.setitem(sys.modules, "softprompt.cluster.serve", stub)
+    monkeypatch.setattr(softprompt.cluster, "serve", stub, raising=False)
+    scale = {"cpus": 1.0, "gpus": 0.0, "drain": 1.0}
+    choice = BaseChoice("base", "auto", "cpu", False)
+    with pytest.raises(ResourceError, match="seen"):
+        serve_by_ray(
+            "auto", (1, 1), scale, "prompts", choice, {}, None,
+            at=("127.0.0.1", 0), admin=False, timeout=1.0, as_json=False,
+        )  # fmt: skip
+    assert asked[0].base["model"] == str(tmp_path / "base")
+    assert asked[0].library == str(tmp_path / "prompts")
+    assert asked[0].called == "base"  # as clients know it from one server

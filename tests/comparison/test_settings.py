@@ -160,3 +160,21 @@ def test_every_example_is_a_comparison_under_its_own_name(path: Path) -> None:
     comparison, contenders = load_comparison(path)
     assert comparison.name == path.stem
     assert sum(contender.learns for contender in contenders) > 1
+
+
+def test_conversations_are_compared_from_a_file_and_are_the_same_for_all(tmp_path: Path) -> None:
+    (tmp_path / "talks.toml").write_text(
+        '[data]\ntrain = "talks.jsonl"\ntest = "later.jsonl"\nmessages = "messages"\n'
+        '[[methods]]\nname = "soft"\n[[methods]]\nname = "text"\nmethod = {kind = "text"}\n'
+        '[[methods]]\nname = "learnt"\nteacher = {file = "kind.txt", positions = 4}\n'
+    )
+    comparison, contenders = load_comparison(tmp_path / "talks.toml")
+    assert comparison.data.train == str(tmp_path / "talks.jsonl")
+    assert {c.config(0, 0).data.messages for c in contenders} == {"messages"}
+    teacher = contenders[2].config(0, 0).teacher
+    assert teacher is not None
+    assert teacher.file == str(tmp_path / "kind.txt")
+    talks = {"train": "a.jsonl", "test": "b.jsonl", "messages": "messages"}
+    entry = {"name": "last", "data": {"answers": "last"}}
+    with pytest.raises(ConfigError, match=r"'last': data\.answers is what all methods share"):
+        load_comparison({"data": talks, "methods": [{"name": "all"}, entry]})

@@ -20,6 +20,10 @@ import torch
 
 import tiny
 from library import samples, stores
+from softprompt.checkpoints.freeze import load_base
+from softprompt.cli.main import run
+from softprompt.comparison.settings import load_comparison
+from softprompt.config import parse
 from softprompt.errors import ArtifactError, ConfigError, ResourceError
 from softprompt.library.bucket import ObjectStore
 from softprompt.library.folder import Library, check_base
@@ -305,3 +309,31 @@ def test_a_missing_bucket_is_said(server: str, tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match="there is no such bucket; make it"):
         library.save("topics", samples.learnt(), samples.card())
     assert urllib.request.urlopen(server, timeout=5).status == 200
+
+
+def test_only_libraries_lie_on_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder called ``s3:`` is what nobody means."""
+    monkeypatch.chdir(tmp_path)
+    data = {"train": "a.jsonl", "test": "b.jsonl", "input": "{a}", "target": "{b}"}
+    with pytest.raises(ConfigError, match=r"output\.runs: expected a folder of this machine"):
+        parse({"data": data, "output": {"runs": "s3://bucket/runs"}})
+    with pytest.raises(ConfigError, match=r"compare\.folder: expected a folder of this machine"):
+        load_comparison({"data": data, "compare": {"folder": "s3://bucket/them"}})
+    assert parse({"data": data, "output": {"library": "s3://bucket/prompts"}})
+    assert run(["export", "x", "s3://bucket/out"]) == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_prompt_is_imported_by_its_address_and_exported(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny.model("llama").save_pretrained(tmp_path / "base")
+    tiny.tokenizer().save_pretrained(tmp_path / "base")
+    base = load_base(str(tmp_path / "base"))
+    card = samples.bound(base, "prompt-tuning", samples.P, name="one")
+    Library(address).save("one", from_front(samples.soft(base, 1), base), card)
+    assert run(["import", f"{address}/one", "--name", "two", "--library", "here"]) == 0
+    assert Library("here").names() == ["two"]
+    assert run(["export", "one", "out", "--library", address]) == 0
+    assert (tmp_path / "out" / WEIGHTS_FILE).exists()

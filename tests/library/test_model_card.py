@@ -19,6 +19,7 @@ import tiny
 from library import samples
 from library.samples import NASTY
 from softprompt.checkpoints.freeze import freeze
+from softprompt.cli.show import _facts
 from softprompt.generation.offline import generate
 from softprompt.generation.request import GenerateRequest
 from softprompt.generation.sampler import Sampling
@@ -55,6 +56,20 @@ def test_the_front_matter_follows_the_hubs_convention() -> None:
         "pipeline_tag": "text-generation",
         "tags": ["softprompt", "prompt-tuning", "llama"],
     }
+
+
+def test_scores_that_need_the_labels_scaled_say_so() -> None:
+    """A PEFT folder has the README, and cannot scale."""
+    values = samples.card_values()
+    labels = {"labels": {"a": "a", "b": "b"}, "label_column": "k", "target": "{k}"}
+    scores = {"scores": {"validation": {"nll": 1.5}}}
+    plain = samples.card(template=values["template"] | labels, **scores)
+    scaling = {"scale": [1.0, 2.0], "shift": [0.0, 0.5]}
+    scaled = samples.card(template=values["template"] | labels | {"scaling": scaling}, **scores)
+    for said in (model_card(plain), str(_facts(plain, "x"))):
+        assert "scaled and shifted" not in said
+    for said in (model_card(scaled), str(_facts(scaled, "x"))):
+        assert "scaled and shifted" in said
 
 
 @pytest.mark.parametrize("name", ["smollm2-135m", "/models/x", "../x", "models/y.gguf", "a b", "a/b/c"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -225,3 +227,22 @@ def test_another_base_does_not_go_on_with_a_run(tmp_path: Path) -> None:
     softprompt.distil(tiny.base(), settings(tmp_path))
     with pytest.raises(SoftpromptError, match="another configuration, data or base"):
         softprompt.distil(tiny.base("llama", seed=1), settings(tmp_path), resume=True)
+
+
+def test_conversations_are_questions_too(tmp_path: Path) -> None:
+    tokenizer = copy.deepcopy(tiny.tokenizer())
+    tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }};{% endfor %}<assistant>"
+    base = dataclasses.replace(tiny.base(), tokenizer=tokenizer)
+    wanted = settings(tmp_path)
+    talks = [
+        {"messages": [{"role": "user", "content": f"what is {i}?"}, {"role": "assistant", "content": "x"}]}
+        for i in range(40)
+    ]
+    (tmp_path / "talks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in talks))
+    wanted["data"] = {"train": str(tmp_path / "talks.jsonl"), "messages": "messages"}
+    found = softprompt.distil(base, wanted)
+    assert found.figures is not None
+    assert found.prompt.card.template.input == "{turns};<assistant>"
+    wanted["name"], wanted["teacher"]["study"] = "studied", 4
+    with pytest.raises(ConfigError, match=r"teacher\.study .* data\.messages"):
+        softprompt.distil(base, wanted)

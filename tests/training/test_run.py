@@ -293,7 +293,9 @@ def test_conversations_are_learnt_answer_by_answer(tmp_path: Path) -> None:
     (tmp_path / "talks.jsonl").write_text((json.dumps({"messages": said}) + "\n") * 10)
     settings = config(tmp_path).model_dump(exclude_none=True)
     data = {"train": str(tmp_path / "talks.jsonl"), "messages": "messages"}
-    prompt = softprompt.train(base, settings | {"data": data})
+    told: list[str] = []
+    prompt = softprompt.train(base, settings | {"data": data}, listener=Listener(note=told.append))
+    assert not [note for note in told if "white space" in note or "data.labels" in note]
     assert prompt.card.data["train"].rows == 16  # of ten conversations two are held back, whole
     assert prompt.card.data["validation"].rows == 4
     rows = prompt.rows(data["train"])

@@ -13,13 +13,16 @@ import pytest
 import torch
 
 import tiny
+from softprompt.comparison.run import compare
 from softprompt.config import Config, parse
 from softprompt.data.rows import Encoded, Example
-from softprompt.errors import TrainingError
+from softprompt.errors import ConfigError, TrainingError
 from softprompt.evaluation.score import Scores
 from softprompt.library.folder import Library
 from softprompt.team import ALONE, BUCKET, Team, _buckets
-from teams import together
+from softprompt.training.distil import distil
+from softprompt.training.run import train_many
+from teams import environment, together
 from training import shared_work
 from training.toy import examples
 
@@ -281,3 +284,19 @@ def test_a_fault_is_told_once(folder: Path) -> None:
 def test_verbs_that_need_one_process_say_so() -> None:
     (first, second) = together(2, shared_work.typed, ["list"], [".", "."])
     assert (first, second) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    "work",
+    [compare, lambda given: distil(tiny.base(), given), lambda given: train_many(tiny.base(), [given])],
+)
+def test_what_one_process_does_is_refused_where_there_are_several(
+    work: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would write the same files, and move each other's folders aside."""
+    for name, value in environment(1, 2, 1).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="runs in one process; start it without torchrun"):
+        work({"data": {"train": "rows.jsonl", "test": "rows.jsonl", "input": "{a}", "target": "{b}"}})
+    assert not list(tmp_path.iterdir())

@@ -6,6 +6,7 @@ import gc
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import peft
 import pytest
@@ -14,9 +15,11 @@ import torch
 import tiny
 from library import samples
 from softprompt.base.lowrank import LayerChange, LowRank
+from softprompt.errors import ArtifactError
 from softprompt.library.folder import Library
 from softprompt.prefix import Prefix
 from softprompt.serving.builder import Builder
+from softprompt.vllm.engine import VllmEngine
 from softprompt.vllm.slots import heads_of
 from softprompt.vllm.store import LoadedPrompts, Store, Stored, read_positions, salt_fits
 
@@ -156,6 +159,20 @@ def test_an_adapter_that_scales_is_refused(tmp_path: Path) -> None:
     change = LayerChange(torch.ones(1, 32), torch.ones(32, 1), torch.ones(32))
     with pytest.raises(ValueError, match="DoRA"):
         Store(tmp_path).put(prefix, LowRank({"model.layers.0.self_attn.q_proj": change}))
+
+
+def test_vectors_that_scale_are_refused_for_what_they_are_and_not_for_their_rank(tmp_path: Path) -> None:
+    """They have no rank, so that a server that was started for more ranks would not help."""
+    base = tiny.base()
+    name = "model.layers.0.self_attn.q_proj"
+    change = LayerChange(torch.ones(0, 32), torch.ones(32, 0), torch.ones(32), of_bias=True)
+    adapter = LowRank({name: change})
+    version = SimpleNamespace(adapter=adapter, prefix=samples.prefix(base), model=base, name="vectors")
+    engine = object.__new__(VllmEngine)
+    engine._base, engine._rank, engine._refused, engine._longest = base, 0, {}, 64
+    engine._store = Store(tmp_path)
+    with pytest.raises(ArtifactError, match=r"vectors cannot be served .* as IA3 and DoRA do"):
+        engine.admit(version)  # type: ignore[arg-type]
 
 
 def test_another_adapter_is_another_salt(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from softprompt.cli.options import BaseChoice, examples, json_option, plain_text
+from softprompt.cli.options import examples, load_base_of, plain_text, refuse_taken, run_options
 
 if TYPE_CHECKING:
     from softprompt.config import Config
@@ -73,11 +73,7 @@ def _lengths(context: click.Context, option: click.Parameter, text: str | None) 
 @click.option("--epochs", type=int, metavar="N", help="How often every question is seen.")
 @click.option("--seed", type=int, metavar="N", help="Fixes every random choice.")
 @click.option("--model", metavar="M", help="The base: a bundled name, hub id, folder or .gguf file.")
-@click.option("--set", "assignments", multiple=True, metavar="A.B=C", help="Any other setting; may repeat.")
-@click.option("--resume", is_flag=True, help="Go on where a stopped or killed run left off.")
-@click.option("--overwrite", is_flag=True, help="Replace a prompt of the same name.")
-@click.option("--library", metavar="DIR", help="The folder of saved prompts.  [default: prompts]")
-@json_option
+@run_options
 @click.pass_context
 def command(
     context: click.Context,
@@ -129,24 +125,15 @@ def _learn(config: Config, *, resume: bool) -> Distilled:
     from softprompt.cli.interrupt import Interrupts
     from softprompt.cli.screen import say
     from softprompt.cli.watch import watcher
-    from softprompt.errors import ConfigError
-    from softprompt.library.folder import Library
     from softprompt.listener import Listener
     from softprompt.packages import require
     from softprompt.training.distil import distil, lengths
 
     require(*config.needs)
     names = [one.name for one in lengths(config)]
-    library = Library(config.output.library)
-    taken = [name for name in names if library.taken(name)]
-    if taken and not config.output.overwrite and not resume:
-        raise ConfigError(
-            f"There is a prompt {taken[0]!r} in {config.output.library} already; choose another name with "
-            "--as, or replace it with --overwrite."
-        )
-    about = config.base
-    choice = BaseChoice(about.model, about.dtype, about.device, about.trust_remote_code, about.quantisation)
-    base = choice.load(about.model, about.revision)
+    if not resume:
+        refuse_taken(config, names, by="--as")
+    base = load_base_of(config)
     with watcher() as watch, Interrupts() as interrupts:
         found = distil(
             base,

@@ -32,6 +32,8 @@ def command(name: str, folder: str, overwrite: bool, cartridge: bool, library: s
     from softprompt.cli import screen
     from softprompt.library.folder import Library
 
+    if "://" in folder:
+        raise _error(f"{folder} is an address, and an export goes to a folder of this machine; name one.")
     artifact = Library(library).load(name)
     if cartridge:
         if artifact.payload.kind != "prefix-tuning":

@@ -59,13 +59,13 @@ def command(
     trust_remote_code: bool,
     as_json: bool,
 ) -> None:
-    """Bring a PEFT prompt, prefix or LoRA, or a fine-tuned model, into the library, bound to its base."""
+    """Bring a PEFT prompt, prefix, LoRA or IA3, or a fine-tuned model into the library, bound to its base."""
     from softprompt.cli import screen
     from softprompt.library.folder import Library
     from softprompt.library.wording import noun
     from softprompt.packages import require
 
-    artifact = Library(library).load(Path(folder))
+    artifact = Library(library).load(folder if "://" in folder else Path(folder))
     require(*artifact.payload.needs)
     template = None
     if artifact.card is None:

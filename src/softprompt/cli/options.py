@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,6 +12,7 @@ import click
 
 if TYPE_CHECKING:
     from softprompt.base.model import Base
+    from softprompt.config import Config
     from softprompt.generation.sampler import Sampling
     from softprompt.library.card import BaseCard, Card
     from softprompt.library.prompt import Prompt
@@ -22,11 +23,14 @@ __all__ = [
     "examples",
     "json_option",
     "library_option",
+    "load_base_of",
     "open_prompt",
     "plain_text",
     "ray_option",
     "refuse_missing",
+    "refuse_taken",
     "require_ray",
+    "run_options",
     "sampling_of_options",
     "sampling_options",
 ]
@@ -175,6 +179,49 @@ _SAMPLING = (
     ),
     click.option("--ignore-end", is_flag=True, help="The end token does not end an answer."),
 )
+
+
+def run_options(command: Command) -> Command:
+    """Options of verbs that learn and save: any other setting, going on, replacing, and where it is kept."""
+    for option in reversed(_RUN):
+        command = option(command)
+    return command
+
+
+_RUN = (
+    click.option(
+        "--set", "assignments", multiple=True, metavar="A.B=C", help="Any other setting; may repeat."
+    ),
+    click.option("--resume", is_flag=True, help="Go on where a stopped or killed run left off."),
+    click.option("--overwrite", is_flag=True, help="Replace a prompt of the same name."),
+    click.option("--library", metavar="DIR", help="The folder of saved prompts.  [default: prompts]"),
+    json_option,
+)
+
+
+def refuse_taken(config: Config, names: Iterable[str], by: str) -> None:
+    """Refuse a run that would replace a prompt and was not told to; ``by``: the option that names it.
+
+    Raises:
+        ConfigError: one of the names is taken.
+    """
+    from softprompt.errors import ConfigError
+    from softprompt.library.folder import Library
+
+    library = Library(config.output.library)
+    taken = next((name for name in names if library.taken(name)), None)
+    if taken is not None and not config.output.overwrite:
+        raise ConfigError(
+            f"There is a prompt {taken!r} in {config.output.library} already; choose another name with "
+            f"{by}, or replace it with --overwrite."
+        )
+
+
+def load_base_of(config: Config) -> Base:
+    """The base of a run."""
+    about = config.base
+    choice = BaseChoice(about.model, about.dtype, about.device, about.trust_remote_code, about.quantisation)
+    return choice.load(about.model, about.revision)
 
 
 def refuse_missing(library: str, told: str = "--library") -> None:

@@ -36,6 +36,7 @@ def serve_by_ray(
     from softprompt.cluster import serve as cluster
     from softprompt.cluster.door import Door
     from softprompt.cluster.replica import ServeSettings
+    from softprompt.library.card import kept_name
     from softprompt.serving.api.gate import Bounds, Drain
     from softprompt.serving.api.server import bind, serve
 
@@ -44,7 +45,7 @@ def serve_by_ray(
     settings = ServeSettings(
         library if "://" in library else str(Path(library).absolute()),
         {
-            "model": which.model,
+            "model": kept_name(which.model),  # a replica works in another folder
             "revision": which.revision,
             "quantisation": which.quantisation or choice.quantisation,
             "dtype": choice.dtype,
@@ -52,7 +53,7 @@ def serve_by_ray(
             "trust_remote_code": choice.trust_remote_code,
         },
         {name: value for name, value in engine.items() if value is not None},
-        which.called,
+        which.called or which.model,
         keyed=keys is not None,
         admin=admin,
         seconds=timeout,

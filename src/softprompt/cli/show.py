@@ -59,6 +59,8 @@ def _facts(card: Card, path: str) -> dict[str, str]:
     }
     if template.labels is not None:
         found["labels"] = ", ".join(k if k == v else f"{k} ({v})" for k, v in template.labels.items())
+    if template.scaling is not None:
+        found["label scores"] = "scaled and shifted, as fitted on the training rows"
     for split, data in card.data.items():
         found[f"{split} rows"] = f"{data.rows:,} of {data.origin}"
     return found | _training(card) | {"made with": ", ".join(f"{k} {v}" for k, v in card.versions.items())}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from softprompt.cli.options import BaseChoice, examples, json_option
+from softprompt.cli.options import examples, load_base_of, refuse_taken, run_options
 from softprompt.team import join
 
 if TYPE_CHECKING:
@@ -75,11 +75,7 @@ def _numbers(kind: type[int] | type[float]) -> Callable[[Any, Any, str | None], 
 @click.option(
     "--seeds", callback=_numbers(int), metavar="N,N...", help="Learn on several seeds; keeps each of them."
 )
-@click.option("--set", "assignments", multiple=True, metavar="A.B=C", help="Any other setting; may repeat.")
-@click.option("--resume", is_flag=True, help="Go on where a stopped or killed run left off.")
-@click.option("--overwrite", is_flag=True, help="Replace a prompt of the same name.")
-@click.option("--library", metavar="DIR", help="The folder of saved prompts.  [default: prompts]")
-@json_option
+@run_options
 @click.pass_context
 def command(
     context: click.Context,
@@ -129,9 +125,9 @@ def learn(config: Config, *, resume: bool = False, typed: Sequence[str] = ()) ->
     require(*config.needs)
     refuse_unfollowable(config)
     if not resume:  # whether what is there may be gone on with, the run itself finds out
-        _refuse_overwriting(config)
+        refuse_taken(config, config.names, by="--name")
     _check_rows(config)
-    base = _load(config)
+    base = load_base_of(config)
     try:
         interrupting = Interrupts() if join().leads else Interrupts("")
         with watcher() as watch, interrupting as interrupts:
@@ -175,19 +171,6 @@ def tell(prompt: Prompt, config: Config, *, as_json: bool = False) -> None:
         console.print(f"  {screen.clean(screen.command_line(*words))}", soft_wrap=True)
 
 
-def _refuse_overwriting(config: Config) -> None:
-    from softprompt.errors import ConfigError
-    from softprompt.library.folder import Library
-
-    library = Library(config.output.library)
-    taken = [name for name in config.names if library.taken(name)]
-    if taken and not config.output.overwrite:
-        raise ConfigError(
-            f"There is a prompt {taken[0]!r} in {config.output.library} already; choose another name with "
-            "--name, or replace it with --overwrite."
-        )
-
-
 def _check_rows(config: Config) -> None:
     """Find the faults of the data now, which should not wait for a base to come from the hub."""
     from softprompt.data.rows import collect_faults
@@ -198,12 +181,6 @@ def _check_rows(config: Config) -> None:
     every = [(row, table.place(i)) for table in task.tables.values() for i, row in enumerate(table.rows)]
     together = Table(tuple(row for row, _ in every), "", tuple(place for _, place in every))
     collect_faults(together, lambda _, row: (task.template.input_text(row), task.template.target_text(row)))
-
-
-def _load(config: Config) -> Any:
-    about = config.base
-    choice = BaseChoice(about.model, about.dtype, about.device, about.trust_remote_code, about.quantisation)
-    return choice.load(about.model, about.revision)
 
 
 def _facts(prompt: Prompt, folder: str, size: int) -> dict[str, str]:

@@ -6,11 +6,10 @@ which all nodes must see, and is found there. So a comparison that was spread ov
 
 from __future__ import annotations
 
-import functools
 import os
-import pickle
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from softprompt.cluster.ray import LOCAL, connect
 from softprompt.comparison.run import Bench, Carry, CellOrder, Spread, carried
+from softprompt.comparison.settings import Comparison, Contender
 from softprompt.errors import ResourceError
 from softprompt.listener import Report
 
@@ -45,11 +45,11 @@ def spread_over(address: str = LOCAL, **how: Any) -> Spread:
         ended = threading.Event()
         telling = threading.Thread(target=_tell, args=(board, bench.notify, ended), daemon=True)
         telling.start()
-        said = pickle.dumps((bench.comparison, list(bench.contenders.values())))
+        name, what = uuid.uuid4().hex, ray.put((bench.comparison, list(bench.contenders.values())))
         task = _cell.options(**_resources(bench), max_retries=_RETRIES)
         try:
             yield lambda orders: _together(
-                [task.remote(said, os.getcwd(), order, board) for order in orders], bench.stop
+                [task.remote(name, what, os.getcwd(), order, board) for order in orders], bench.stop
             )
         finally:
             ended.set()
@@ -88,23 +88,29 @@ def _together(cells: Sequence[ray.ObjectRef[Any]], stop: Callable[[], bool]) -> 
             ray.cancel(cell)
 
 
-@functools.lru_cache(maxsize=1)
-def _bench(said: bytes) -> Bench:
+_benches: dict[str, Bench] = {}
+
+
+def _bench(name: str, comparison: Comparison, contenders: Sequence[Contender]) -> Bench:
     """A comparison as one process of a node knows it, with the base it loaded last."""
-    comparison, contenders = pickle.loads(said)  # from the driver, by Ray's own way
-    return Bench.of(comparison, contenders, lambda _: None, lambda *_: None, lambda: False)
+    if name not in _benches:
+        _benches.clear()  # one at a time, for a base may be large
+        _benches[name] = Bench.of(comparison, contenders, lambda _: None, lambda *_: None, lambda: False)
+    return _benches[name]
 
 
 @ray.remote  # type: ignore[untyped-decorator]
-def _cell(said: bytes, folder: str, order: CellOrder, board: Any) -> Any:
-    """Carry a cell out on this node."""
+def _cell(
+    name: str, what: tuple[Comparison, Sequence[Contender]], folder: str, order: CellOrder, board: Any
+) -> Any:
+    """Carry a cell of the comparison of that name out on this node."""
     if not os.path.isdir(folder):
         raise ResourceError(
             f"The node {_node()} does not see {folder}; put the comparison and its rows on a folder that all "
             "nodes share."
         )
     os.chdir(folder)
-    bench, told = _bench(said), 0.0
+    bench, told = _bench(name, *what), 0.0
 
     def watch(title: str, report: Report) -> None:
         nonlocal told

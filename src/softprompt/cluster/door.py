@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
 from contextlib import aclosing
 from typing import Any
 
-from softprompt.cluster.replica import Asked, Begun, Message
+from softprompt.cluster.replica import Asked, Begun, Message, Part, Spent
 from softprompt.errors import ResourceError
 from softprompt.serving.api.errors import ApiError, no_such_model, reply
 from softprompt.serving.api.gate import Bounds, Drain, Gate, Keys
@@ -27,13 +27,16 @@ __all__ = ["Ask", "Door", "LostError"]
 
 log = logging.getLogger("softprompt.serving")
 
-Ask = Callable[[Asked], AsyncIterator[Begun | bytes]]
+Ask = Callable[[Asked], AsyncIterator[Part]]
 """Sends a request to a replica of its prompt; raises ``LostError`` where that was lost with it."""
+Spend = Callable[[int], None]
 
 TRIES = 5
 _PAUSE = 0.2
 """Seconds before a request is sent again, twice as long each time: a new replica may have to start."""
-_ASKING = ("/v1/completions", "/v1/chat/completions", "/v1/classify")
+_ASKING = ("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/classify", "/tokenize",
+           "/detokenize")  # fmt: skip
+"""What counts against a key's limits: whatever a server of its own lets in by ``visiting``."""
 _ADMIN = "/v1/admin/prompts/"
 _SCOPE = ("type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "root_path",
           "headers", "client", "server")  # fmt: skip
@@ -93,25 +96,29 @@ class Door:
         if body is None:
             return
         name = _name(scope, body)
+        spend: Spend = _uncounted
         with contextlib.ExitStack() as stack:
             try:
                 if key is not None and scope["path"] in _ASKING:
-                    if not key.may(name):
+                    if name and not key.may(name):  # where none is named the replica knows what is meant
                         raise no_such_model(name)
-                    stack.enter_context(pass_of(self._limits, key))
+                    spend = stack.enter_context(pass_of(self._limits, key)).spend
             except ApiError as error:
                 await reply(error)(scope, receive, send)
                 return
             asked = Asked(name, {field: scope[field] for field in _SCOPE if field in scope}, body, _free(key))
-            await _while_there(self._answer(asked, scope, send), receive)
+            await _while_there(self._answer(asked, scope, send, spend), receive)
 
-    async def _answer(self, asked: Asked, scope: Message, send: Any) -> None:
+    async def _answer(self, asked: Asked, scope: Message, send: Any, spend: Spend) -> None:
         """Send a request until it is answered; what a client has heard of is not sent again."""
         for again in range(self._tries):
             begun = False
             try:
                 async with aclosing(_held_back(self._ask(asked))) as parts:
                     async for part in parts:
+                        if isinstance(part, Spent):
+                            spend(part.tokens)
+                            continue
                         begun = True
                         await send(_message(part))
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -130,7 +137,7 @@ class Door:
         await reply(told)(scope, _nothing, send)
 
 
-async def _held_back(parts: AsyncIterator[Begun | bytes]) -> AsyncGenerator[Begun | bytes]:
+async def _held_back(parts: AsyncIterator[Part]) -> AsyncGenerator[Part]:
     """An answer as it comes, but one whose length is told only when all of it is there: till then it can be
     asked for again. A replica that is about to stop refuses; that is as if it were gone.
     """
@@ -180,9 +187,14 @@ def _name(scope: Message, body: bytes) -> str:
     return name[:100] if isinstance(name, str) else ""
 
 
+def _uncounted(tokens: int) -> None:
+    """Where there are no keys nobody has a limit."""
+
+
 def _free(key: Key | None) -> Key | None:
-    """A key without limits: they were counted here."""
-    return None if key is None else key.model_copy(update={"requests_per_minute": None, "concurrent": None})
+    """A key without limits: they are counted here."""
+    limits = ("requests_per_minute", "tokens_per_minute", "concurrent")
+    return None if key is None else key.model_copy(update=dict.fromkeys(limits))
 
 
 async def _while_there(answer: Any, receive: Any) -> None:

@@ -22,9 +22,10 @@ from softprompt.serving.api.gate import Bounds
 from softprompt.serving.api.page import page_routes
 from softprompt.serving.engine import Engine
 from softprompt.serving.keys import Key
+from softprompt.serving.limits import Limited, Limiter, Pass
 from softprompt.serving.service import Service
 
-__all__ = ["Asked", "Begun", "Replica", "ServeSettings", "played"]
+__all__ = ["Asked", "Begun", "Part", "Replica", "ServeSettings", "Spent", "played"]
 
 Message = MutableMapping[str, Any]
 ASGIApp = Callable[..., Awaitable[None]]
@@ -80,6 +81,17 @@ class Begun:
     headers: tuple[tuple[bytes, bytes], ...]
 
 
+@dataclass(frozen=True)
+class Spent:
+    """Tokens that were read or written for a request since the last of these; for the door to count."""
+
+    tokens: int
+
+
+Part = Begun | Spent | bytes
+"""What an answer comes in."""
+
+
 class Replica:
     """Loads the base, starts the engine and answers.
 
@@ -99,20 +111,27 @@ class Replica:
         self._app = create_app(
             Service(self._engine),
             keys=_Vouched() if settings.keyed else None,
+            limits=_Meters(),
             bounds=self._bounds,
             admin_open=settings.admin,
             page=page_routes,
             origins=settings.origins,
         )
 
-    async def __call__(self, asked: Asked) -> AsyncIterator[Begun | bytes]:
-        """The head of the answer, then its bytes. Leaving early calls the request off."""
+    async def __call__(self, asked: Asked) -> AsyncIterator[Part]:
+        """The head of the answer, then its bytes, and what it took. Leaving early calls the request off."""
+        meter = _Meter()
         _vouched.set(asked.key)
+        _metered.set(meter)
         async for part in played(self._app, asked):
             if isinstance(part, Begun):
                 said = f"{socket.gethostname()}-{os.getpid()}; loads={self.loads}"
                 part = replace(part, headers=(*part.headers, (b"x-softprompt-replica", said.encode())))
             yield part
+            if tokens := meter.read():
+                yield Spent(tokens)
+        if tokens := meter.read():
+            yield Spent(tokens)
 
     @property
     def loads(self) -> int:
@@ -146,6 +165,30 @@ class _Vouched:
 
     def find(self, secret: str) -> Key | None:
         return _vouched.get()
+
+
+class _Meter:
+    """Tokens of one request that nobody was told of yet."""
+
+    def __init__(self) -> None:
+        self._tokens = 0
+
+    def spend(self, tokens: int) -> None:
+        self._tokens += tokens
+
+    def read(self) -> int:
+        tokens, self._tokens = self._tokens, 0
+        return tokens
+
+
+_metered: ContextVar[_Meter] = ContextVar("softprompt_metered")
+
+
+class _Meters(Limiter):
+    """Limits nothing: the door does, and is told what every request takes."""
+
+    def enter(self, key: Limited) -> Pass:
+        return Pass(lambda: None, _metered.get().spend)
 
 
 async def played(app: ASGIApp, asked: Asked) -> AsyncIterator[Begun | bytes]:

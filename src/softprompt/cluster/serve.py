@@ -27,7 +27,7 @@ from ray.serve.request_router import PendingRequest, ReplicaID, ReplicaResult, R
 from softprompt.cluster.door import Ask, Door, LostError
 from softprompt.cluster.homes import Homes
 from softprompt.cluster.ray import connect
-from softprompt.cluster.replica import Asked, Begun, Replica, ServeSettings
+from softprompt.cluster.replica import Asked, Part, Replica, ServeSettings
 from softprompt.serving.api.gate import Bounds
 from softprompt.serving.keys import KeyFile
 
@@ -147,7 +147,7 @@ def asker(handle: DeploymentHandle[Any]) -> Ask:
     """What sends requests to the replicas behind a handle."""
     streaming = handle.options(stream=True)
 
-    async def ask(asked: Asked) -> AsyncIterator[Begun | bytes]:
+    async def ask(asked: Asked) -> AsyncIterator[Part]:
         answer = streaming.remote(asked)
         try:
             async for part in answer:

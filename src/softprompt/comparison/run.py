@@ -39,6 +39,7 @@ from softprompt.data.task import Task
 from softprompt.errors import ConfigError, SoftpromptError
 from softprompt.library.folder import Library
 from softprompt.packages import require
+from softprompt.team import refuse_company
 from softprompt.training.job import read_task
 from softprompt.training.loop import Report
 
@@ -173,6 +174,7 @@ def compare(
         ConfigError: a setting is wrong; nothing has been trained yet.
         DataError: the rows are wrong.
     """
+    refuse_company("A comparison")
     comparison, contenders = load_comparison(source, overrides)
     bench = Bench.of(comparison, contenders, notify, watch, stop)
     require("an HTML page", *bench.measurement.needs, *(need for one in contenders for need in one.needs))

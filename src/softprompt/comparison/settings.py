@@ -21,9 +21,10 @@ from softprompt.config import (
     MethodConfig,
     TrainConfig,
     parse,
+    rooted,
 )
 from softprompt.config.data import SOURCES
-from softprompt.config.section import Section
+from softprompt.config.section import Section, on_disk
 from softprompt.config_io import BrokenRuleError, faults, override, read_toml, shown
 from softprompt.errors import ConfigError
 from softprompt.packages import Need
@@ -32,7 +33,7 @@ __all__ = ["Comparison", "Contender", "MethodEntry", "load_comparison"]
 
 _SHARED = (
     *("task", *SOURCES, *(f"{split}_rows" for split in SOURCES), "validation_fraction"),
-    *("group", "draw", "label_column", "label_aliases", "choices"),
+    *("group", "draw", "label_column", "label_aliases", "choices", "messages", "answers"),
 )
 """The settings of [data] that say which rows there are and what is right in them."""
 
@@ -74,6 +75,11 @@ class Rules(Section):
     """The longest answer, where answers are written and scored."""
     folder: str = Field(default="comparisons", min_length=1)
     """Where results, report and the artifacts of chosen runs go."""
+
+    @field_validator("folder")
+    @classmethod
+    def _is_on_a_disk(cls, folder: str) -> str:
+        return on_disk(folder)
 
     @field_validator("seeds")
     @classmethod
@@ -265,12 +271,10 @@ def _settings(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(source, Mapping):
         return copy.deepcopy(dict(source))
     path = Path(source)
-    settings = {"name": path.stem} | read_toml(path)
-    data = settings.get("data")
-    if isinstance(data, dict):
-        # The paths of the splits start at the file's folder; the run configurations resolve them so.
-        rooted = parse({"data": {"input": "", "target": "-", **data}}, folder=path.parent).data
-        settings["data"] = data | {k: getattr(rooted, k) for k in SOURCES if k in data}
+    # Paths start at the file's folder, as in a run's configuration.
+    settings = rooted({"name": path.stem} | read_toml(path), path.parent)
+    if isinstance(methods := settings.get("methods"), list):
+        settings["methods"] = [rooted(m, path.parent) if isinstance(m, dict) else m for m in methods]
     return settings
 
 

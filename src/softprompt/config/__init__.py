@@ -5,7 +5,7 @@ be off, such as ``train.clip``, is turned off by the word ``"none"``, for TOML h
 """
 
 from softprompt.config.data import DataConfig
-from softprompt.config.job import NAME_RULE, Config, candidates, digest, dump_toml, load, parse
+from softprompt.config.job import NAME_RULE, Config, candidates, digest, dump_toml, load, parse, rooted
 from softprompt.config.method import (
     ClassifierConfig,
     FullConfig,
@@ -43,4 +43,5 @@ __all__ = [
     "dump_toml",
     "load",
     "parse",
+    "rooted",
 ]

@@ -30,7 +30,7 @@ from softprompt.config_io import BrokenRuleError, faults, override, read_toml, s
 from softprompt.errors import ConfigError
 from softprompt.packages import Need
 
-__all__ = ["NAME_RULE", "Config", "candidates", "digest", "dump_toml", "load", "parse"]
+__all__ = ["NAME_RULE", "Config", "candidates", "digest", "dump_toml", "load", "parse", "rooted"]
 
 NAME_RULE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 _MOST_POSITIONS = 64
@@ -140,7 +140,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         return parse(tomllib.loads(recipes.text(str(path))), overrides, folder=Path.cwd())
     path = Path(path)
     named = {"name": path.stem} if NAME_RULE.fullmatch(path.stem) else {}
-    return parse(named | _rooted(read_toml(path), path.parent), overrides, folder=Path.cwd())
+    return parse(named | rooted(read_toml(path), path.parent), overrides, folder=Path.cwd())
 
 
 def parse(
@@ -155,7 +155,7 @@ def parse(
         raise ConfigError(f"A configuration is a table of settings, not {shown(settings)}.")
     found = override(plain, overrides, Config)
     try:
-        config = Config.model_validate(plain if folder is None else _rooted(plain, Path(folder)))
+        config = Config.model_validate(plain if folder is None else rooted(plain, Path(folder)))
     except ValidationError as error:
         raise ConfigError("\n".join(found + faults(error, Config))) from None
     found += _search_faults(config)
@@ -244,12 +244,13 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _rooted(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
-    rooted = dict(settings)
+def rooted(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Settings whose relative paths start at ``folder``; nothing else of them is looked at."""
+    whole = dict(settings)
     for section, paths in (("data", SOURCES), ("teacher", ("file",))):
         if isinstance(found := settings.get(section), dict):
-            rooted[section] = {k: _absolute(v, folder) if k in paths else v for k, v in found.items()}
-    return rooted
+            whole[section] = {k: _absolute(v, folder) if k in paths else v for k, v in found.items()}
+    return whole
 
 
 def _absolute(source: Any, folder: Path) -> Any:

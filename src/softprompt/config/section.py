@@ -16,7 +16,7 @@ from pydantic import (
 
 from softprompt.config_io import NONE, BrokenRuleError, may_be_none
 
-__all__ = ["Section", "as_unicode"]
+__all__ = ["Section", "as_unicode", "on_disk"]
 
 
 class Section(BaseModel):
@@ -58,3 +58,10 @@ def as_unicode(text: str) -> str:
     except UnicodeEncodeError as error:
         raise BrokenRuleError(f"expected text that can be written as UTF-8, got {text!a}") from error
     return text
+
+
+def on_disk(folder: str) -> str:
+    """Refuse an address where files are written that no object store takes."""
+    if "://" in folder:
+        raise BrokenRuleError(f"expected a folder of this machine, got {folder}; a library may lie there")
+    return folder

@@ -62,7 +62,7 @@ class TeacherConfig(Section):
 def with_a_teacher(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings of a run that has a teacher, with what such a run has by default where nothing is given."""
     data, method, train = (dict(settings.get(name) or {}) for name in ("data", "method", "train"))
-    if "task" not in data:
+    if "task" not in data and "messages" not in data:  # which say themselves how a row asks
         data = {"input": "{question}", "target": ANSWER} | data
     teacher = settings["teacher"] if isinstance(settings["teacher"], Mapping) else {}
     lengths = teacher.get("positions", 32)

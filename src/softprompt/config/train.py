@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from softprompt.config.section import Section
+from softprompt.config.section import Section, on_disk
 from softprompt.config_io import BrokenRuleError
 from softprompt.packages import Need
 
@@ -102,6 +102,11 @@ class OutputConfig(Section):
     """Whether to log for TensorBoard too."""
     overwrite: bool = False
     """Whether an artifact of the same name may be replaced."""
+
+    @field_validator("runs")
+    @classmethod
+    def _runs_are_here(cls, runs: str) -> str:
+        return on_disk(runs)
 
     @property
     def needs(self) -> tuple[Need, ...]:

@@ -59,6 +59,11 @@ def guess(table: Table, *, text: Sequence[str] = (), label: str | None = None) -
     if target is None:
         target = _named(texts, _TARGETS) or (texts[-1] if texts else None)
         texts = [c for c in texts if c != target]
+    if target is None and (talks := next((c for c in table.columns if _holds_chats(table, c)), None)):
+        raise DataError(
+            f"{table.origin} holds conversations in {talks!r}, which need no templates; learn from them with "
+            f"`softprompt train --data {table.origin} --set data.messages={talks}`."
+        )
     if target is None:
         raise DataError(
             f"{table.origin} has no column with texts; say with --text and --label which to read and write."
@@ -77,6 +82,13 @@ def _words(table: Table, column: str) -> float:
     if not values or any(isinstance(value, list | tuple | dict | bytes) for value in values):
         return 0.0
     return sum(len(as_text(value).split()) for value in values) / len(values)
+
+
+def _holds_chats(table: Table, column: str) -> bool:
+    """Whether a column holds lists of messages."""
+    found = next((row[column] for row in table.rows if row.get(column)), None)
+    first = found[0] if isinstance(found, list | tuple) else None
+    return isinstance(first, dict) and bool({"role", "from"} & first.keys())
 
 
 def _holds_labels(table: Table, column: str, words: float) -> bool:

@@ -152,7 +152,8 @@ def load_task(
         for row in table.rows
         for column in template.columns
     )
-    notes = template.warnings()
+    # Where an answer begins in a conversation, the base's chat template says.
+    notes = template.warnings() if config.messages is None else []
     for name, table in found.items() if solved else ():
         found[name], left_out = as_meant(table, config, template)
         notes += [left_out] if left_out else []
@@ -202,6 +203,8 @@ def _spellings(config: DataConfig, train: Table, template: Template) -> list[str
         known = {label: count for label, count in counts.items() if label in template.labels}
         return hints(known, config.label_aliases or {})
     fields = template.target_fields
+    if config.messages is not None:  # whose answers are free text
+        return []
     if template.choices is not None or len(fields) != 1 or not template.input_fields:
         return []
     values = counted(train, fields[0])

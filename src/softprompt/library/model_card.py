@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from softprompt.checkpoints import catalog
 from softprompt.harmless import code_span, json_block, quoted, table
-from softprompt.library.card import Card
+from softprompt.library.card import CARD_FILE, Card
 from softprompt.library.changed import FRONT_FILE
 from softprompt.library.wording import noun
 
@@ -126,6 +126,11 @@ def _scores(card: Card) -> str:
         cells = dict(_numbers(row))
         lines.append([code_span(split), *(cells.get(head, "") for head in heads)])
     note = "In brackets: 95% intervals. Negative log-likelihood (nll) is in nats for each target token."
+    if card.template.scaling is not None:
+        note += (
+            " Labels were chosen by scores that are scaled and shifted as `template.scaling` in "
+            f"`{CARD_FILE}` says; softprompt does that, a model that only reads the prompt does not."
+        )
     return table(["rows from", *map(code_span, heads)], lines) + "\n\n" + note
 
 

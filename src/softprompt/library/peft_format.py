@@ -344,8 +344,8 @@ def _checked(folder: Path) -> tuple[_PromptConfig, tuple[int, int]]:
     if not isinstance(kind, str) or kind not in _BY_TYPE:
         name = "a LoRA" if kind == "LORA" else f"a {shown(kind)}"
         raise ArtifactError(
-            f"{path} is {name} adapter, not a prompt; prompt tuning, P-tuning, prefix tuning, CARTRIDGE and "
-            "LoRA can be read."
+            f"{path} is {name} adapter, not a prompt; prompt tuning, P-tuning, prefix tuning, CARTRIDGE, "
+            "LoRA and IA3 can be read."
         )
     config = parse_config(_BY_TYPE[kind], values, path)
     return config, _shape_of(path, config)

@@ -37,6 +37,7 @@ from softprompt.methods.front import Words, parse_front
 from softprompt.packages import require
 from softprompt.prefix import Front
 from softprompt.report.notebook import grid_html
+from softprompt.team import refuse_company
 from softprompt.training.job import Job
 from softprompt.training.results import final_test
 from softprompt.training.run import config_of, folder_of, may_overwrite, open_folder
@@ -117,6 +118,7 @@ def distil(
         DivergedError: a loss ran away; what the others learnt was saved.
         ResourceError: the disk refuses, or a package is missing.
     """
+    refuse_company("Distilling")
     wanted = lengths(config_of(config))
     require("an HTML page", *(need for one in wanted for need in one.needs))
     overwrite = [may_overwrite(Library(one.output.library), one, resume) for one in wanted]
@@ -192,6 +194,10 @@ def _with_questions(base: Base, configs: Sequence[Config], listener: Listener) -
     assert teacher is not None
     if not teacher.study:
         return list(configs)
+    if config.data.messages is not None:
+        raise ConfigError(
+            "teacher.study makes up single questions, but data.messages reads conversations; leave one out."
+        )
     text = text_of(teacher)
     fields = Template(config.data.input, ANSWER).input_fields
     if text is None or len(fields) != 1:

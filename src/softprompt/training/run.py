@@ -21,7 +21,7 @@ from softprompt.library.folder import Library
 from softprompt.library.prompt import Prompt
 from softprompt.listener import SILENT, Listener
 from softprompt.packages import require
-from softprompt.team import join
+from softprompt.team import join, refuse_company
 from softprompt.training.job import identity_of
 from softprompt.training.results import save_results, save_search
 from softprompt.training.search import Search
@@ -115,6 +115,7 @@ def train_many(
     Raises:
         DivergedError: only when what the others learnt has been saved; all other errors as in ``train``.
     """
+    refuse_company("Training several jobs side by side")
     wanted = [config_of(config) for config in configs]
     require(*(need for one in wanted for need in one.needs))
     names = [config.name for config in wanted]

@@ -53,7 +53,7 @@ from softprompt.vllm.flags import engine_fields, refuse_base
 from softprompt.vllm.probe import ADAPTERS, worst_by_kind
 from softprompt.vllm.sampling import Question, choice_of, questions, sampling_fields, summed
 from softprompt.vllm.slots import placeholders
-from softprompt.vllm.store import PARAMETER, Store, Stored
+from softprompt.vllm.store import PARAMETER, Store, Stored, refuse_scaling
 
 __all__ = ["VllmEngine", "greatest_rank"]
 
@@ -163,6 +163,7 @@ class VllmEngine:
 
     def _check_adapter(self, version: Version) -> None:
         assert version.adapter is not None
+        refuse_scaling(version.adapter)  # first: no other start would help
         if not self._rank:
             raise ValueError(
                 "vLLM was started without LoRA, as no prompt needed it then; start the server again"

@@ -27,7 +27,7 @@ from torch import Tensor
 from softprompt.base.lowrank import LowRank
 from softprompt.prefix import Prefix
 
-__all__ = ["PARAMETER", "LoadedPrompts", "Store", "Stored", "read_positions", "salt_fits"]
+__all__ = ["PARAMETER", "LoadedPrompts", "Store", "Stored", "read_positions", "refuse_scaling", "salt_fits"]
 
 PARAMETER = "softprompt"
 """The field of a request's ``kv_transfer_params`` that says which prompt stands in front of it."""
@@ -200,14 +200,23 @@ def _digest(prefix: Prefix, adapter: LowRank) -> str:
     return sha.hexdigest()
 
 
+def refuse_scaling(adapter: LowRank) -> None:
+    """Refuse a change that scales what layers give, which readers of PEFT's LoRA get wrong.
+
+    Raises:
+        ValueError: it does.
+    """
+    if any(change.scale is not None for change in adapter.layers.values()):
+        raise ValueError("it scales what the layers give, as IA3 and DoRA do")
+
+
 def _write_change(folder: Path, adapter: LowRank) -> None:
     """Write a change of layers in PEFT's format, every factor in its products.
 
     Raises:
-        ValueError: it also scales what layers give (DoRA), which the format's readers get wrong.
+        ValueError: as in ``refuse_scaling``.
     """
-    if any(change.scale is not None for change in adapter.layers.values()):
-        raise ValueError("it scales what the layers give, as DoRA does")
+    refuse_scaling(adapter)
     _write_adapter(folder, {n: (c.down, c.up) for n, c in adapter.layers.items()}, rank=adapter.rank)
 
 
