@@ -254,7 +254,7 @@ ARGS = [
 
 
 def torchrun(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     return subprocess.run(
         [*command, "-m", "softprompt", *args],
         cwd=folder,
@@ -277,8 +277,8 @@ def test_the_command_under_torchrun(folder: Path) -> None:
 def test_a_fault_is_told_once(folder: Path) -> None:
     ran = torchrun(folder, *ARGS, "--name", "bad", "--set", "data.input={nothing}")
     assert ran.returncode != 0
-    assert ran.stderr.count("Error: ") == 1
-    assert "nothing" in ran.stderr
+    (said,) = (line for line in ran.stderr.splitlines() if line.startswith("Error: "))  # torchrun has its own
+    assert "nothing" in said
 
 
 def test_verbs_that_need_one_process_say_so() -> None:
