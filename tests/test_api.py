@@ -200,6 +200,7 @@ def test_methods_are_compared_on_rows_in_memory(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(run, "load_base", lambda *args, **options: tiny.base())
     found = softprompt.compare(
         pandas_frame(ROWS), test=ROWS, name="two", seeds=[0], latency_requests=0, perturb=False, quiet=True,
+        alternatives=False,
         methods=[{"name": "zero-shot", "method": {"kind": "text"}}], **JOB,
     )  # fmt: skip
     assert [method.name for method in found.methods] == ["zero-shot"]

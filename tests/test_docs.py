@@ -107,8 +107,10 @@ def test_the_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pyte
         return train(*args, **settings | few | {"epochs": 1, "max_steps": 1})
 
     monkeypatch.setattr(softprompt, "train", quickly)
-    distil = softprompt.distil
+    distil, compare = softprompt.distil, softprompt.compare
     monkeypatch.setattr(softprompt, "distil", lambda *a, **kw: distil(*a, **kw | {"max_steps": 1}))
+    plain = {"alternatives": False}  # an encoder would be fetched for them
+    monkeypatch.setattr(softprompt, "compare", lambda *a, **kw: compare(*a, **kw | plain))
     names: dict[str, Any] = {}
     for block in blocks(page, "python"):
         exec(compile(block, page.name, "exec"), names)

@@ -41,7 +41,8 @@ def test_the_courses_job_on_one_small_card_by_its_name(shell: Shell) -> None:
 
 
 def test_a_job_is_planned_and_told_as_json(shell: Shell) -> None:
-    done = shell("plan", "--model", "base", *DATA, "--no-measure", "--json", "--set", "base.dtype=float32")
+    done = shell("plan", "--model", "base", *DATA, "--no-measure", "--json", "--set", "base.dtype=float32",
+                 "--set", "train.epochs=3")  # fmt: skip
     assert done.code == 0
     assert done.json["fits"] is True
     assert done.json["trained"] == 640

@@ -36,7 +36,7 @@ def saved(folder: Path, name: str, base: Base | None = None, *, data: Any = None
             **(data or {}),
         },
         "method": {"kind": "prompt-tuning", "front": "{soft:6}", **method},
-        "train": {"max_steps": 8, "batch_size": 8, "learning_rate": 0.02},
+        "train": {"max_steps": 8, "batch_size": 8, "learning_rate": 0.1},
         "output": {"library": str(folder / "prompts"), "runs": str(folder / "runs")},
     }
     return train(base or tiny.base(), settings)

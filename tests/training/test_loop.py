@@ -64,7 +64,7 @@ def run(
 
 def test_it_learns_and_keeps_the_best_state(tmp_path: Path) -> None:
     method = soft_prompt()
-    outcome, reports = run(tmp_path, method)
+    outcome, reports = run(tmp_path, method, learning_rate=1.0)
     scored = [r for r in reports if r.scores is not None]
     assert outcome.best.accuracy is not None
     assert outcome.best.accuracy > (scored[0].scores.accuracy or 0) + 0.2  # type: ignore[union-attr]
@@ -252,7 +252,7 @@ def test_an_fp32_kv_prefix_learns_over_a_bf16_base_what_it_learns_over_an_fp32_o
         material = Material(lambda k: "", lambda name: torch.empty(0))
         method = build_method(config, tiny.base(dtype=dtype), material)
         start = sides(method)
-        outcome, reports = run(tmp_path / str(dtype), method, learning_rate=5e-3, epochs=1, select="nll")
+        outcome, reports = run(tmp_path / str(dtype), method, learning_rate=1e-3, epochs=1, select="nll")
         assert (outcome.ended, outcome.best_step) == ("done", 6)
         assert reports[-1].scores is not None
         assert reports[0].scores is not None

@@ -213,8 +213,8 @@ def test_divergence_saves_the_best_state_and_says_where(tmp_path: Path) -> None:
 
     original = Job.prepare
 
-    def prepare(base: Any, config: Any) -> Job:
-        job = original(base, config)
+    def prepare(base: Any, config: Any, **how: Any) -> Job:
+        job = original(base, config, **how)
         poisoned.extend(job.method.trainable_parameters())
         return job
 

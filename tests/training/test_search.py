@@ -398,7 +398,7 @@ def test_a_taken_name_of_a_seed_is_refused_and_an_old_one_replaced(tmp_path: Pat
 
 def test_one_candidate_on_one_seed_is_a_plain_run(tmp_path: Path) -> None:
     plain = softprompt.train(tiny.base(), config(tmp_path / "plain", seed=4))
-    search = {"grid": {"train.learning_rate": [0.1]}, "seeds": [4]}
+    search = {"grid": {"train.learning_rate": [0.5]}, "seeds": [4]}
     for name, asked in (("empty", {}), ("single", search)):
         found = softprompt.train(tiny.base(), config(tmp_path / name, asked, seed=4))
         assert front(found).equal(front(plain))
@@ -411,8 +411,8 @@ def poison(monkeypatch: pytest.MonkeyPatch, seeds: set[int]) -> None:
     """These seeds start from NaN in their first parameter after the start was scored."""
     prepare = Job.prepare
 
-    def poisoned(base: Any, config: Config) -> Job:
-        job = prepare(base, config)
+    def poisoned(base: Any, config: Config, **how: Any) -> Job:
+        job = prepare(base, config, **how)
         if config.seed in seeds:
             optimized = job.method.trainable_parameters()[0]
             optimized.register_hook(lambda gradient: gradient * float("nan"))

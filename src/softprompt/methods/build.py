@@ -32,7 +32,8 @@ from softprompt.methods.init import from_labels, from_random, from_text, from_vo
 from softprompt.methods.lora import Lora
 from softprompt.methods.method import Method
 from softprompt.methods.prefix_tuning import PrefixTuning, Projection, Ways
-from softprompt.methods.prompt_tuning import PromptEncoder, PromptTuning, Residual
+from softprompt.methods.prompt_tuning import PromptTuning
+from softprompt.methods.reparametrisation import PromptEncoder, Residual
 from softprompt.methods.text import TextFront, word_ids
 from softprompt.prefix import Front, Prefix
 
