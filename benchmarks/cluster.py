@@ -186,7 +186,7 @@ def served(folder: Path, base: Path, budget: int | None) -> Iterator[tuple[str, 
     scale = cluster.ReplicaScale(2, 2, patience=1.0, drain=5.0)
     door = Door(cluster.start(settings, scale, "auto"))
     try:
-        with house.running(door) as url:  # type: ignore[arg-type]
+        with house.running(door) as url:
             yield url, door
     finally:
         cluster.stop()

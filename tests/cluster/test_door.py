@@ -103,7 +103,7 @@ def test_an_answer_is_that_of_one_server(
         said = answer.json()
         return answer.status_code, {k: v for k, v in said.items() if k not in ("id", "created")}
 
-    with house.running(Door(in_turn(pair))) as url, client(url) as http:  # type: ignore[arg-type]
+    with house.running(Door(in_turn(pair))) as url, client(url) as http:
         through = [http.post(path, json=body) for _ in range(2)]
     with house.running(pair[0]._app) as url, client(url) as http:
         alone = http.post(path, json=body)
@@ -113,7 +113,7 @@ def test_an_answer_is_that_of_one_server(
 
 def test_a_stream_comes_as_it_is_written(pair: list[Replica]) -> None:
     with (
-        house.running(Door(in_turn(pair))) as url,  # type: ignore[arg-type]
+        house.running(Door(in_turn(pair))) as url,
         client(url) as http,
         http.stream("POST", "/v1/completions", json=WRITE | {"stream": True}) as answer,
     ):
@@ -126,7 +126,7 @@ def test_a_stream_comes_as_it_is_written(pair: list[Replica]) -> None:
 
 
 def test_without_keys_only_this_machine_is_served(pair: list[Replica]) -> None:
-    with house.running(Door(in_turn(pair))) as url, client(url) as http:  # type: ignore[arg-type]
+    with house.running(Door(in_turn(pair))) as url, client(url) as http:
         assert http.post("/v1/completions", json=WRITE, headers={"Host": "evil.example"}).status_code == 403
         assert http.get("/health").json()["status"] == "ok"
         assert "topics" in {model["id"] for model in http.get("/v1/models").json()["data"]}
@@ -137,7 +137,7 @@ def test_without_keys_only_this_machine_is_served(pair: list[Replica]) -> None:
 
 def test_limits_count_over_all_replicas(keyed_pair: list[Replica]) -> None:
     door = Door(in_turn(keyed_pair), keys=Ring(requests_per_minute=3))
-    with house.running(door) as url, client(url, "all") as http:  # type: ignore[arg-type]
+    with house.running(door) as url, client(url, "all") as http:
         found = [http.post("/v1/completions", json=WRITE).status_code for _ in range(5)]
     assert found == [200, 200, 200, 429, 429]
 
@@ -157,7 +157,7 @@ def test_whatever_one_server_counts_the_door_counts(
     path: str, body: dict[str, Any], keyed_pair: list[Replica]
 ) -> None:
     door = Door(in_turn(keyed_pair), keys=Ring(requests_per_minute=1))
-    with house.running(door) as url, client(url, "all") as http:  # type: ignore[arg-type]
+    with house.running(door) as url, client(url, "all") as http:
         found = [http.post(path, json=body).status_code for _ in range(2)]
     assert found[1] == 429
 
@@ -175,7 +175,7 @@ def test_no_other_path_is_counted_by_one_server() -> None:
 @pytest.mark.parametrize("stream", [False, True])
 def test_tokens_count_over_all_replicas(stream: bool, keyed_pair: list[Replica]) -> None:
     door = Door(in_turn(keyed_pair), keys=Ring(tokens_per_minute=9))
-    with house.running(door) as url, client(url, "all") as http:  # type: ignore[arg-type]
+    with house.running(door) as url, client(url, "all") as http:
         found = [http.post("/v1/completions", json=WRITE | {"stream": stream}) for _ in range(3)]
     assert [one.status_code for one in found] == [200, 429, 429]
     assert found[1].json()["error"]["code"] == "tokens_per_minute"
@@ -183,7 +183,7 @@ def test_tokens_count_over_all_replicas(stream: bool, keyed_pair: list[Replica])
 
 def test_a_key_sees_its_own_prompts_only(keyed_pair: list[Replica]) -> None:
     door = Door(in_turn(keyed_pair), keys=Ring())
-    with house.running(door) as url:  # type: ignore[arg-type]
+    with house.running(door) as url:
         with client(url, "one") as http:
             assert http.post("/v1/completions", json=WRITE).status_code == 404
             assert [model["id"] for model in http.get("/v1/models").json()["data"]] == ["topics"]
@@ -211,7 +211,7 @@ def test_a_request_whose_replica_dies_is_sent_again(pair: list[Replica]) -> None
                 raise LostError("it died")
 
     door = Door(ask)
-    with house.running(door) as url, client(url) as http:  # type: ignore[arg-type]
+    with house.running(door) as url, client(url) as http:
         answer = http.post("/v1/completions", json=WRITE)
     assert answer.status_code == 200
     assert tries == ["free"] * 3
@@ -233,7 +233,7 @@ def test_a_stream_that_has_begun_is_cut_and_not_begun_again(pair: list[Replica])
             list(answer.iter_lines())
 
     with (
-        house.running(Door(ask)) as url,  # type: ignore[arg-type]
+        house.running(Door(ask)) as url,
         client(url) as http,
         pytest.raises(httpx.RemoteProtocolError),
     ):
@@ -247,7 +247,7 @@ def test_where_no_replica_answers_the_client_is_told(pair: list[Replica]) -> Non
         yield b""
 
     door = Door(ask, tries=2)
-    with house.running(door) as url, client(url) as http:  # type: ignore[arg-type]
+    with house.running(door) as url, client(url) as http:
         answer = http.post("/v1/completions", json=WRITE)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "lost")
     assert answer.headers["retry-after"] == "5"
@@ -255,7 +255,7 @@ def test_where_no_replica_answers_the_client_is_told(pair: list[Replica]) -> Non
 
 def test_a_client_that_leaves_has_its_request_called_off(pair: list[Replica]) -> None:
     engine = pair[0]._engine
-    with house.running(Door(in_turn(pair[:1]))) as url, client(url) as http:  # type: ignore[arg-type]
+    with house.running(Door(in_turn(pair[:1]))) as url, client(url) as http:
         long = WRITE | {"max_tokens": 100, "prompt": ["x"] * 64, "n": 2, "stream": True}
         with http.stream("POST", "/v1/completions", json=long) as answer:
             next(answer.iter_lines())

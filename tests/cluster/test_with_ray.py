@@ -176,7 +176,7 @@ def test_a_prompt_stays_at_home_and_no_request_is_lost_with_a_replica(
     at: dict[str, set[str]] = {name: set() for name in NAMES}
     found: list[bool] = []
 
-    with house.running(door) as url, httpx.Client(base_url=url, timeout=120) as http:  # type: ignore[arg-type]
+    with house.running(door) as url, httpx.Client(base_url=url, timeout=120) as http:
 
         def ask(name: str) -> str:
             body = {"model": name, "prompt": "some words", "max_tokens": 8, "temperature": 0}

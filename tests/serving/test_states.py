@@ -16,7 +16,7 @@ from library import samples
 from serving.solo import Solo, plain, prompt
 from softprompt.library.prompt import load_prompt
 from softprompt.serving.engine import Engine
-from training.test_run import config
+from training.letters import config
 
 
 @pytest.mark.parametrize("architecture", ["qwen3-next", "mamba2"])

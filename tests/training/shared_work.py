@@ -40,8 +40,10 @@ def method(kind: str) -> Method:
     return Full(base, base.embed([5, 6]))
 
 
-def learn(kinds: list[str], folder: str | None, steps: int | None, resume: bool) -> dict[str, Any]:
-    """Train runs of these kinds at once; all one would want to compare."""
+def learn(
+    kinds: list[str], folder: str | None, steps: int | None, resume: bool, nudge: float = 0.0
+) -> dict[str, Any]:
+    """Train runs of these kinds at once; all one would want to compare. ``nudge`` moves where they start."""
     team = join()
     if folder is not None:
         torch.manual_seed(team.rank)  # nothing may hang on it
@@ -68,7 +70,12 @@ def learn(kinds: list[str], folder: str | None, steps: int | None, resume: bool)
         }
         config = TrainConfig().model_copy(update={"epochs": 2, "evaluate_every": 3, **about})
         path = None if folder is None else Path(folder, f"{kind}.safetensors")
-        runs.append(TrainingRun(method(kind), TRAIN, config, number, path, kind, listener))
+        learner = method(kind)
+        if nudge:
+            noise = torch.Generator().manual_seed(number)
+            start = learner.state().items()
+            learner.load_state({n: t * (1 + nudge * torch.randn(t.shape, generator=noise)) for n, t in start})
+        runs.append(TrainingRun(learner, TRAIN, config, number, path, kind, listener))
 
     def evaluate(numbers: Any) -> list[Scores]:
         return [score(runs[n].method.base, runs[n].method.front(), VALIDATION, team=team) for n in numbers]
@@ -89,6 +96,22 @@ def scored(encoded: Encoded) -> Scores:
     """Scores of a soft prompt on rows that the team shares."""
     found = soft_prompt()
     return score(found.base, found.front(), encoded, team=join())
+
+
+def first_gradient(config: Config) -> torch.Tensor:
+    """What a run from a configuration would take its first step by."""
+    found: list[torch.Tensor] = []
+    taken = loop._step
+
+    def step(state: Any) -> bool:
+        learnt = state.run.method.trainable_parameters()
+        found.append(torch.cat([p.grad.flatten() for p in learnt if p.grad is not None]))
+        return taken(state)
+
+    loop._step = step
+    softprompt.train(tiny.base(), config, quiet=True)
+    loop._step = taken
+    return found[0]
 
 
 def train(config: Config, resume: bool, stop_at: int | None = None) -> tuple[dict[str, Any], torch.Tensor]:

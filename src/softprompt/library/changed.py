@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from softprompt.base.copies import Change
 from softprompt.base.model import Base
 from softprompt.errors import ArtifactError
 from softprompt.library.peft_format import MOST_POSITIONS, WEIGHTS_FILE
@@ -21,6 +23,7 @@ from softprompt.library.tensor_file import MOST_BYTES, Digest, add_file, shapes_
 __all__ = [
     "FRONT_FILE",
     "MODEL_FILE",
+    "ChangedModel",
     "artifact_bytes",
     "front_on",
     "front_positions",
@@ -45,6 +48,31 @@ def artifact_bytes(folder: str | os.PathLike[str]) -> int:
     if not sizes:
         raise ArtifactError(f"{folder} holds no learnt weights, so it is no saved prompt; check the path.")
     return sum(sizes)
+
+
+@dataclass(frozen=True, eq=False)
+class ChangedModel:
+    """What a change holds in memory, and what stands in front of the model that has it; see ``Payload``.
+
+    Attributes:
+        change: the tensors by their names in a model, and the settings that go with them.
+        front: fp32 ``[P, E]``, often of no positions.
+    """
+
+    change: Change
+    front: Tensor = field(repr=False)
+
+    @property
+    def positions(self) -> int:
+        return len(self.front)
+
+    @property
+    def numbers(self) -> int:
+        return sum(tensor.numel() for tensor in self.change.tensors.values())
+
+    @property
+    def front_template(self) -> str:
+        return ""
 
 
 # The front ---------------------------------------------------------------------------------------

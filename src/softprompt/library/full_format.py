@@ -27,6 +27,7 @@ from softprompt.errors import ArtifactError
 from softprompt.library.changed import (
     FRONT_FILE,
     MODEL_FILE,
+    ChangedModel,
     front_on,
     front_positions,
     hash_of,
@@ -58,7 +59,7 @@ _LARGEST_FILE = 2**28
 
 
 @dataclass(frozen=True, eq=False)
-class FreshModel:
+class FreshModel(ChangedModel):
     """A fine-tuned model in memory.
 
     Attributes:
@@ -68,14 +69,12 @@ class FreshModel:
     """
 
     base: Base
-    change: Change
-    front: Tensor = field(repr=False)
 
     @classmethod
     def of(cls, base: Base, front: Front, change: Change) -> FreshModel:
         """What to keep of a model that ``base`` is."""
         assert isinstance(front, Tensor)
-        return cls(base, change, front)
+        return cls(change, front, base)
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -84,18 +83,6 @@ class FreshModel:
     @property
     def kind(self) -> str:
         return "full"
-
-    @property
-    def positions(self) -> int:
-        return len(self.front)
-
-    @property
-    def numbers(self) -> int:
-        return sum(tensor.numel() for tensor in self.change.tensors.values())
-
-    @property
-    def front_template(self) -> str:
-        return ""
 
     def write(self, folder: Path, base_name: str, revision: str | None) -> str:
         """Write the folder of a model, and the front's file; see ``Payload``."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +20,14 @@ from softprompt.atomic import write_bytes
 from softprompt.base.copies import Change
 from softprompt.base.model import Base
 from softprompt.errors import ArtifactError
-from softprompt.library.changed import front_on, front_positions, hash_of, read_front, write_front
+from softprompt.library.changed import (
+    ChangedModel,
+    front_on,
+    front_positions,
+    hash_of,
+    read_front,
+    write_front,
+)
 from softprompt.library.files import json_object
 from softprompt.library.lora_format import shortest_targets, sides_of
 from softprompt.library.payload import Met, Ride
@@ -60,17 +67,14 @@ class Ia3ConfigFile(PeftConfig):
 
 
 @dataclass(frozen=True, eq=False)
-class Rescaling:
+class Rescaling(ChangedModel):
     """Learnt vectors, and the words in front of the model that has them.
 
     Attributes:
         change: settings targets (ends of the layers' names); the vectors ``[out]`` by their names in PEFT.
-        front: fp32 ``[P, E]``, often of no positions.
         transposed: whether the layers are stored as GPT-2's are; PEFT asks for it.
     """
 
-    change: Change
-    front: Tensor = field(repr=False)
     transposed: bool = False
 
     @classmethod
@@ -90,18 +94,6 @@ class Rescaling:
     @property
     def kind(self) -> str:
         return "ia3"
-
-    @property
-    def positions(self) -> int:
-        return len(self.front)
-
-    @property
-    def numbers(self) -> int:
-        return sum(tensor.numel() for tensor in self.change.tensors.values())
-
-    @property
-    def front_template(self) -> str:
-        return ""
 
     def write(self, folder: Path, base_name: str, revision: str | None) -> str:
         """Write PEFT's two files and the front's; see ``Payload``."""

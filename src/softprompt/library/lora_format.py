@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,7 +22,14 @@ from softprompt.atomic import write_bytes
 from softprompt.base.copies import Change
 from softprompt.base.model import Base
 from softprompt.errors import ArtifactError, ConfigError
-from softprompt.library.changed import front_on, front_positions, hash_of, read_front, write_front
+from softprompt.library.changed import (
+    ChangedModel,
+    front_on,
+    front_positions,
+    hash_of,
+    read_front,
+    write_front,
+)
 from softprompt.library.files import json_object
 from softprompt.library.payload import Met, Ride
 from softprompt.library.peft_format import (
@@ -128,18 +135,15 @@ class LoraConfigFile(PeftConfig):
 
 
 @dataclass(frozen=True, eq=False)
-class Adapter:
+class Adapter(ChangedModel):
     """A learnt adapter, and the words in front of the model that has it.
 
     Attributes:
         change: settings rank, alpha, targets (ends of the layers' names), rslora and dora; the tensors by
             their names in a model.
-        front: fp32 ``[P, E]``, often of no positions.
         transposed: whether the layers are stored as GPT-2's are; PEFT asks for it.
     """
 
-    change: Change
-    front: Tensor = field(repr=False)
     transposed: bool = False
 
     @classmethod
@@ -158,18 +162,6 @@ class Adapter:
     @property
     def kind(self) -> str:
         return "lora"
-
-    @property
-    def positions(self) -> int:
-        return len(self.front)
-
-    @property
-    def numbers(self) -> int:
-        return sum(tensor.numel() for tensor in self.change.tensors.values())
-
-    @property
-    def front_template(self) -> str:
-        return ""
 
     def write(self, folder: Path, base_name: str, revision: str | None) -> str:
         """Write PEFT's two files and the front's; see ``Payload``."""

@@ -14,7 +14,7 @@ import httpx
 import torch
 import transformers
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 import tiny
@@ -98,7 +98,7 @@ def fill(library: Path) -> dict[str, Prompt]:
 
 
 @contextlib.contextmanager
-def running(app: FastAPI, **config: Any) -> Iterator[str]:
+def running(app: ASGIApp, **config: Any) -> Iterator[str]:
     """Serve an app from a thread; its address."""
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="off", **config))
     thread = threading.Thread(target=server.run, daemon=True)
