@@ -117,7 +117,7 @@ def test_a_run_goes_on_with_another_number_of_processes(
         found = [shared_work.learn(*work)] if count == 1 else together(count, shared_work.learn, *work)
         assert not [one for one in found if isinstance(one, BaseException)]
     whole = shared_work.learn(["soft", "lora"], None, None, False)
-    # Adam divides by what may be small, so that rounding grows: how far, a start changed in its last bit tells.
+    # Adam divides by what may be small, so rounding grows: a start changed in its last bit tells how much.
     rounded = shared_work.learn(["soft", "lora"], None, None, False, LAST_BIT)
     for one in found:
         assert len(one["losses"]) < len(whole["losses"])  # it did go on
