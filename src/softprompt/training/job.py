@@ -30,7 +30,8 @@ from softprompt.library.peft_format import to_front
 from softprompt.listener import SILENT, Listener
 from softprompt.methods.attended import attention_to
 from softprompt.methods.build import Material, build_method
-from softprompt.methods.front import parse_front, with_demonstrations
+from softprompt.methods.front import Demos, Words, parse_front, with_demonstrations
+from softprompt.methods.leave_out import spans
 from softprompt.methods.method import Method
 from softprompt.methods.text import word_ids
 from softprompt.prefix import Front, Prefix
@@ -145,7 +146,21 @@ class Job:
     @property
     def rows(self) -> list[TokenRow]:
         """The training rows; their scored tokens make the loss."""
-        return _rows(self.config, self.encoded, self.lessons)
+        rows = _rows(self.config, self.encoded, self.lessons)
+        if not getattr(self.config.method, "leave_one_out", False):
+            return rows
+        own = self._own_demonstrations()
+        return [replace(row, unseen=own.get(number, (0, 0))) for number, row in enumerate(rows)]
+
+    def _own_demonstrations(self) -> dict[int, tuple[int, int]]:
+        """Which positions of the front show a training row itself, by the row's number."""
+        parts = parse_front(self.front_template)
+        shown = [t for p in parts if isinstance(p, Demos) for t in self.task.shown(p.count, self.config.seed)]
+        text = "".join(p.text for p in with_demonstrations(parts, self.material.demonstrations) if isinstance(p, Words))
+        where = dict(zip(shown, spans(self.base, text, shown), strict=True))
+        rows = self.task.tables["train"].rows
+        found = {n: where.get(self.task.solved_text(rows[e.index])) for n, e in enumerate(self.encoded["train"].examples)}
+        return {number: span for number, span in found.items() if span is not None}
 
     @property
     def data(self) -> dict[str, DataCard]:
