@@ -23,6 +23,7 @@ from softprompt.distillation.lessons import Lessons, draw
 from softprompt.distillation.teacher import teacher_of, text_of
 from softprompt.errors import DataError
 from softprompt.evaluation.choices import fitted_scaling
+from softprompt.evaluation.doubts import too_few
 from softprompt.evaluation.score import Scores, judge, score, target_rows
 from softprompt.library.card import DataCard
 from softprompt.library.folder import Library, check_base
@@ -180,7 +181,8 @@ class Job:
     def notes(self) -> tuple[str, ...]:
         """Plain sentences a reader of the results should know."""
         encoded = (note for split in self.encoded.values() for note in split.notes)
-        return tuple(dict.fromkeys((*self.task.notes, *encoded, *self.remarks)))
+        few = too_few(self.encoded["validation"], "validation")
+        return tuple(dict.fromkeys((*self.task.notes, *encoded, *few, *self.remarks)))
 
     @property
     def identity(self) -> str:
