@@ -274,13 +274,13 @@ def test_what_is_exported_writes_the_same_in_a_pipeline_of_transformers(taught: 
     import transformers
     from peft import PeftModel
 
-    written = taught("generate", "moods", "what a day", "--max-new-tokens", "6", "--json")
+    written = taught("generate", "moods", "what a day", "--max-new-tokens", "3", "--json")
     assert taught("export", "moods", "out").code == 0
     model = transformers.AutoModelForCausalLM.from_pretrained("base", dtype="float32")
     tokenizer = transformers.AutoTokenizer.from_pretrained("base")
     loaded = PeftModel.from_pretrained(model, "out")
     write = transformers.pipeline("text-generation", model=loaded, tokenizer=tokenizer, device="cpu")
-    (found,) = write("what a day\nMood:", max_new_tokens=6, do_sample=False, return_full_text=False)
+    (found,) = write("what a day\nMood:", max_new_tokens=3, do_sample=False, return_full_text=False)
     assert found["generated_text"] == written.json["answers"][0]["answer"]
 
 

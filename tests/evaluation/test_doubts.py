@@ -26,4 +26,6 @@ def test_few_rows_to_choose_by_are_told_before_the_work(rows: int, told: bool) -
 
 
 def test_free_text_is_not_told_of_labels() -> None:
-    assert not too_few(Encoded((Example((1,), (2,), None, 0),), 0, None, False, (), False, None), "validation")
+    assert not too_few(
+        Encoded((Example((1,), (2,), None, 0),), 0, None, False, (), False, None), "validation"
+    )

@@ -157,10 +157,15 @@ class Job:
         """Which positions of the front show a training row itself, by the row's number."""
         parts = parse_front(self.front_template)
         shown = [t for p in parts if isinstance(p, Demos) for t in self.task.shown(p.count, self.config.seed)]
-        text = "".join(p.text for p in with_demonstrations(parts, self.material.demonstrations) if isinstance(p, Words))
+        text = "".join(
+            p.text for p in with_demonstrations(parts, self.material.demonstrations) if isinstance(p, Words)
+        )
         where = dict(zip(shown, spans(self.base, text, shown), strict=True))
         rows = self.task.tables["train"].rows
-        found = {n: where.get(self.task.solved_text(rows[e.index])) for n, e in enumerate(self.encoded["train"].examples)}
+        found = {
+            n: where.get(self.task.solved_text(rows[e.index]))
+            for n, e in enumerate(self.encoded["train"].examples)
+        }
         return {number: span for number, span in found.items() if span is not None}
 
     @property
