@@ -365,9 +365,10 @@ def _beside() -> str:
     ]
     mb = {name: found[f"bytes_{name}"] / 1e6 for name in ("before", "most", "a_minute_later")}
     return (
-        f"Classify requests beside {found['chats']} chats without a greatest length wait at p99 {' and '.join(waits)}; "
-        f"memory {mb['before']:,.0f} MB before, {mb['most']:,.0f} at most with {found['kv_memory'] / 1e6:,.0f} allowed for "
-        f"keys and values, {mb['a_minute_later']:,.0f} a minute after the last chat."
+        f"Classify requests beside {found['chats']} chats without a greatest length wait at p99 "
+        f"{' and '.join(waits)}; memory {mb['before']:,.0f} MB before, {mb['most']:,.0f} at most with "
+        f"{found['kv_memory'] / 1e6:,.0f} allowed for keys and values, {mb['a_minute_later']:,.0f} a minute after "
+        "the last chat."
     )
 
 

@@ -90,8 +90,8 @@ class Pack:
         firsts: the first bin of each group.
         starts: for each group and row, the flat index (into N x W) of its first token; rows are
             contiguous.
-        unseen: ``[N, W, 2]`` the first position of the front that a slot does not look at, and the first that it
-            does again; None where all rows look at all of it.
+        unseen: ``[N, W, 2]`` the first position of the front that a slot does not look at, and the first that
+            it does again; None where all rows look at all of it.
     """
 
     ids: Tensor

@@ -1,4 +1,4 @@
-"""What a reader of scores should doubt, in sentences. It knows predictions and numbers of rows, not models."""
+"""What a reader of scores should doubt, in sentences. It knows predictions and row counts, not models."""
 
 from __future__ import annotations
 

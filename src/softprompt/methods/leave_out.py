@@ -1,7 +1,8 @@
-"""Which part of a front shows a solved row: the positions that the row itself must not see while it is learnt.
+"""Which part of a front shows a solved row: positions that the row itself must not see while it is learnt.
 
-A row that stands among its own front's demonstrations finds its answer there, so it teaches how to copy. Read without
-its own one, every training row is to the demonstrations what a new row will be. It knows text and tokens, not rows.
+A row that stands among its own front's demonstrations finds its answer there, so it teaches how to copy. Read
+without its own one, every training row is to the demonstrations what a new row will be. It knows text and
+tokens, not rows.
 """
 
 from __future__ import annotations
