@@ -367,8 +367,8 @@ def _beside() -> str:
     return (
         f"Classify requests beside {found['chats']} chats without a greatest length wait at p99 "
         f"{' and '.join(waits)}; memory {mb['before']:,.0f} MB before, {mb['most']:,.0f} at most with "
-        f"{found['kv_memory'] / 1e6:,.0f} allowed for keys and values, {mb['a_minute_later']:,.0f} a minute after "
-        "the last chat."
+        f"{found['kv_memory'] / 1e6:,.0f} allowed for keys and values, {mb['a_minute_later']:,.0f} a minute "
+        "after the last chat."
     )
 
 

@@ -128,7 +128,8 @@ def test_a_prompt_that_never_came_takes_no_room_at_its_home() -> None:
     names = [f"prompt-{number}" for number in range(5)]
     at = homes.home(names[0])
     elsewhere = next(replica for replica in REPLICAS[:2] if replica != at)
-    assert homes.began(at, names[0]) and homes.began(elsewhere, names[0])
+    assert homes.began(at, names[0])
+    assert homes.began(elsewhere, names[0])
     homes.never_came(at, names[0])
     homes.ended(at)
     homes.ended(elsewhere)

@@ -156,17 +156,14 @@ class Job:
     def _own_demonstrations(self) -> dict[int, tuple[int, int]]:
         """Which positions of the front show a training row itself, by the row's number."""
         parts = parse_front(self.front_template)
-        shown = [t for p in parts if isinstance(p, Demos) for t in self.task.shown(p.count, self.config.seed)]
-        text = "".join(
-            p.text for p in with_demonstrations(parts, self.material.demonstrations) if isinstance(p, Words)
-        )
+        seed, task = self.config.seed, self.task
+        shown = [text for p in parts if isinstance(p, Demos) for text in task.shown(p.count, seed)]
+        filled = with_demonstrations(parts, self.material.demonstrations)
+        text = "".join(part.text for part in filled if isinstance(part, Words))
         where = dict(zip(shown, spans(self.base, text, shown), strict=True))
-        rows = self.task.tables["train"].rows
-        found = {
-            n: where.get(self.task.solved_text(rows[e.index]))
-            for n, e in enumerate(self.encoded["train"].examples)
-        }
-        return {number: span for number, span in found.items() if span is not None}
+        rows, examples = task.tables["train"].rows, self.encoded["train"].examples
+        texts = [task.solved_text(rows[example.index]) for example in examples]
+        return {number: where[solved] for number, solved in enumerate(texts) if solved in where}
 
     @property
     def data(self) -> dict[str, DataCard]:
