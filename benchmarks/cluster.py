@@ -55,7 +55,7 @@ from softprompt.library.prompt import Prompt, load_prompt
 RESULTS = ROOT / "results" / "cluster.jsonl"
 PROMPTS = 12
 CLIENTS = 8
-EPOCHS = 16
+EPOCHS = 8
 
 
 @contextmanager

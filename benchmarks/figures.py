@@ -355,6 +355,23 @@ def _soak() -> str:
     )
 
 
+def _beside() -> str:
+    """Classify requests while 32 chats without a greatest length go on."""
+    found = _lines("beside_chats.jsonl")[-1]
+    waits = [
+        f"{1000 * found['beside'][n]['p99']:,.0f} ms for {_count(int(n), 'client')} instead of "
+        f"{1000 * found['alone'][n]['p99']:,.0f} ({ratio:.1f} times)"
+        for n, ratio in found["ratio_p99"].items()
+    ]
+    mb = {name: found[f"bytes_{name}"] / 1e6 for name in ("before", "most", "a_minute_later")}
+    return (
+        f"Classify requests beside {found['chats']} chats without a greatest length wait at p99 "
+        f"{' and '.join(waits)}; memory {mb['before']:,.0f} MB before, {mb['most']:,.0f} at most with "
+        f"{found['kv_memory'] / 1e6:,.0f} allowed for keys and values, {mb['a_minute_later']:,.0f} a minute "
+        "after the last chat."
+    )
+
+
 def _cookbook() -> str:
     roles, quotes, both = _lines("cookbook.jsonl")
     epochs = roles["steps"] // -(-roles["rows"] // 8)
@@ -379,8 +396,8 @@ def _sst2() -> str:
 
 
 def _figures() -> str:
-    parts = [_steps(), _method_steps(), _many(), _serving(), _thousand(), _soak(), _cookbook(), _sst2()]
-    return "\n\n".join(part for part in parts if part)
+    made = (_steps, _method_steps, _many, _serving, _beside, _thousand, _soak, _cookbook, _sst2)
+    return "\n\n".join(part for part in (make() for make in made) if part)
 
 
 # Long texts learnt into short prompts -------------------------------------------------------------

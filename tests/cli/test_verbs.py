@@ -269,6 +269,21 @@ def test_export_gives_a_folder_that_peft_loads_and_import_takes_it_back(taught: 
     assert scores[0] == scores[1]
 
 
+@pytest.mark.filterwarnings("ignore:Position ids are not supported")  # PEFT's, of what its prompts always do
+def test_what_is_exported_writes_the_same_in_a_pipeline_of_transformers(taught: Shell) -> None:
+    import transformers
+    from peft import PeftModel
+
+    written = taught("generate", "moods", "what a day", "--max-new-tokens", "3", "--json")
+    assert taught("export", "moods", "out").code == 0
+    model = transformers.AutoModelForCausalLM.from_pretrained("base", dtype="float32")
+    tokenizer = transformers.AutoTokenizer.from_pretrained("base")
+    loaded = PeftModel.from_pretrained(model, "out")
+    write = transformers.pipeline("text-generation", model=loaded, tokenizer=tokenizer, device="cpu")
+    (found,) = write("what a day\nMood:", max_new_tokens=3, do_sample=False, return_full_text=False)
+    assert found["generated_text"] == written.json["answers"][0]["answer"]
+
+
 def test_import_takes_what_peft_wrote(shell: Shell) -> None:
     import peft
     import transformers

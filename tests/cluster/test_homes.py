@@ -123,6 +123,22 @@ def test_sizes_that_one_replica_told_first_do_not_fill_the_other() -> None:
     assert [len(one) for one in held.values()] == [each, each]
 
 
+def test_a_prompt_that_never_came_takes_no_room_at_its_home() -> None:
+    homes = homes_of(2, budget=2)
+    names = [f"prompt-{number}" for number in range(5)]
+    at = homes.home(names[0])
+    elsewhere = next(replica for replica in REPLICAS[:2] if replica != at)
+    assert homes.began(at, names[0])
+    assert homes.began(elsewhere, names[0])
+    homes.never_came(at, names[0])
+    homes.ended(at)
+    homes.ended(elsewhere)
+    assert homes.home(names[0]) == elsewhere
+    homes.holds(elsewhere, {names[0]: 1})
+    assert Counter(asked(homes, name) for name in names[1:4]) == {at: 2, elsewhere: 1}
+    assert not homes.began(elsewhere, names[0])
+
+
 def test_a_request_for_no_prompt_takes_no_room() -> None:
     homes = homes_of(2, budget=100)
     homes.holds(REPLICAS[0], {"one": 100})

@@ -191,11 +191,11 @@ def _tell(
 ) -> None:
     from softprompt.cli import screen
     from softprompt.cli.scores import print_labels, print_scores
+    from softprompt.evaluation.doubts import all_alike
 
     labels = list(prompt.template.labels or ())
-    said = [label for label, column in zip(labels, zip(*taken, strict=True), strict=False) if any(column)]
-    if len(said) == 1:
-        screen.say(f"Every row is given the label {said[0]!r}, so nothing is told apart.", style="yellow")
+    for doubt in all_alike([n for row in taken for n, count in enumerate(row) if count], labels):
+        screen.say(doubt, style="yellow")
     if as_json:
         told = {"name": prompt.name, "data": origin, "scores": summaries}
         screen.print_json(told | ({"labels": labels, "confusion": taken} if taken else {}))

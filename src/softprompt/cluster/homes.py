@@ -116,18 +116,30 @@ class Homes:
         size = self._sizes.get(name) or self._mean
         return next((r for r in able if self._has_room(self._replicas[r], size, fewest)), able[0])
 
-    def began(self, replica: str, name: str) -> None:
-        """A request for a prompt went to a replica, which holds it from now on; no name is no prompt."""
+    def began(self, replica: str, name: str) -> bool:
+        """A request for a prompt goes to a replica, which holds it from now on; no name is no prompt.
+
+        Returns whether it did not hold the prompt before, as far as is known.
+        """
         one = self._replicas.get(replica)
         if one is None:
-            return
+            return False
         one.active += 1
         self._active += 1
         if not name:
-            return
+            return False
+        new = name not in one.held
         self._hold(replica, one, name, self._sizes.get(name, 0))
         one.held.move_to_end(name)
         while self._budget is not None and len(one.held) > 1 and self._bytes(one) > self._budget:
+            self._let_go(replica, one)
+        return new
+
+    def never_came(self, replica: str, name: str) -> None:
+        """The request that would have brought a prompt to a replica went elsewhere."""
+        one = self._replicas.get(replica)
+        if one is not None and name in one.held:
+            one.held.move_to_end(name, last=False)
             self._let_go(replica, one)
 
     def ended(self, replica: str) -> None:

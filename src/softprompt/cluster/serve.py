@@ -45,6 +45,9 @@ _GONE = (
 )
 """What says that a replica, or the way to it, is no more."""
 
+_PATIENCE = 4
+"""How often a home is asked before others are."""
+
 
 @dataclass(frozen=True)
 class ReplicaScale:
@@ -67,6 +70,15 @@ class ReplicaScale:
     patience: float = 5.0
 
 
+@dataclass(frozen=True)
+class _Way:
+    """Where a request goes, whether it is what brings its prompt there, and the how manieth way it is."""
+
+    replica: str
+    brings: bool
+    tries: int
+
+
 class HomeRouter(RequestRouter):  # type: ignore[misc]
     """Serve's choice of a replica, made by ``Homes``; it lives where requests come in."""
 
@@ -74,12 +86,16 @@ class HomeRouter(RequestRouter):  # type: ignore[misc]
         """Called once, with the deployment's ``request_router_kwargs``."""
         self._homes = Homes(budget, free=free)
         self._told: dict[str, int] = {}
-        self._at: dict[str, str] = {}  # requests under way, by Ray's id for them
+        self._at: dict[str, _Way] = {}  # requests under way, by Ray's id for them
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
-        """The home of the request's prompt, then all others."""
+        """The home of the request's prompt; all others only where that does not answer for a while.
+
+        Serve goes on to the next at once where a replica does not tell its queue within a tenth of a second,
+        as one that loads a prompt may not. Where nobody is left it asks here again, each time a little later.
+        """
         if pending_request is None or not candidate_replicas:
             return [candidate_replicas]
         by_name = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
@@ -91,32 +107,44 @@ class HomeRouter(RequestRouter):  # type: ignore[misc]
                 self._homes.holds(name, held)
         asked: Asked = pending_request.args[0]
         home = self._homes.home(asked.name)
-        self._goes(pending_request, home)
-        pending_request.future.add_done_callback(  # a client may leave before it is sent
-            lambda future: self._ends(_id(pending_request)) if future.cancelled() else None
-        )
-        return [[by_name[home]], [replica for name, replica in by_name.items() if name != home]]
+        tries = self._goes(pending_request, home)
+        if tries == 1:
+            pending_request.future.add_done_callback(  # a client may leave before it is sent
+                lambda future: self._ends(_id(pending_request)) if future.cancelled() else None
+            )
+        others = [replica for name, replica in by_name.items() if name != home]
+        return [[by_name[home]], others] if tries > _PATIENCE else [[by_name[home]]]
 
     def on_request_routed(
         self, pending_request: PendingRequest, replica_id: ReplicaID, result: ReplicaResult
     ) -> None:
-        """It may have gone elsewhere, where its home would take no more."""
-        if self._at.get(pending_request.metadata.internal_request_id) != replica_id.unique_id:
+        """It may have gone elsewhere, where its home did not answer or would take no more."""
+        way = self._at.get(_id(pending_request))
+        if way is None or way.replica != replica_id.unique_id:
             self._goes(pending_request, replica_id.unique_id)
 
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
         """However it ended."""
         self._ends(internal_request_id)
 
-    def _goes(self, pending: PendingRequest, replica: str) -> None:
+    def _goes(self, pending: PendingRequest, replica: str) -> int:
+        """How often it has been sent somewhere by now."""
+        name, before = pending.args[0].name, self._at.get(_id(pending))
         self._ends(_id(pending))
-        self._at[_id(pending)] = replica
-        self._homes.began(replica, pending.args[0].name)
+        brings = self._homes.began(replica, name)
+        if before is not None and before.brings:
+            if before.replica == replica:
+                brings = True
+            else:
+                self._homes.never_came(before.replica, name)
+        tries = 1 if before is None else before.tries + 1
+        self._at[_id(pending)] = _Way(replica, brings, tries)
+        return tries
 
     def _ends(self, request: str) -> None:
-        at = self._at.pop(request, None)
-        if at is not None:
-            self._homes.ended(at)
+        way = self._at.pop(request, None)
+        if way is not None:
+            self._homes.ended(way.replica)
 
 
 def _id(pending: PendingRequest) -> str:

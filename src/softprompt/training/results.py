@@ -19,6 +19,7 @@ import transformers
 import softprompt
 from softprompt.data.rows import Scaling
 from softprompt.errors import DivergedError
+from softprompt.evaluation.doubts import all_alike
 from softprompt.library.card import (
     BaseCard,
     Card,
@@ -51,11 +52,14 @@ def final_test(job: Job, outcome: Outcome, listener: Listener = SILENT, *, basel
     scaling = job.fitted_scaling() if job.config.data.scale_labels else None
     scaled = job if scaling is None else job.scaled(scaling)
     found = outcome.best if scaling is None else scaled.score("validation", listener.counting("validation"))
-    scores, splits = {"validation": found.summary()}, ["validation"]
+    learnt = {"validation": found}
     if "test" in job.encoded and outcome.ended in ("done", "early"):
-        scores["test"] = scaled.score("test", listener.counting("test")).summary()
-        splits.append("test")
-    for split in splits if baseline else ():
+        learnt["test"] = scaled.score("test", listener.counting("test"))
+    for split, one in learnt.items():
+        for doubt in all_alike(one.predictions, list(job.task.template.labels or ()), f"{split} row"):
+            listener.note(doubt)
+    scores = {split: one.summary() for split, one in learnt.items()}
+    for split in learnt if baseline else ():
         untuned = f"{split}, untuned"
         scores[untuned] = job.score_untuned(split, listener.counting(untuned)).summary()
     with torch.no_grad():
