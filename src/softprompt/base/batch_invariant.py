@@ -2,7 +2,7 @@
 
 A pass of a pool that is ``batch_invariant`` has one shape, and each token looks by itself (``kv_pool``); the
 head takes its hidden states in products of one shape, too. That this is enough is a property of the model
-and of the libraries below it (experts, say, share their tokens out), so it is tried. After He et al. 2025,
+and of the libraries below it, so it is tried. After He et al. 2025,
 "Defeating nondeterminism in LLM inference".
 """
 

@@ -141,7 +141,8 @@ def _rescaled(own: Tensor, scales: Tensor, of_bias: Tensor, layer: nn.Module) ->
     bias = getattr(layer, "bias", None)
     if bias is None:
         return own * scales
-    return (own - bias) * scales + torch.where(of_bias, bias * scales, bias)
+    rescaled: Tensor = (own - bias) * scales + torch.where(of_bias, bias * scales, bias)
+    return rescaled
 
 
 _SEATED: ContextVar[_Seated | _Apart | None] = ContextVar("seated", default=None)
