@@ -10,8 +10,10 @@ VLLM := .venv-vllm
 VLLM_READY := $(VLLM)/.ready
 CLUSTER := .venv-cluster
 CLUSTER_READY := $(CLUSTER)/.ready
+CLIENTS := .venv-clients
+CLIENTS_READY := $(CLIENTS)/.ready
 
-.PHONY: demo test quick check format docs setup vllm cluster clean
+.PHONY: demo test quick check format docs setup vllm cluster clients clean
 
 demo: $(READY)
 	$(BIN)/softprompt demo
@@ -63,14 +65,28 @@ $(CLUSTER_READY): $(READY)
 		'ray[serve]' s3fs 'moto[server]' kubernetes-validate check-jsonschema
 	@touch $@
 
+# litellm, LlamaIndex and instructor want an older openai than ours, so they have an environment of their own, too.
+clients: $(CLIENTS_READY)
+	$(CLIENTS)/bin/python -m pytest tests/with_clients -o filterwarnings=default
+
+$(CLIENTS_READY): $(READY)
+	$(PYTHON) -m venv $(CLIENTS)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+		"$$($(CLIENTS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/usual.pth"
+	grep -E '^(instructor|litellm|llama-index|numpy|pydantic|tokenizers|torch|transformers)' constraints.txt > \
+		$(CLIENTS)/constraints.txt
+	$(CLIENTS)/bin/python -m pip install --quiet --constraint $(CLIENTS)/constraints.txt \
+		instructor litellm llama-index-llms-openai-like langchain-openai
+	@touch $@
+
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "softprompt needs Python 3.11 or newer; try: make PYTHON=python3.12"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 		{ echo "Python's venv module is missing; on Debian: apt install python3-venv"; exit 2; }
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[data,tensorboard,trackers,lora,quantised,compare,report,umap,harness,serve,docs,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[data,tensorboard,trackers,lora,quantised,compare,report,umap,harness,serve,otel,docs,dev]'
 	$(BIN)/softprompt models --fetch smollm2-135m
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VLLM) $(CLUSTER) build dist site *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VLLM) $(CLUSTER) $(CLIENTS) build dist site *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -91,6 +91,7 @@ def test_the_example_of_a_setting_is_allowed(section: str, model: Any) -> None:
             parse({**needed, section: {**needed.get(section, {}), **given}})
 
 
+@pytest.mark.filterwarnings("ignore:Position ids are not supported:UserWarning")  # PEFT's own
 @pytest.mark.parametrize("page", [page for page in RUN if blocks(page, "python")], ids=name)
 def test_the_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the order it stands in, on a tiny base instead of the bundled one, and on few of its rows."""

@@ -35,7 +35,7 @@ def test_extras_are_those_of_the_project() -> None:
     }
     assert named == {
         extra: {
-            {"umap": "umap-learn", "sklearn": "scikit-learn"}.get(m, m.replace("_", "-")) for m in modules
+            {"umap": "umap-learn", "sklearn": "scikit-learn"}.get(m, re.sub("[._]", "-", m)) for m in modules
         }
         for extra, modules in EXTRAS.items()
     }

@@ -6,6 +6,7 @@ missing in the middle.
 
 from __future__ import annotations
 
+import re
 import sys
 from importlib.util import find_spec
 from typing import Literal, get_args
@@ -30,6 +31,7 @@ Need = Literal[
     "a tracker",
     "the harness",
     "serving",
+    "traces",
     "vLLM",
     "a library on S3",
     "a library on Google's store",
@@ -53,6 +55,7 @@ _MODULES: dict[Need, tuple[str, ...]] = {
     "a tracker": ("accelerate",),
     "the harness": ("lm_eval",),
     "serving": ("fastapi", "llguidance", "prometheus_client", "python_multipart", "uvicorn"),
+    "traces": ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"),
     "vLLM": ("vllm",),
     "a library on S3": ("s3fs",),
     "a library on Google's store": ("gcsfs",),
@@ -73,6 +76,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "umap": ("umap",),
     "harness": ("lm_eval",),
     "serve": ("fastapi", "llguidance", "prometheus_client", "python_multipart", "uvicorn"),
+    "otel": ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"),
     "vllm": ("vllm",),
     "s3": ("s3fs",),
     "gs": ("gcsfs",),
@@ -82,7 +86,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 """By extra, the modules it brings, as pyproject.toml lists their packages."""
 
 _PACKAGES = {"sklearn": "scikit-learn", "umap": "umap-learn"}
-"""Packages that are not called as their module is, but for dashes."""
+"""Packages that are not called as their module is, but for dashes and dots."""
 
 
 def require(*needs: Need, otherwise: str = "") -> None:
@@ -108,7 +112,12 @@ def require(*needs: Need, otherwise: str = "") -> None:
 
 
 def _installed(module: str) -> bool:
-    return sys.modules[module] is not None if module in sys.modules else find_spec(module) is not None
+    if module in sys.modules:
+        return sys.modules[module] is not None
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # nor is what it would be a part of
+        return False
 
 
 def _extras(modules: set[str]) -> list[str]:
@@ -122,7 +131,7 @@ def _extras(modules: set[str]) -> list[str]:
 
 
 def _named(modules: list[str]) -> str:
-    packages = [_PACKAGES.get(module, module.replace("_", "-")) for module in modules]
+    packages = [_PACKAGES.get(module, re.sub("[._]", "-", module)) for module in modules]
     return f"the package{'' if len(packages) == 1 else 's'} {_listed(packages)}"
 
 

@@ -30,6 +30,7 @@ class PoolSpan(NamedTuple):
         first, last: which slots of the R.
         visible: how many of the C positions the longest row will have filled.
         at: ``[stop - start]`` the position of each token.
+        apart: whether each token looks by itself, also several of one row; none changes another's bits.
     """
 
     start: int
@@ -40,6 +41,7 @@ class PoolSpan(NamedTuple):
     last: int
     visible: int
     at: Tensor
+    apart: bool = False
 
 
 def register() -> None:
@@ -93,11 +95,12 @@ def _in_pool(query: Tensor, span: PoolSpan, layer: int, mask: Tensor, scale: flo
     key, value = (side[layer][rows, :, : span.visible] for side in (span.keys, span.values))
     q, seen = query[0, :, span.start : span.stop], mask[0, 0, span.start : span.stop, : span.visible]
     heads, width = key.shape[1], q.shape[-1]
-    if len(seen) == span.last - span.first:
+    if span.apart or len(seen) == span.last - span.first:
         # One token a row: heads that share keys stand where tokens would, five times faster on a CPU.
         grouped = q.transpose(0, 1).reshape(len(seen), heads, -1, width)  # [B, K, G, D]
+        k, v = (side.expand(len(seen), -1, -1, -1) for side in (key, value))
         found = functional.scaled_dot_product_attention(
-            grouped, key, value, attn_mask=seen[:, None, None], scale=scale
+            grouped, k, v, attn_mask=seen[:, None, None], scale=scale
         )
         return found.reshape(len(seen), -1, width)
     found = functional.scaled_dot_product_attention(

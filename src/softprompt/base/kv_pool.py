@@ -9,6 +9,7 @@ them. A pass reads any number of tokens of any number of rows, without padding.
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -36,6 +37,9 @@ FIRST_ROWS = 4
 FULL = 16
 """Beyond twice as many, the tokens of a pass are filled up to a multiple: matrix libraries keep code and
 memory for every number of rows they ever met."""
+
+BLOCK = 32
+"""Tokens of every pass of a pool that is ``batch_invariant``."""
 
 Around = Callable[[Sequence[int]], AbstractContextManager[None]]
 """Entered around every pass, with the number of the chunk that each of its tokens belongs to."""
@@ -167,10 +171,20 @@ class KVPool:
         base: the model.
         memory: what bounds it, alone or together with other pools; nothing by default.
         like: any prefix of the model, which shows the shapes; without one the model is asked.
+        batch_invariant: read every token by the same arithmetic, bit for bit, whoever is read beside it and
+            however its text is cut into passes; for models that are read ``flat``.
     """
 
-    def __init__(self, base: Base, memory: KVMemory | None = None, like: Prefix | None = None) -> None:
+    def __init__(
+        self,
+        base: Base,
+        memory: KVMemory | None = None,
+        like: Prefix | None = None,
+        *,
+        batch_invariant: bool = False,
+    ) -> None:
         self._base = base
+        self._batch_invariant = batch_invariant
         self._windows = Windows.of(base.config)
         self._like = like or base.prefill(base.embed(()))
         self._buckets: dict[int, Bucket] = {}
@@ -277,6 +291,7 @@ class KVPool:
         stays = [chunk.slot for chunk in chunks if not chunk.goes_on]
         before = [{key: t[s.index].clone() for key, t in s.bucket.states.items()} for s in stays]
         read = self._flat if self._base.layout.flat else self._apart
+        read = self._in_blocks if self._batch_invariant else read
         found = dict(zip(order, read([chunks[n] for n in order], order, around), strict=True))
         for slot, states in zip(stays, before, strict=True):
             for key, state in states.items():
@@ -317,6 +332,33 @@ class KVPool:
         with around([order[n] for n in owners.tolist()] + [order[-1]] * filling):
             hidden = self._base.run(input_ids=tokens, cache=PoolCache(spans), pool=spans, **where)
         return list(hidden[0, : len(ids)].split(sizes))
+
+    def _in_blocks(self, chunks: Sequence[Chunk], order: Sequence[int], around: Around) -> list[Tensor]:
+        """All tokens in passes of one shape, each token looking by itself at a width that its position says.
+
+        What libraries choose by the shape of their work (how a product is blocked, where a sum is split) is
+        then the same for a token in any company. Nothing is summed over tokens but in attention.
+        """
+        device = self._base.device
+        tokens = [(n, chunk, i) for n, chunk in enumerate(chunks) for i in range(len(chunk.ids))]
+        found = list[Tensor]()
+        for first in range(0, len(tokens), BLOCK):
+            block = tokens[first : first + BLOCK]
+            filling = BLOCK - len(block)
+            at = torch.tensor([chunk.slot.length + i for _, chunk, i in block], device=device)
+            spans = _spans_apart([chunk for _, chunk, _ in block], at)
+            visible = max(span.visible for span in spans)
+            where = self._base.layout.pooled(
+                functional.pad(at, (0, filling)), visible, self._windows, self._base.dtype
+            )
+            ids = [chunk.ids[i] for _, chunk, i in block] + [0] * filling
+            owners = [order[n] for n, _, _ in block]
+            with around(owners + owners[-1:] * filling):
+                hidden = self._base.run(
+                    input_ids=torch.tensor([ids], device=device), cache=PoolCache(spans), pool=spans, **where
+                )
+            found.append(hidden[0, : len(block)])
+        return list(torch.cat(found).split([len(chunk.ids) for chunk in chunks]))
 
     def _spans(self, chunks: Sequence[Chunk], at: Tensor) -> list[PoolSpan]:
         """Rows of one token, a span for each bucket; then a span for every longer row."""
@@ -381,3 +423,29 @@ def _alike(chunks: Sequence[Chunk], first: int) -> int:
         while last < len(chunks) and len(chunks[last].ids) == 1 and chunks[last].slot.bucket is bucket:
             last += 1
     return last
+
+
+def _spans_apart(chunks: Sequence[Chunk], at: Tensor) -> list[PoolSpan]:
+    """Spans of tokens that each look by themselves, given the chunk and the position ``[N]`` of each.
+
+    Neighbours share one where they look equally wide: at as many positions as the smallest slot has that
+    would hold the token.
+    """
+    wide = [max(SHORTEST, 1 << place.bit_length()) for place in at.tolist()]
+
+    def alike(n: int) -> tuple[int, int, bool, int]:
+        slot, several = chunks[n].slot, len(chunks[n].ids) > 1
+        return wide[n], slot.capacity, several, slot.index - (0 if several else n)
+
+    spans = list[PoolSpan]()
+    for _, group in itertools.groupby(range(len(chunks)), key=alike):
+        run = list(group)
+        start, stop = run[0], run[-1] + 1
+        first, last = chunks[run[0]].slot, chunks[run[-1]].slot
+        sides = first.bucket.keys, first.bucket.values
+        spans.append(
+            PoolSpan(
+                start, stop, *sides, first.index, last.index + 1, wide[start], at[start:stop], apart=True
+            )
+        )
+    return spans

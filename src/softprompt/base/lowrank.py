@@ -107,18 +107,45 @@ class _Seated:
         inside.masked_fill_(table.owners[None, :] != self.seats[:, None], 0)
         own = own + (inside @ table.up).to(own.dtype)
         if table.scales is not None:
-            bias = getattr(layer, "bias", None)
-            scales = table.scales[self.seats]
-            if bias is None:
-                own = own * scales
-            else:
-                rescaled = torch.where(table.of_bias[self.seats][:, None], bias * scales, bias)  # [M, out]
-                own = (own - bias) * scales + rescaled
+            own = _rescaled(own, table.scales[self.seats], table.of_bias[self.seats][:, None], layer)
         y = own if self.tokens is None else y.index_copy(0, self.tokens, own)
         return y.view(out.shape)
 
 
-_SEATED: ContextVar[_Seated | None] = ContextVar("seated", default=None)
+@dataclass(frozen=True)
+class _Apart:
+    """The same for a pass in which no token may change another's bits: a change at a time, over all tokens.
+
+    Attributes:
+        carried: every change at work once, and which tokens ``[N]`` carry it.
+    """
+
+    carried: Sequence[tuple[LowRank, Tensor]]
+
+    def add(self, name: str, x: Tensor, out: Tensor, layer: nn.Module) -> Tensor:
+        flat, y = x.flatten(0, -2), out.flatten(0, -2)
+        for change, tokens in self.carried:
+            mine = change.layers.get(name)
+            if mine is None:
+                continue
+            own = y + (flat.to(mine.down.dtype) @ mine.down.T @ mine.up.T).to(y.dtype)
+            if mine.scale is not None:
+                of_bias = torch.tensor(mine.of_bias, device=own.device)
+                own = _rescaled(own, mine.scale, of_bias, layer)
+            y = torch.where(tokens[:, None], own, y)
+        return y.view(out.shape)
+
+
+def _rescaled(own: Tensor, scales: Tensor, of_bias: Tensor, layer: nn.Module) -> Tensor:
+    """Own [M, out] times scales, the bias only where ``of_bias`` says so; both broadcast to [M, out]."""
+    bias = getattr(layer, "bias", None)
+    if bias is None:
+        return own * scales
+    rescaled: Tensor = (own - bias) * scales + torch.where(of_bias, bias * scales, bias)
+    return rescaled
+
+
+_SEATED: ContextVar[_Seated | _Apart | None] = ContextVar("seated", default=None)
 """What the tokens of the pass now running in this thread carry; not kept on any module."""
 
 
@@ -154,10 +181,12 @@ class Riders:
     """The changes at work in a base that was made by ``ridden``; for one thread at a time.
 
     A change that comes in takes the seat of one that is not at work, so its neighbours' need not be
-    laid again; until then it stays, in case it comes back.
+    laid again; until then it stays, in case it comes back. ``batch_invariant`` lays no table: each change is
+    multiplied by itself, so that what a token gets is the same, bit for bit, whatever its neighbours carry.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, batch_invariant: bool = False) -> None:
+        self._batch_invariant = batch_invariant
         self._seats: list[LowRank | None] = []
         self._tables: dict[str, _Table] = {}
         self._rank = 0
@@ -169,17 +198,23 @@ class Riders:
         if not some:
             yield
             return
+        if self._batch_invariant:
+            found = _SEATED.set(_Apart([(change, _carrying(change, carried)) for change in some.values()]))
+        else:
+            found = _SEATED.set(self._seated(some, carried))
+        try:
+            yield
+        finally:
+            _SEATED.reset(found)
+
+    def _seated(self, some: Mapping[int, LowRank], carried: Sequence[LowRank | None]) -> _Seated:
         self._seat(list(some.values()))
         place = {id(change): seat for seat, change in enumerate(self._seats)}
         device = next(iter(self._tables.values())).down.device
         which = [number for number, change in enumerate(carried) if change is not None]
         seats = torch.tensor([place[id(carried[number])] for number in which], device=device)
         tokens = None if len(which) == len(carried) else torch.tensor(which, device=device)
-        token = _SEATED.set(_Seated(self._tables, tokens, seats))
-        try:
-            yield
-        finally:
-            _SEATED.reset(token)
+        return _Seated(self._tables, tokens, seats)
 
     def _seat(self, wanted: list[LowRank]) -> None:
         held = {id(change) for change in self._seats}
@@ -210,3 +245,9 @@ class Riders:
                 self._tables[name] = _Table(layer, len(self._seats), self._rank)
         for name, table in self._tables.items():
             table.set(seat, layers.get(name))
+
+
+def _carrying(change: LowRank, carried: Sequence[LowRank | None]) -> Tensor:
+    """Which tokens [N] of a pass carry a change."""
+    device = next(iter(change.layers.values())).down.device if change.layers else None
+    return torch.tensor([one is change for one in carried], device=device)

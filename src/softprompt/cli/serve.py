@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from softprompt.base.model import Base
     from softprompt.library.card import Card
+    from softprompt.serving.api.traces import Traces
     from softprompt.serving.engine import Backend
     from softprompt.serving.keys import KeyFile
 
@@ -107,6 +108,11 @@ softprompt serve --ray --replicas 2:8 --library s3://bucket/prompts
     help="Seconds to finish requests in when stopped.",
 )
 @click.option("--dtype", default="auto", metavar="T", help="auto, float32, bfloat16 or float16.")
+@click.option(
+    "--batch-invariant",
+    is_flag=True,
+    help="Give the same answer, bit for bit, in any company, also in bfloat16; costs speed.",
+)
 @click.option("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:1 or mps.")
 @click.option(
     "--engine",
@@ -137,6 +143,12 @@ softprompt serve --ray --replicas 2:8 --library s3://bucket/prompts
 @click.option("--trust-remote-code", is_flag=True, help="Run Python code that comes with a hub model.")
 @click.option("--log", "verbose", is_flag=True, help="Print a line for every request.")
 @click.option("--log-json", is_flag=True, help="Print it, and all that is logged, as JSON.")
+@click.option(
+    "--otlp-traces-endpoint",
+    "traces_at",
+    metavar="URL",
+    help="Send OpenTelemetry spans of requests there, such as http://localhost:4318/v1/traces.",
+)
 @json_option
 def command(
     library: str,
@@ -158,6 +170,7 @@ def command(
     replica_cpus: float,
     verbose: bool,
     log_json: bool,
+    traces_at: str | None,
     as_json: bool,
     **how: Any,
 ) -> None:
@@ -171,6 +184,8 @@ def command(
     require("serving")
     if engine == "vllm":
         require("vLLM", otherwise="serve with --engine own")
+    if traces_at is not None:
+        require("traces", otherwise="leave --otlp-traces-endpoint out")
     refuse_missing(library)
     from softprompt.errors import ConfigError
     from softprompt.planning.sizes import parse_size
@@ -186,14 +201,22 @@ def command(
     ring = _keys(keys, host)
     if engine_args and engine != "vllm":
         raise ConfigError("--engine-arg is for --engine vllm; leave it out.")
+    if how["batch_invariant"] and engine != "own":
+        raise ConfigError("--batch-invariant is for --engine own; leave one of them out.")
     # Beside vLLM the base is only read for soft prompts and the probe, and leaves the device to vLLM.
     device = "cpu" if engine == "vllm" and how["device"] == "auto" else how["device"]
     choice = BaseChoice(model, how["dtype"], device, how["trust_remote_code"])
     if ray is not None:
         from softprompt.cli.serve_cluster import refuse_what_is_not_there, replicas_of, serve_by_ray
 
-        refuse_what_is_not_there(ray, engine, origins)
-        shape = {"rows": how["rows"], "queue": how["queue"], "kv_memory": kv_bytes, "budget": memory}
+        refuse_what_is_not_there(ray, engine, origins, traces_at)
+        shape = {
+            "rows": how["rows"],
+            "queue": how["queue"],
+            "kv_memory": kv_bytes,
+            "budget": memory,
+            "batch_invariant": how["batch_invariant"],
+        }
         scale: dict[str, Any] = {
             "cpus": replica_cpus,
             "gpus": float(device.startswith("cuda")),
@@ -222,10 +245,19 @@ def command(
         _log(verbose or log_json, log_json)
         shape = {"rows": how["rows"], "queue": how["queue"], "kv_memory": kv_bytes}
         backend = _vllm(base, library, engine_args, shape) if engine == "vllm" else None
-        served = Engine(base, library, budget=memory, pinned=pinned, backend=backend, **shape)
+        served = Engine(
+            base,
+            library,
+            budget=memory,
+            pinned=pinned,
+            batch_invariant=how["batch_invariant"],
+            backend=backend,
+            **shape,
+        )
         for name in pinned:
             served.registry.lease(name).close()
         service, stopping = Service(served), Drain()
+        traces = None if traces_at is None else _traces(traces_at)
         app = create_app(
             service,
             keys=ring,
@@ -234,6 +266,7 @@ def command(
             admin_open=admin,
             page=page_routes,
             origins=origins,
+            traces=traces,
         )
         served.library.sweep()
         url = url_of(host, *sock.getsockname()[:2])
@@ -251,6 +284,20 @@ def command(
         finally:
             served.close(0.0)
             service.close()
+            if traces is not None:
+                traces.close()
+
+
+def _traces(endpoint: str) -> Traces:
+    """What sends spans to a collector."""
+    from softprompt.errors import ConfigError
+    from softprompt.serving.api.traces import exporting
+
+    if not endpoint.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"--otlp-traces-endpoint takes a URL, such as http://localhost:4318/v1/traces, not {endpoint!r}."
+        )
+    return exporting(endpoint)
 
 
 def _keys(path: str | None, host: str) -> KeyFile | None:

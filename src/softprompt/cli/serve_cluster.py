@@ -84,7 +84,9 @@ def serve_by_ray(
             cluster.stop()
 
 
-def refuse_what_is_not_there(address: str, engine: str, origins: Sequence[str]) -> None:
+def refuse_what_is_not_there(
+    address: str, engine: str, origins: Sequence[str], traces_at: str | None
+) -> None:
     """Refuse what one server can do and replicas cannot, before any work."""
     from softprompt.errors import ConfigError
 
@@ -93,6 +95,10 @@ def refuse_what_is_not_there(address: str, engine: str, origins: Sequence[str]) 
         raise ConfigError("--ray serves with softprompt's own engine; leave --engine out.")
     if origins:
         raise ConfigError("--allowed-origins is not there with --ray; let a proxy in front allow them.")
+    if traces_at is not None:
+        raise ConfigError(
+            "--otlp-traces-endpoint is not there with --ray; let a proxy in front trace requests."
+        )
 
 
 def replicas_of(replicas: str | None) -> tuple[int, int]:

@@ -193,11 +193,12 @@ def application(args: Mapping[str, Any]) -> serve.Application:
 
     Args:
         args: ``library``, ``model``, ``replicas`` (MIN:MAX), ``budget`` (bytes), ``rows``, ``keys`` (a file),
-            ``cpus``, ``gpus``, ``device`` and ``dtype``; only the first two are needed.
+            ``cpus``, ``gpus``, ``device``, ``dtype`` and ``batch_invariant``; only the first two are needed.
     """
     least, most = map(int, str(args.get("replicas", "1:1")).split(":"))
     base = {name: args[name] for name in ("model", "device", "dtype", "revision") if name in args}
-    engine = {name: int(args[name]) for name in ("budget", "rows", "queue", "kv_memory") if name in args}
+    numbers = ("budget", "rows", "queue", "kv_memory", "batch_invariant")
+    engine = {name: int(args[name]) for name in numbers if name in args}
     settings = ServeSettings(str(args["library"]), base, engine, keyed="keys" in args)
     scale = ReplicaScale(least, most, float(args.get("cpus", 1)), float(args.get("gpus", 0)))
     door = serve.deployment(serve.ingress()(_DoorReplica), name="door", max_ongoing_requests=10_000)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from softprompt.base.batch_invariant import logits_in_blocks
 from softprompt.base.heap import release_heap
 from softprompt.base.kv_pool import SHORTEST, Chunk, KVMemory, KVPool, KVSlot, slot_bytes
 from softprompt.base.lowrank import Riders
@@ -46,10 +47,15 @@ Callback = Callable[[Event], None]
 
 
 class RequestHandle:
-    """A request that was handed in."""
+    """A request that was handed in.
+
+    Attributes:
+        joined: when it first got a place, in ``time.monotonic`` seconds; None before, and where nobody tells.
+    """
 
     def __init__(self) -> None:
         self.cancelled = False
+        self.joined: float | None = None
 
     def cancel(self) -> None:
         """Nobody waits for it any more: it leaves before the next step. Safe from any thread, at any time."""
@@ -99,6 +105,7 @@ class RunningBatch:
         kv_memory: the same in bytes; without either there are ``KV_MEMORY``.
         turns: numbers for rows that are set aside.
         displaced: called with a row that must wait again.
+        batch_invariant: read every row by the same arithmetic, bit for bit, whoever is beside it.
 
     Raises:
         ConfigError: memory in which not even a short row would ever find a place.
@@ -112,16 +119,19 @@ class RunningBatch:
         kv_memory: int | None,
         turns: itertools.count[int],
         displaced: Callable[[Row], None],
+        *,
+        batch_invariant: bool = False,
     ) -> None:
+        self._batch_invariant = batch_invariant
         self._base, self._most, self._turns, self._displaced = base, rows, turns, displaced
         self.rows: list[Row] = []
         self._memory = KVMemory()
-        own = KVPool(base, self._memory)
+        own = KVPool(base, self._memory, batch_invariant=batch_invariant)
         self._pools = {base.fingerprint: own}
         self._memory.limit = self._limit = _most_bytes(own, rows, room, kv_memory)
         self.room = self._limit * SHORTEST // own.slot_bytes(SHORTEST)
         """The most positions there may be, in the smallest slots."""
-        self._riders = Riders()
+        self._riders = Riders(batch_invariant=batch_invariant)
         self._looked = time.monotonic()
 
     @property
@@ -153,12 +163,15 @@ class RunningBatch:
         need = min(row.sequence.need + _HEADROOM, request.positions)
         pool = self._pools.get(request.model.fingerprint)
         if pool is None:  # a changed copy of the model, whose first row this is
-            pool = KVPool(request.model, self._memory, like=request.prefix)
+            pool = KVPool(
+                request.model, self._memory, like=request.prefix, batch_invariant=self._batch_invariant
+            )
             self._pools[request.model.fingerprint] = pool
         while True:
             row.slot = pool.open(request.prefix, need, self._spare if self.rows and not row.scores else 0)
             if row.slot is not None:
                 row.begun, row.steps = True, 0
+                row.handle.joined = row.handle.joined or time.monotonic()
                 row.turn_length = min(max(row.sequence.need, _SHORTEST_TURN), _LONGEST_TURN)
                 self.rows.append(row)
                 return True
@@ -288,7 +301,9 @@ class RunningBatch:
         some = [states for states in wanted if len(states)]
         if not some:
             return wanted
-        logits = model.head.logits(torch.cat(some))
+        states = torch.cat(some)
+        in_blocks = self._batch_invariant
+        logits = logits_in_blocks(model.head, states) if in_blocks else model.head.logits(states)
         return list(logits.split([len(states) for states in wanted]))
 
     def _carrying(self, rows: Sequence[Row]) -> Callable[[Sequence[int]], AbstractContextManager[None]]:

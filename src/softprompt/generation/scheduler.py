@@ -87,6 +87,8 @@ class Scheduler:
         chunk: text tokens read in one step beside rows that write, so that nobody waits for a long text;
             some more where none writes.
         queue: most requests that may wait.
+        batch_invariant: give every request the same bits whoever is answered beside it and however rows take
+            turns, in every number type.
 
     Raises:
         ConfigError: memory in which not even a short row would ever find a place.
@@ -101,11 +103,20 @@ class Scheduler:
         kv_memory: int | None = None,
         chunk: int = 256,
         queue: int = 256,
+        batch_invariant: bool = False,
     ) -> None:
         self._most_rows, self._chunk, self._queue = rows, chunk, queue
         self._turns = itertools.count()
         self._waiting: list[Row] = []
-        self._batch = RunningBatch(base, rows, room, kv_memory, self._turns, self._wait_again)
+        self._batch = RunningBatch(
+            base,
+            rows,
+            room,
+            kv_memory,
+            self._turns,
+            self._wait_again,
+            batch_invariant=batch_invariant,
+        )
         self._beside = _Beside(rows, rows + _UNDISTURBED * chunk)
         self._changed = threading.Condition()
         self._closing = False

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from softprompt.base.batch_invariant import holds
 from softprompt.base.lowrank import ridden
 from softprompt.base.model import Base
 from softprompt.base.workers import let_workers_go
@@ -91,6 +92,8 @@ class Engine:
         queue: most requests that may wait.
         pinned: names that are never evicted.
         pack: spend a second copy of the linear weights on speed, on CPUs.
+        batch_invariant: give a request the same answer, bit for bit, whoever is answered beside it, also in
+            bfloat16; it costs speed, most where few ask.
         backend: carries requests out instead of the own scheduler, with rows, memory and a queue of its own.
     """
 
@@ -107,6 +110,7 @@ class Engine:
         queue: int = 256,
         pinned: Collection[str] = (),
         pack: bool = True,
+        batch_invariant: bool = False,
         backend: Backend | None = None,
     ) -> None:
         # Only who opens a library needs to know what artifacts are made of, which is most of the house.
@@ -115,6 +119,13 @@ class Engine:
 
         self.frozen = base
         self.base = prepacked(ridden(base)) if pack and backend is None else ridden(base)
+        if batch_invariant and backend is not None:
+            raise ConfigError("batch_invariant is for softprompt's own engine; leave it out, or the backend.")
+        if batch_invariant and not holds(self.base):
+            raise ConfigError(
+                f"{base.name} gives other bits in other company here, whatever is done about it; leave "
+                "batch_invariant out, or take another base or number of threads."
+            )
         self.library = library if isinstance(library, Library) else Library(library)
         build = Builder(self.library, base, self.base)
         self.registry = Registry(
@@ -126,7 +137,13 @@ class Engine:
             pinned=pinned,
         )
         self._scheduler: Backend | Scheduler = backend or Scheduler(
-            self.base, rows=rows, room=room, kv_memory=kv_memory, chunk=chunk, queue=queue
+            self.base,
+            rows=rows,
+            room=room,
+            kv_memory=kv_memory,
+            chunk=chunk,
+            queue=queue,
+            batch_invariant=batch_invariant,
         )
         self._thread = threading.Thread(target=self._scheduler.run, name="softprompt-engine", daemon=True)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 
 from softprompt.errors import SoftpromptError
 from softprompt.generation.request import Event, Finished, ModelRequest, RequestFailed
+from softprompt.generation.scheduler import RequestHandle
 from softprompt.generation.sharing import NOBODY, Owner
 from softprompt.library.card import Card
 from softprompt.serving.engine import Engine
@@ -57,14 +58,20 @@ class Service:
             loading.add_done_callback(_give_back)
             raise
 
-    async def run(self, request: ModelRequest, owner: Owner = NOBODY) -> AsyncIterator[Event]:
-        """The events of a request. Leaving the loop early calls the request off."""
+    async def run(
+        self,
+        request: ModelRequest,
+        owner: Owner = NOBODY,
+        handed_in: Callable[[RequestHandle], None] = lambda handle: None,
+    ) -> AsyncIterator[Event]:
+        """The events of a request, whose handle is told at once. Leaving the loop early calls it off."""
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
 
         def tell(event: Event) -> None:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
         handle = self.engine.submit(request, tell, owner=owner)
+        handed_in(handle)
         try:
             while True:
                 event = await events.get()

@@ -80,7 +80,7 @@ class _Scripted:
     def __init__(self) -> None:
         self.closed = 0
 
-    async def run(self, job: Any, owner: Any = None) -> AsyncIterator[Event]:
+    async def run(self, job: Any, owner: Any, handed_in: Any) -> AsyncIterator[Event]:
         try:
             for event in job:
                 await asyncio.sleep(0)

@@ -330,21 +330,3 @@ def test_langchain_binds_tools(server: httpx.Client) -> None:
     assert isinstance(found, Weather)
     (call,) = model.bind_tools([Weather], tool_choice="Weather").invoke("Weather?").tool_calls
     assert call["name"] == "Weather"
-
-
-def test_instructor_fills_a_class(server: httpx.Client) -> None:
-    instructor = pytest.importorskip("instructor")
-    with openai.OpenAI(base_url=f"{server.base_url}/v1", api_key="none") as client:
-        found = instructor.from_openai(client).chat.completions.create(
-            model="soft", messages=USER, response_model=Weather, max_tokens=120
-        )
-    assert found.city in {"Rome", "Oslo"}
-
-
-def test_litellm_asks_with_tools(server: httpx.Client) -> None:
-    litellm = pytest.importorskip("litellm")
-    answer = litellm.completion(
-        model="openai/soft", api_base=f"{server.base_url}/v1", api_key="none", messages=USER,
-        tools=TOOLS, tool_choice="required", max_tokens=120,
-    )  # fmt: skip
-    assert answer.choices[0].message.tool_calls[0].function.name in {"weather", "do_nothing"}

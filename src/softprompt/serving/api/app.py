@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
@@ -20,6 +20,9 @@ from softprompt.serving.api.metrics import Metrics
 from softprompt.serving.api.visit import Serving, serving_of
 from softprompt.serving.limits import Limiter
 from softprompt.serving.service import Service
+
+if TYPE_CHECKING:
+    from softprompt.serving.api.traces import Traces
 
 __all__ = ["create_app", "metrics_of"]
 
@@ -37,6 +40,7 @@ def create_app(
     admin_open: bool = False,
     page: Callable[[FastAPI], None] | None = None,
     origins: Sequence[str] = (),
+    traces: Traces | None = None,
 ) -> FastAPI:
     """Build the application that serves an engine.
 
@@ -50,6 +54,7 @@ def create_app(
         admin_open: open the admin paths where there are no keys.
         page: mounts the page at ``/``.
         origins: sites whose pages may ask from a browser, such as ``https://example.org``.
+        traces: makes spans of requests.
     """
     bounds, drain, metrics = bounds or Bounds(), drain or Drain(), metrics or metrics_of(service)
     app = FastAPI(
@@ -61,7 +66,7 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.serving = Serving(
-        service, Guard(service.engine.base), limits or Limiter(), metrics, bounds, drain, keys
+        service, Guard(service.engine.base), limits or Limiter(), metrics, bounds, drain, keys, traces=traces
     )
     for part in (completions, chat, responses, classify, tokens, models, admin, docs):
         app.include_router(part.router)

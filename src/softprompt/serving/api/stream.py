@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from softprompt.errors import CancelledJobError, ConfigError, SoftpromptError
 from softprompt.generation.request import Event, ModelRequest, RequestFailed
+from softprompt.generation.scheduler import RequestHandle
 from softprompt.generation.sharing import NOBODY, Owner
 from softprompt.serving.api.errors import ApiError, error_of, log
 
@@ -32,7 +33,9 @@ GONE = 499
 class Runner(Protocol):
     """What runs jobs: ``Service``."""
 
-    def run(self, job: ModelRequest, owner: Owner) -> AsyncIterator[Event]:
+    def run(
+        self, job: ModelRequest, owner: Owner, handed_in: Callable[[RequestHandle], None]
+    ) -> AsyncIterator[Event]:
         """Events of a job of an owner; closing the iterator cancels the job."""
 
 
@@ -52,6 +55,7 @@ class Crowd:
         self._tasks: list[asyncio.Task[None]] = []
         self._first: list[tuple[int, Event]] = []
         self._running = len(jobs)
+        self._handles: list[RequestHandle] = []
 
     async def __aenter__(self) -> Crowd:
         self._tasks = [asyncio.create_task(self._pump(*pair)) for pair in enumerate(self._jobs)]
@@ -63,6 +67,11 @@ class Crowd:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def joined(self) -> list[float]:
+        """When each of the jobs that were read at all began to be, in ``time.monotonic`` seconds."""
+        return [handle.joined for handle in self._handles if handle.joined is not None]
 
     async def begun(self) -> None:
         """Wait for the first event, so that a refusal can still have its status; raises what failed."""
@@ -92,7 +101,7 @@ class Crowd:
         return None
 
     async def _pump(self, number: int, job: ModelRequest) -> None:
-        events = self._runner.run(job, self._owner)
+        events = self._runner.run(job, self._owner, self._handles.append)
         try:
             async for event in events:
                 self._queue.put_nowait((number, event))

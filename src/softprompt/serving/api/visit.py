@@ -8,7 +8,7 @@ import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import Request
 
@@ -24,6 +24,9 @@ from softprompt.serving.keys import Key
 from softprompt.serving.limits import Limiter, Pass, TooManyError
 from softprompt.serving.service import Service
 from softprompt.serving.version import Version
+
+if TYPE_CHECKING:
+    from softprompt.serving.api.traces import RequestTrace, Traces
 
 __all__ = ["Serving", "Tally", "Visit", "pass_of", "serving_of", "visiting"]
 
@@ -47,6 +50,7 @@ class Serving:
         keys: who may ask; None for everybody on this machine.
         readers: turns long texts into tokens.
         compilers: makes grammars ready.
+        traces: tells where the time of every request went, if somebody collects that.
     """
 
     service: Service
@@ -58,6 +62,7 @@ class Serving:
     keys: Keys | None = None
     readers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "reader"))
     compilers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "compiler"))
+    traces: Traces | None = None
 
     def may(self, key: Key | None, name: str) -> bool:
         """Whether a client may know of a model; without keys everybody may."""
@@ -102,6 +107,7 @@ class Visit:
         tally: its tokens so far.
         owner: whose its answers are.
         spend: counts tokens against its key's limit.
+        trace: its spans, where they are collected.
     """
 
     serving: Serving
@@ -112,18 +118,24 @@ class Visit:
     tally: Tally = field(default_factory=Tally)
     owner: Owner = NOBODY
     spend: Callable[[int], None] = lambda tokens: None
+    trace: RequestTrace | None = None
+    _crowd: Crowd | None = None
 
     async def crowd(self, jobs: Sequence[ModelRequest]) -> Crowd:
         """Begin ``jobs``; returns when the first event is there, so that a refusal has its own status.
 
         Unless they are refused their texts count against the key's limit, also where the client leaves.
         """
-        crowd = await self.stack.enter_async_context(
+        crowd = self._crowd = await self.stack.enter_async_context(
             Crowd(self.serving.service, jobs, self.deadline, self.owner)
         )
+        if self.trace is not None:
+            self.trace.handed_in()
         refused = False
         try:
             await crowd.begun()
+            if self.trace is not None:
+                self.trace.first()
         except Exception:
             refused = True
             raise
@@ -152,8 +164,20 @@ class Visit:
         self._ended("length" if cut else "stop")
 
     def _ended(self, reason: Finish) -> None:
-        """Tell the metrics; only the first time counts."""
-        self.timing.ended(reason, self.tally.prompt, self.tally.virtual, self.tally.completion)
+        """Tell the metrics and the trace; only the first time counts."""
+        tally = self.tally
+        self.timing.ended(reason, tally.prompt, tally.virtual, tally.completion)
+        trace, self.trace = self.trace, None
+        if trace is not None:
+            trace.ended(
+                reason,
+                [] if self._crowd is None else self._crowd.joined,
+                {
+                    "gen_ai.usage.input_tokens": tally.prompt,
+                    "gen_ai.usage.output_tokens": tally.completion,
+                    "softprompt.virtual_tokens": tally.virtual,
+                },
+            )
 
     def close(self, kind: object, error: BaseException | None, trace: object) -> None:
         """What ended neither well nor with a fault was left; what was refused has never begun."""
@@ -252,17 +276,30 @@ async def visiting(request: Request, name: str) -> AsyncIterator[Visit]:
     if not serving.may(key, name):
         raise no_such_model(name)
     async with contextlib.AsyncExitStack() as stack:
+        trace = None if serving.traces is None else _traced(serving.traces, request, stack)
         held = None if key is None else pass_of(serving.limiter, key)
         if held is not None:
             stack.callback(held.close)
         async with asyncio.timeout_at(deadline):
             version = await _leased(serving, name, stack)
         timing = serving.metrics.started(version.name)
-        visit = Visit(serving, version, timing, deadline, stack)
+        visit = Visit(serving, version, timing, deadline, stack, trace=trace)
+        if trace is not None:
+            trace.found(version.name)
         if key is not None and held is not None:
             visit.owner, visit.spend = Owner(key.id, key.weight), held.spend
         stack.push(visit.close)
         yield visit
+
+
+def _traced(traces: Traces, request: Request, stack: contextlib.AsyncExitStack) -> RequestTrace:
+    """The spans of a request, which end with the stack; they know its id and its key's, nothing it says."""
+    about = {"softprompt.request_id": request.state.request_id}
+    if request.state.key is not None:
+        about["softprompt.key_id"] = request.state.key.id
+    trace = traces.request(request.scope["route"].path, request.headers, **about)
+    stack.push(lambda kind, error, where: trace.close(error))
+    return trace
 
 
 def pass_of(limiter: Limiter, key: Key) -> Pass:
