@@ -56,7 +56,7 @@ def load_base(
         memory=memory,
         notify=notify,
     )
-    known = found.remembered and found.remembered.recall()
+    known = None if found.remembered is None else found.remembered.recall()
     if known is not None and known.layout in LAYOUTS:
         return _as_known(found, model, known)
     base = freeze(found.model, found.tokenizer, model)
