@@ -2,7 +2,8 @@
 
     python benchmarks/first_hour.py
 
-Times are from the command's start to the first byte on a terminal, the best of five; sizes are of the files
+Times are from the command's start to the first byte on a terminal, the best of five, or to the answer of a
+saved prompt on the bundled base: the first ever, and the best of three that follow. Sizes are of the files
 that each package of the plain install brought. Writes ``results/first_hour.json``.
 """
 
@@ -18,9 +19,13 @@ import tempfile
 import time
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from machine import describe
+from serve_sides import save_prompts
+from softprompt.checkpoints.freeze import load_base
+from softprompt.wheels import cache_root
 
 RESULTS = Path(__file__).parent.parent / "results" / "first_hour.json"
 COMMANDS = (
@@ -41,6 +46,7 @@ def main() -> None:
         "first_output_seconds": {
             " ".join(args): round(min(first_output(args) for _ in range(5)), 3) for args in COMMANDS
         },
+        "answer_seconds": answers(),
         "installed_bytes": sum(sizes.values()),
         "largest": dict(sorted(sizes.items(), key=lambda pair: -pair[1])[:8]),
         "machine": describe(),
@@ -66,6 +72,28 @@ def first_output(args: list[str]) -> float:
             process.wait()
             os.close(screen)
             os.close(terminal)
+
+
+def answers() -> dict[str, float]:
+    """Seconds until a prompt has answered with three tokens, in a cache that holds the base and no more."""
+    with tempfile.TemporaryDirectory() as cache, tempfile.TemporaryDirectory() as library:
+        base = load_base("smollm2-135m")
+        prompts: Any = SimpleNamespace(
+            prompts=[base.embed(base.encode("One word: the topic of a headline."))]
+        )
+        save_prompts(base, prompts, Path(library))
+        (Path(cache) / "converted").symlink_to(cache_root() / "converted")
+        asked = ["generate", "prompt-0", "Rates cut", "--library", library, "--max-new-tokens", "3"]
+
+        def seconds() -> float:
+            began = time.perf_counter()
+            code = f"from softprompt.cli.main import run; raise SystemExit(run({asked!r}))"
+            subprocess.run(
+                [sys.executable, "-c", code], env=os.environ | {"SOFTPROMPT_CACHE": cache}, check=True
+            )
+            return round(time.perf_counter() - began, 2)
+
+        return {"first": seconds(), "later": min(seconds() for _ in range(3))}
 
 
 def installed(package: str = "softprompt") -> dict[str, int]:

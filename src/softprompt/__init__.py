@@ -12,7 +12,6 @@ Importing the package imports no torch; names are loaded when they are first use
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from softprompt import errors
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from softprompt.serving.engine import Engine
     from softprompt.training.run import train_many
 
-__version__ = version("softprompt")
+    __version__: str
 
 __all__ = [
     "Base",
@@ -84,6 +83,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":  # reading it takes as long as all else that the help of the command needs
+        return importlib.import_module("importlib.metadata").version("softprompt")
     if name not in _HOMES:
         raise AttributeError(f"module 'softprompt' has no attribute {name!r}")
     module, attribute = _HOMES[name]

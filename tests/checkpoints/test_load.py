@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,17 @@ def test_a_gguf_is_converted(saved: Path, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(load, "converted", lambda path, notify: saved if path == file else None)
     assert open_tiny(file).source == str(file)
     refused(tmp_path / "none.gguf", "There is no file")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what memory is a file")
+def test_weights_in_their_own_number_format_are_not_copied(saved: Path) -> None:
+    """So a base that was converted from a GGUF file is there at once, and processes share its memory."""
+    model = open_tiny(saved).model
+    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+    mapped = [line[0].split("-") for line in lines if line[-1] == str(saved / "model.safetensors")]
+    spans = [(int(start, 16), int(stop, 16)) for start, stop in mapped]
+    for name, parameter in model.named_parameters():
+        assert any(start <= parameter.data_ptr() < stop for start, stop in spans), name
 
 
 def test_names_that_lead_nowhere(tmp_path: Path) -> None:

@@ -28,6 +28,19 @@ def test_help_imports_nothing_heavy(args: list[str]) -> None:
     )
 
 
+def test_the_help_reads_no_package_metadata() -> None:
+    """Which takes as long as all the rest of it."""
+    code = RUN.format(args=["--help"]) + "sys.exit('importlib.metadata' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=False, stdout=subprocess.DEVNULL)
+    assert done.returncode == 0
+
+
+def test_garbage_is_looked_for_again_once_all_is_imported() -> None:
+    code = "import gc, sys; from softprompt.cli.screen import wake; wake(); "
+    code += "sys.exit(not (gc.isenabled() and gc.get_freeze_count() and 'torch' in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 @pytest.mark.parametrize("verb", [verb for verb, (home, _) in VERBS.items() if find_spec(home)])
 def test_every_verb_has_help(shell: Shell, verb: str) -> None:
     done = shell(verb, "--help")

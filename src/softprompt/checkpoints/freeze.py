@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from softprompt.base.attention import IMPLEMENTATION, register
-from softprompt.base.layout import PADDED
+from softprompt.base.layout import LAYOUTS, PADDED
 from softprompt.base.model import Base
 from softprompt.checkpoints.fingerprint import fingerprint
-from softprompt.checkpoints.load import open_model
+from softprompt.checkpoints.load import Loaded, open_model
 from softprompt.checkpoints.probe import attend_with, settle
+from softprompt.checkpoints.remembered import Finding
 
 __all__ = ["freeze", "load_base"]
 
@@ -55,7 +56,23 @@ def load_base(
         memory=memory,
         notify=notify,
     )
-    return freeze(found.model, found.tokenizer, model)
+    known = None if found.remembered is None else found.remembered.recall()
+    if known is not None and known.layout in LAYOUTS:
+        return _as_known(found, model, known)
+    base = freeze(found.model, found.tokenizer, model)
+    if found.remembered is not None:
+        attention = str(base.config._attn_implementation)
+        found.remembered.keep(Finding(base.fingerprint, base.layout.name, attention))
+    return base
+
+
+def _as_known(found: Loaded, name: str, known: Finding) -> Base:
+    """The base of a checkpoint that was fingerprinted and tried before."""
+    found.model.eval().requires_grad_(False)
+    if found.model.config._attn_implementation != known.attention:
+        register()
+        found.model.set_attn_implementation(known.attention)
+    return Base(found.model, found.tokenizer, name, known.fingerprint, LAYOUTS[known.layout])
 
 
 def freeze(model: Any, tokenizer: Any, name: str) -> Base:

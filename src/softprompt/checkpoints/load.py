@@ -15,6 +15,7 @@ from softprompt.checkpoints import catalog, hub
 from softprompt.checkpoints.convert import converted, quiet
 from softprompt.checkpoints.placement import choose_device, choose_dtype
 from softprompt.checkpoints.quantise import STORED, compute_in, keep_differentiable, quantised
+from softprompt.checkpoints.remembered import Remembered
 from softprompt.checkpoints.spread import devices_in_order, layer_places, let_pool_be, quiet_accelerate
 from softprompt.errors import BaseModelError, ConfigError, ResourceError
 from softprompt.packages import require
@@ -38,7 +39,8 @@ _PICKLED_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 class Loaded:
     """A frozen causal language model with its tokenizer.
 
-    ``source`` is what the user wrote; ``revision`` the commit that was loaded, None for what is no hub id.
+    ``source`` is what the user wrote; ``revision`` the commit that was loaded, None for what is no hub id;
+    ``remembered`` what was found out about it before, None where that depends on more than its files.
     """
 
     model: Any
@@ -47,6 +49,7 @@ class Loaded:
     revision: str | None
     device: torch.device
     dtype: torch.dtype
+    remembered: Remembered | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,9 @@ def open_model(
         if len(set(places.values())) > 1:
             notify(f"Spreading {place.name} over {', '.join(dict.fromkeys(places.values()))}")
             options["device_map"] = places
+    remembered = None
+    if not (few_bits or trust_remote_code or attn_implementation or "device_map" in options):
+        remembered = Remembered(place.folder, str(number_format), str(where))
     with quiet():
         model = _model(place, config, STORED if few_bits else number_format, options)
     if few_bits:
@@ -125,7 +131,8 @@ def open_model(
         let_pool_be(model)
     else:
         model = _move(place, model, where)
-    return Loaded(model, tokenizer, source, place.folder.name if place.remote else None, where, number_format)
+    revision = place.folder.name if place.remote else None
+    return Loaded(model, tokenizer, source, revision, where, number_format, remembered)
 
 
 def _find(source: str, revision: str | None, trusted: bool, notify: Callable[[str], None]) -> _Place:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from softprompt.base.cache import DecodeCache
 from softprompt.base.kv_pool import Chunk, KVPool
-from softprompt.base.layout import ALONE, FLAT, PACKED, PADDED, TOLD, Windows
+from softprompt.base.layout import ALONE, FLAT, LAYOUTS, PACKED, PADDED, TOLD, Windows
 from softprompt.base.model import Base, Batch
 from softprompt.base.packing import TokenRow
 from softprompt.errors import BaseModelError, ResourceError
@@ -66,7 +66,7 @@ def settle(base: Base) -> Base:
     reason = ""
     short: _Short | None = None
     far: _Far | None = None
-    for layout in (FLAT, PACKED, TOLD, PADDED, ALONE):
+    for layout in LAYOUTS.values():
         candidate = replace(base, layout=layout)
         try:
             short = short or _Short.of(base)

@@ -18,7 +18,6 @@ from typing import Any
 
 import click
 
-import softprompt
 from softprompt.cli.faults import Ending, ending_of
 from softprompt.errors import ConfigError
 from softprompt.team import ALONE, Team, join, started_together
@@ -96,7 +95,7 @@ class _Verbs(click.Group):
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="`softprompt VERB --help` shows what a verb takes.",
 )
-@click.version_option(softprompt.__version__, prog_name="softprompt")
+@click.version_option(package_name="softprompt", prog_name="softprompt")
 @click.pass_context
 def group(context: click.Context) -> None:
     """Teach one frozen language model many jobs through learnt prefixes."""
