@@ -48,6 +48,8 @@ PAGE = ROOT / "docs" / "architectures.md"
 EXACT = 1e-4
 SECONDS = 120
 """Of processor time for one family, so that a busy machine says nothing of a model."""
+HERE = "ok, not in PEFT"
+"""Right, and PEFT has no format for it."""
 LENGTHS = (22, 100, 7, 63)
 METHODS: dict[str, dict[str, Any]] = {
     "soft": {"kind": "prompt-tuning", "front": "{soft:5}", "init": "random"},
@@ -180,6 +182,8 @@ def kept(base: Base, plain: Any, prompt: Any, library: Path) -> str:
         wanted = prompt.base.next_logits([TokenRow(row)], prompt.prefix)[0]
         if apart(again.base.next_logits([TokenRow(row)], again.prefix)[0], wanted) > EXACT:
             faults.append("read again it is another")
+        if Library(library).load(prompt.name).payload.opened_by == "softprompt":
+            return "; ".join(faults) or HERE
         try:
             theirs: Any = peft.PeftModel.from_pretrained(copy.deepcopy(plain), library / prompt.name).eval()
             ids = torch.tensor([(*base.start_ids, *row) if prompt.change else row])
@@ -303,7 +307,7 @@ def verdicts(about: dict[str, Any]) -> list[str]:
 def good(verdict: str) -> bool:
     """Whether a cell is right, or was refused before any work."""
     number = verdict[:1].isdigit() and float(verdict) <= EXACT
-    return number or verdict in ("yes", "ok", "–") or verdict.startswith("refused")
+    return number or verdict in ("yes", "ok", HERE, "–") or verdict.startswith("refused")
 
 
 def cell(text: str) -> str:

@@ -29,6 +29,8 @@ EXAMPLES: dict[str, Any] = {
     "data.train": "tickets.csv",
     "data.validation": "held-out.csv",
     "data.test": "hub:ag_news/ag_news/test",
+    "data.separator": ";",
+    "data.long_targets": "cut",
     "data.input": "Ticket: {text}\nQueue:",
     "data.target": " {queue}",
     "data.labels": ["billing", "outage"],

@@ -15,9 +15,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 __all__ = ["WINDOW", "WORDS", "families", "tiny_model"]
 
 WORDS = 97
+WITH_MARKS = 112
+"""Words of a model that has marks for images and the like, which come last; no text has them in it."""
 WINDOW = 40
 """Longer than what a quick look at a model reads, and less than half of the longest row checked."""
 _LAYERS = 4
+_MARK = ("token_id", "token_index")
+_TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 _SMALL: dict[int, str] = {
     WORDS: "vocab_size vocab_size_per_layer_input",
@@ -41,13 +45,14 @@ _SMALL: dict[int, str] = {
     "linear_num_key_heads linear_num_value_heads index_n_heads time_step_rank mamba_dt_rank",
     2: "num_key_value_heads kv_n_heads num_kv_heads n_head_kv num_experts_per_tok top_k moe_top_k moe_k "
     "num_experts_per_token top_k_experts",
-    1: "n_group topk_group n_shared_experts num_shared_experts moe_num_shared_experts "
+    1: "n_group num_expert_group topk_group n_shared_experts num_shared_experts moe_num_shared_experts "
     "first_k_dense_replace mamba_n_groups n_groups mamba_ngroups num_dense_layers num_nextn_predict_layers",
 }  # fmt: skip
 _SETTINGS = {name: value for value, names in _SMALL.items() for name in names.split()}
 
 _ALIKE_HEADS = {"num_key_value_heads": 4}
-_ROTARY = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
+_TURN = {"rope_type": "default", "rope_theta": 10000.0}
+_ROTARY = {"rope_parameters": {"full_attention": _TURN, "sliding_attention": _TURN}}
 _GEMMA4 = {"num_kv_shared_layers": 2, "layer_types": ["sliding_attention", "full_attention"] * 2}
 _GRANITE = {"logits_scaling": 8.0, "embedding_multiplier": 2.0, "residual_multiplier": 0.5}
 _OWN: dict[str, dict[str, Any]] = {
@@ -62,13 +67,14 @@ _OWN: dict[str, dict[str, Any]] = {
     "deepseek_v2": _ALIKE_HEADS | {"num_experts_per_tok": 2},
     "deepseek_v3": _ALIKE_HEADS,
     "deepseek_v32": _ALIKE_HEADS,
-    "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0}},
+    "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0}},
     "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1},
     "dots3_note_text": _ALIKE_HEADS,
     "falcon_h1": {"mamba_d_ssm": 64},
     "gemma3n_text": _GEMMA4 | {"altup_num_inputs": 2, "activation_sparsity_pattern": [0.0] * _LAYERS},
     "glm4_moe_lite": _ALIKE_HEADS,
     "glm_moe_dsa": _ALIKE_HEADS,
+    "gpt_bigcode": {"num_key_value_heads": 1},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "granite": _GRANITE,
     "granite_swa": _GRANITE,
@@ -113,7 +119,8 @@ def _decodes(family: str) -> bool:
 def tiny_model(family: str, seed: int = 0) -> Any:
     """A freshly made random model; its weights are large enough that every mistake shows in the logits."""
     torch.manual_seed(seed)
-    config = _shrunk(CONFIG_MAPPING[family]())
+    default = CONFIG_MAPPING[family]()
+    config = _shrunk(default, WITH_MARKS if _marks(default) else WORDS)
     made = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for parameter in made.parameters():
@@ -124,21 +131,27 @@ def tiny_model(family: str, seed: int = 0) -> Any:
     return made.eval()
 
 
-def _shrunk(default: Any) -> Any:
+def _marks(default: Any) -> list[str]:
+    """What a configuration calls words that stand for something else than text, in all its parts."""
+    found = [n for n, v in vars(default).items() if n.endswith(_MARK) and isinstance(v, int)]
+    inner = [value for value in vars(default).values() if isinstance(value, PretrainedConfig)]
+    return [name for name in found if name not in _TOKENS] + [name for one in inner for name in _marks(one)]
+
+
+def _shrunk(default: Any, words: int) -> Any:
     """The configuration of the same kind, small."""
     small: dict[str, Any] = {}
     for name, value in vars(default).items():
         if isinstance(value, PretrainedConfig):
-            small[name] = _shrunk(value)
+            small[name] = _shrunk(value, words)
         elif name in _SETTINGS and value is not None and not isinstance(value, dict):
             small[name] = _SETTINGS[name] if not isinstance(value, list) else [_SETTINGS[name]] * _LAYERS
         elif isinstance(value, list) and len(value) > _LAYERS and isinstance(value[0], str):
             kinds = list(dict.fromkeys(value))
             small[name] = [kinds[i % len(kinds)] for i in range(_LAYERS)]
-    marks = [
-        n for n, v in vars(default).items() if n.endswith(("token_id", "token_index")) and isinstance(v, int)
-    ]
-    small |= {name: WORDS - 1 - number for number, name in enumerate(marks)}
-    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    small |= {name: value for name, value in tokens.items() if hasattr(default, name)}
+        if small.get(name) == WORDS:
+            small[name] = words
+    marks = [n for n, v in vars(default).items() if n.endswith(_MARK) and isinstance(v, int)]
+    small |= {name: words - 1 - number for number, name in enumerate(marks)}
+    small |= {name: value for name, value in _TOKENS.items() if hasattr(default, name)}
     return type(default)(**small | _OWN.get(default.model_type, {}))

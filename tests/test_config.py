@@ -440,6 +440,24 @@ def test_other_spellings_are_of_labels_and_change_no_digest_where_there_are_none
         parse({"data": {"input": "{t}", "target": " {l}", "label_aliases": {"A": "a"}}})
 
 
+def test_separators_and_long_targets_change_no_digest_where_they_are_off() -> None:
+    rows = {"input": "{t}", "target": " {l}", "train": "rows.csv.gz"}
+    plain = parse({"data": rows}).model_dump(mode="json")["data"]
+    assert not {"separator", "long_targets"} & plain.keys()
+    told = parse({"data": {**rows, "separator": "\t", "long_targets": "cut"}})
+    assert parse(told.model_dump(mode="json")) == told
+    for wrong, said in (
+        ({"separator": "::"}, "data.separator"),
+        ({"separator": "\n"}, "expected a letter that may stand between columns"),
+        ({"separator": ";", "train": "rows.json"}, r"is for \.csv and \.tsv files, and no source is one"),
+        ({"long_targets": "cut", "labels": ["a", "b"]}, "cannot cut labels and choices"),
+        ({"long_targets": "shorten"}, "expected one of refuse, drop, cut"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            parse({"data": {**rows, **wrong}})
+    parse({"data": {**rows, "long_targets": "drop", "labels": ["a", "b"]}})
+
+
 def test_a_recipe_is_loaded_by_its_name_unless_a_file_has_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

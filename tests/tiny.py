@@ -103,6 +103,33 @@ CONFIGS |= {
     ),
 }
 
+CONFIGS |= {
+    "deepseek-v3": lambda: transformers.DeepseekV3Config(
+        **_LLAMA | {"num_key_value_heads": 4},
+        moe_intermediate_size=16,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        n_group=1,
+        topk_group=1,
+        first_k_dense_replace=1,
+        kv_lora_rank=16,
+        q_lora_rank=16,
+        qk_nope_head_dim=8,
+        qk_rope_head_dim=8,
+        v_head_dim=8,
+    ),
+    "gemma4": lambda: transformers.Gemma4TextConfig(
+        **_LLAMA | {"num_hidden_layers": 4},
+        head_dim=8,
+        global_head_dim=16,
+        sliding_window=16,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+        num_kv_shared_layers=2,
+        vocab_size_per_layer_input=VOCABULARY,
+        hidden_size_per_layer_input=8,
+    ),
+}
+
 WITH_STATES = ("qwen3-next", "lfm2", "mamba2")
 """Layers that recur, layers that convolve, no layer that attends."""
 

@@ -21,22 +21,20 @@ def test_a_family_is_right_in_every_column(family: str, layout: str) -> None:
     assert {found[name] for name in architectures.METHODS} == {"ok"}
 
 
-def test_what_cannot_be_kept_is_refused_before_it_is_learnt() -> None:
-    found = architectures.check("deepseek_v3")
-    assert all(map(architectures.good, architectures.verdicts(found)))
-    assert found["soft"] == "ok"
-    assert found["kv"].startswith(
-        "refused: deepseek_v3 has 4 layers and 4 layers of key/value heads 1x16x1x8"
-    )
-
-
-@pytest.mark.parametrize(("family", "layout"), [("qwen3_next", "told"), ("mamba2", "told")])
-def test_a_family_that_keeps_states_learns_soft_prompts(family: str, layout: str) -> None:
+@pytest.mark.parametrize(
+    ("family", "layout", "kv"),
+    [
+        ("deepseek_v3", "packed", "ok, not in PEFT"),
+        ("qwen3_next", "told", "ok, not in PEFT"),
+        ("mamba2", "told", "refused: No layer of the model attends"),
+    ],
+)
+def test_a_family_of_layers_that_differ_learns_all_that_it_can(family: str, layout: str, kv: str) -> None:
     found = architectures.check(family)
     assert found["layout"] == layout
     assert all(map(architectures.good, architectures.verdicts(found)))
     assert found["soft"] == found["lora"] == "ok"
-    assert found["kv"].startswith("refused: ")
+    assert found["kv"].startswith(kv)
 
 
 def test_a_model_that_forgets_its_state_is_refused_at_loading() -> None:

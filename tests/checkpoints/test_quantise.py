@@ -14,7 +14,7 @@ import softprompt
 import tiny
 from softprompt.base.model import Base
 from softprompt.base.packing import TokenRow
-from softprompt.checkpoints.quantise import STORED, quantised
+from softprompt.checkpoints.quantise import quantised
 from softprompt.errors import ConfigError, ResourceError
 
 pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
@@ -35,12 +35,10 @@ def load(folder: Path, quantisation: str, dtype: str = "float32") -> Base:
 
 
 def plain_copy(base: Base) -> Any:
-    """The same model with its 4-bit weights written out in full, the others as they were read."""
+    """The same model with its 4-bit weights written out in full, the others as in the checkpoint."""
     import bitsandbytes as bnb
 
     model = tiny.model("llama")
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(STORED).float()
     for name, module in base.model.named_modules():
         if isinstance(module, bnb.nn.Linear4bit):
             weight = bnb.functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
@@ -61,6 +59,22 @@ def test_nf4_has_the_loss_and_gradient_of_its_weights_written_out(folder: Path) 
     assert torch.allclose(found[0], found[2], rtol=1e-4)
     assert (found[1] - found[3]).norm() <= 1e-4 * found[3].norm()
     assert found[3].norm() > 0
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3"])
+def test_what_is_not_quantised_is_what_the_checkpoint_holds(
+    kind: str, architecture: str, tmp_path: Path
+) -> None:
+    model = tiny.model(architecture)
+    model.save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    wanted = dict(model.named_parameters())
+    plain = {n: p for n, p in load(tmp_path, kind).model.named_parameters() if p.is_floating_point()}
+    assert any(n.endswith(("embed_tokens.weight", "wte.weight")) for n in plain)
+    assert not any(n.endswith(("q_proj.weight", "c_attn.weight")) for n in plain)
+    for name, parameter in plain.items():
+        assert torch.equal(parameter, wanted[name]), name
 
 
 def test_reading_does_not_change_a_byte_of_nf4_weights(folder: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 import transformers
 
 import softprompt
+import tiny
 from cli.shell import Shell
 from library import samples
 from softprompt.base.packing import TokenRow
@@ -28,11 +29,11 @@ def train(shell: Shell, *method: str, name: str = "moods") -> None:
     assert done.code == 0, done.err
 
 
-def peft_folder(folder: str, **options: Any) -> Any:
-    model = transformers.AutoModelForCausalLM.from_pretrained("base")
+def peft_folder(folder: str, base: str = "base", **options: Any) -> Any:
+    model = transformers.AutoModelForCausalLM.from_pretrained(base)
     config = peft.LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj", "v_proj"], **options)
     wrapped: Any = peft.get_peft_model(model, config).eval()
-    samples.shaken([p for n, p in wrapped.named_parameters() if "lora_" in n], seed=1)
+    samples.shaken([p for p in wrapped.parameters() if p.requires_grad], seed=1)
     wrapped.save_pretrained(folder)
     return wrapped
 
@@ -82,6 +83,68 @@ def test_export_says_how_to_open_it(shell: Shell) -> None:
     assert Path("out", "adapter_model.safetensors").exists()
 
 
+# Merged ------------------------------------------------------------------------------------------
+
+IA3 = ("--set", "method.kind=ia3")
+
+
+@pytest.mark.parametrize(
+    "method", [LORA, (*LORA, "--set", "method.dora=true"), IA3, FULL], ids=["lora", "dora", "ia3", "full"]
+)
+def test_a_merged_export_is_a_plain_model_with_our_logits(method: tuple[str, ...], shell: Shell) -> None:
+    train(shell, *method)
+    done = shell("export", "moods", "plain", "--merge")
+    assert done.code == 0, done.err
+    assert 'AutoModelForCausalLM.from_pretrained("plain")' in done.out
+    assert sorted(file.name for file in Path("plain").iterdir()) == MODEL
+    assert "PeftModel" not in Path("plain/README.md").read_text(encoding="utf-8")
+    prompt = softprompt.load_prompt("moods", softprompt.load_base("base", dtype="float32"))
+    plain = transformers.AutoModelForCausalLM.from_pretrained("plain")
+    untouched = transformers.AutoModelForCausalLM.from_pretrained("base")
+    assert plain.dtype == torch.float32  # in which it was learnt
+    tokenizer = transformers.AutoTokenizer.from_pretrained("plain")
+    ids = tokenizer("a good film 3", return_tensors="pt").input_ids
+    assert tuple(ids[0].tolist()) == (*prompt.base.start_ids, *prompt.base.encode("a good film 3"))
+    row = TokenRow(tuple(ids[0].tolist()))
+    with torch.no_grad():
+        found = prompt.base.next_logits([row], prompt.front)[0]
+        torch.testing.assert_close(plain(ids).logits[0, -1], found, rtol=1e-5, atol=1e-5)
+        assert not torch.allclose(untouched(ids).logits[0, -1], found, atol=1e-3)
+    again = shell("export", "moods", "plain", "--merge", "--overwrite", "--dtype", "bfloat16", "--json")
+    assert again.json["files"] == MODEL
+    assert transformers.AutoModelForCausalLM.from_pretrained("plain").dtype == torch.bfloat16
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_head_of_its_own_is_merged_too(shell: Shell) -> None:
+    tiny.model("gemma3").save_pretrained("tied")  # whose head is its embedding
+    tiny.tokenizer().save_pretrained("tied")
+    wrapped = peft_folder("theirs", base="tied", modules_to_save=["lm_head"], bias="all")
+    assert shell("import", "theirs", "--name", "mine", "--model", "tied", "--dtype", "float32").code == 0
+    assert shell("export", "mine", "plain", "--merge").code == 0
+    plain = transformers.AutoModelForCausalLM.from_pretrained("plain")
+    ids = torch.tensor([[5, 9, 33, 7, 80]])
+    with torch.no_grad():
+        torch.testing.assert_close(plain(ids).logits, wrapped(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_what_cannot_be_merged_is_refused_before_anything_is_written(taught: Shell) -> None:
+    done = taught("export", "moods", "plain", "--merge")
+    assert done.code != 0
+    assert "changes no weight of the model" in done.err
+    done = taught("export", "moods", "plain", "--dtype", "float32")
+    assert done.code != 0
+    assert "for --merge" in done.err
+    train(taught, *LORA, "--set", "base.quantisation=nf4", name="few")
+    done = taught("export", "few", "plain", "--merge")
+    assert done.code != 0
+    assert "in its nf4 form, and no change fits into such weights" in done.err
+    assert not Path("plain").exists()
+
+
+# From PEFT ---------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"use_dora": True}], ids=str)
 def test_import_takes_a_lora_that_peft_wrote(options: dict[str, bool], shell: Shell) -> None:
     wrapped = peft_folder("theirs", **options)
@@ -121,11 +184,12 @@ def test_import_puts_the_start_token_before_a_strangers_lora(shell: Shell, tmp_p
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_import_refuses_a_lora_it_cannot_follow_exactly(shell: Shell) -> None:
-    peft_folder("theirs", rank_pattern={"v_proj": 4})
+    peft_folder("theirs", lora_bias=True)
     done = shell("import", "theirs", "--name", "mine", "--model", "base")
     assert done.code != 0
-    assert "its layers have different ranks" in done.err
+    assert "so its adapters have biases" in done.err
     assert not Path("prompts").exists()
 
 

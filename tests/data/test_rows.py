@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from softprompt.data.rows import candidate_ids, collect_faults, encode, encode_input
+from softprompt.data.rows import candidate_ids, collect_faults, encode, encode_input, too_long
 from softprompt.data.table import Row, Table
 from softprompt.data.template import Template
 from softprompt.errors import DataError
@@ -164,7 +164,7 @@ def test_too_little_room_names_the_row() -> None:
         encode(table_of(*rows), Template("{a}:", " {b}"), letters, max_tokens=19)
     assert str(caught.value) == (
         "t.csv, row 2: the target and the template's own words alone have 20 tokens, more than the 19 "
-        "allowed: raise max_tokens or shorten them."
+        "allowed: raise max_tokens or shorten them, or let data.long_targets drop or cut such rows."
     )
 
 
@@ -242,6 +242,41 @@ def test_a_column_that_no_row_has_is_told_once() -> None:
     assert str(caught.value) == (
         "t.csv: there is no column 'text', the columns are txt, label; did you mean 'txt'?"
     )
+
+
+def test_a_target_that_is_too_long_is_refused_or_cut_at_its_end() -> None:
+    free = Template("Q: {q}\nA:", " {a}")
+    short, long = {"q": "why", "a": "so"}, {"q": "why " * 4, "a": "because " * 9}
+    asked = {"max_tokens": 40, "end": (END,)}
+    with pytest.raises(
+        DataError, match=r"row 2: the target .* have 80 tokens.*data\.long_targets drop or cut"
+    ):
+        encode(table_of(short, long), free, letters, **asked)
+    cut = encode(table_of(short, long), free, letters, **asked, cut_targets=True)
+    whole = encode(table_of(short), free, letters, **asked)
+    assert cut.examples[0] == whole.examples[0]  # what fits is as it was, its end among it
+    example = cut.examples[1]
+    assert text_of(example.target_ids) == (" " + "because " * 9)[: len(example.target_ids)]
+    assert len(example.input_ids) + len(example.target_ids) == 40
+    assert (
+        text_of(example.input_ids) == "Q: y why why why \nA:"
+    )  # half of the room at most, its beginning cut
+    assert cut.notes == (
+        "1 of 2 rows was longer than 40 tokens and was cut at the start of the q.",
+        "1 of 2 targets were too long for 40 tokens and lost their end.",
+    )
+    with pytest.raises(DataError, match="have 9 tokens, more than the 8 allowed"):
+        encode(table_of(long), Template("Question{q}", "{a}"), letters, max_tokens=8, cut_targets=True)
+
+
+def test_rows_whose_target_has_no_room_are_found() -> None:
+    free = Template("Q: {q}\nA:", "{a}")
+    rows = [{"q": "why " * 90, "a": "b" * length} for length in (1, 34, 33, 35)]
+    assert too_long(table_of(*rows), free, letters, max_tokens=40) == [3]
+    assert too_long(table_of(*rows), free, letters, max_tokens=40, end=(END,)) == [1, 3]
+    offered = Template("{q}", "{choice}", choices="c")
+    rows = [{"q": "?", "c": ["x", "y" * length], "label": 0} for length in (9, 11)]
+    assert too_long(table_of(*rows), offered, letters, max_tokens=10) == [1]
 
 
 def test_faults_are_collected() -> None:

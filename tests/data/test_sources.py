@@ -102,6 +102,16 @@ def test_large_fields(tmp_path: Path) -> None:
     assert read(write(tmp_path, "t.csv", f'a,b\n1,"{big}"\n')).rows[0]["b"] == big
 
 
+def test_a_separator_that_is_told_is_taken_whatever_the_first_line_holds(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("a;b|c\n1;2|3\n")
+    assert read(str(path)).columns == ("a", "b|c")
+    assert read(str(path), separator="|").rows == ({"a;b": "1;2", "c": "3"},)
+    path.write_text("a#b\n1#2#3\n")
+    with pytest.raises(DataError, match="put quotes around a field that holds a '#'"):
+        read(str(path), separator="#")
+
+
 def test_line_separators_inside_json_strings(tmp_path: Path) -> None:
     assert read(write(tmp_path, "t.jsonl", '{"a": "x\u2028y"}\r\n{"a": "z"}')).rows[0] == {"a": "x\u2028y"}
 

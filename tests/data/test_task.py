@@ -69,6 +69,53 @@ def test_a_fault_names_the_line_of_the_file_through_every_cut(tmp_path: Path) ->
                 assert table.place(number) == f"{path}, line {line}"
 
 
+def test_faults_of_all_parts_are_counted_together_and_a_misspelt_label_has_its_nearest(
+    tmp_path: Path,
+) -> None:
+    rows = [{"text": f"row {i}", "label": ("pos", "neg", "negg")[(i > 9) + i % 2]} for i in range(12)]
+    for name, part in (("train", rows), ("validation", rows[8:]), ("test", rows[9:])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in part))
+    sources = {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "validation", "test")}
+    with pytest.raises(DataError) as caught:
+        load_task(DataConfig(input="{text}", target=" {label}", labels=["pos", "neg"], **sources), 0)
+    assert str(caught.value) == (
+        f"{tmp_path}/train.jsonl, line 12 and 2 more with a fault: the label 'negg' in column 'label' is not "
+        "one of 'pos', 'neg'; did you mean 'neg'?"
+    )
+
+
+def test_rows_with_long_targets_are_left_out_of_every_part(tmp_path: Path) -> None:
+    rows = [{"q": f"question {i}", "a": "b" * (90 if i % 4 == 0 else 9)} for i in range(20)]
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    data = DataConfig(input="{q}:", target=" {a}", train=str(tmp_path / "rows.jsonl"), long_targets="drop")
+    task = load_task(data, 0)
+    kept = task.without_long_targets(letters, max_tokens=60, end=(0,))
+    assert sorted(str(row["q"]) for table in kept.tables.values() for row in table.rows) == sorted(
+        str(row["q"]) for i, row in enumerate(rows) if i % 4
+    )
+    gone = {name: len(table) - len(kept.tables[name]) for name, table in task.tables.items()}
+    assert [note for note in kept.notes if "were left out" in note] == [
+        f"{count} of {len(task.tables[name])} {name} rows were left out, because their targets are too long "
+        "for 60 tokens."
+        for name, count in gone.items()
+        if count
+    ]
+    for name in kept.tables:
+        kept.encode(name, letters, max_tokens=60, end=(0,))
+    with pytest.raises(DataError, match=r"data\.long_targets"):
+        task.encode("train", letters, max_tokens=60, end=(0,))
+    cut = load_task(data.model_copy(update={"long_targets": "cut"}), 0)
+    assert "lost their end" in cut.encode("train", letters, max_tokens=60, end=(0,)).notes[-1]
+
+
+def test_a_separator_may_be_set(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text,more:label\n" + "".join(f"a, b {i}:x\n" for i in range(5)))
+    data = DataConfig(input="{text,more}", target=" {label}", train=str(tmp_path / "rows.csv"), separator=":")
+    assert load_task(data, 0).tables["train"].columns == ("text,more", "label")
+    with pytest.raises(DataError, match="there is no column"):
+        load_task(data.model_copy(update={"separator": None}), 0)
+
+
 def test_demonstrations_are_solved_training_rows(tmp_path: Path) -> None:
     text = load_task(config(tmp_path), seed=0).demonstrations(2, seed=1)
     assert text.count("T: row ") == 2
@@ -210,9 +257,8 @@ def test_empty_rows_are_left_out_and_said_so(tmp_path: Path) -> None:
     path = tmp_path / "messy.jsonl"
     assert f"2 empty rows were left out of {path}, the first at {path}, line 21." in task.notes
     half = messy(tmp_path, [*MESSY, ("no label", None)], labels="auto")
-    task = load_task(half.model_copy(update={"validation": half.train}), 0)
-    with pytest.raises(DataError, match="line 24: the column 'label' has no value"):
-        task.encode("train", letters, max_tokens=50, end=())
+    with pytest.raises(DataError, match="line 24 and 1 more with a fault: the column 'label' has no value"):
+        load_task(half.model_copy(update={"validation": half.train}), 0)
 
 
 def test_a_free_text_with_few_values_asks_whether_labels_were_meant(tmp_path: Path) -> None:

@@ -100,12 +100,22 @@ def test_the_target_holds_the_label_only(target: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "field", ["{text.__class__}", "{text[0]}", "{text!r}", "{text:>10}", "{}", "{ }", '{"a": 1}', "{a\nb}"]
+    "field", ["{text[0]}", "{text.a[0]}", "{text!r}", "{text:>10}", "{}", "{ }", '{"a": 1}', "{a\nb}"]
 )
 def test_only_column_names_may_stand_in_braces(field: str) -> None:
     assert "The input template has the field" in fault(field, " {label}")
     with pytest.raises(DataError, match="The target template has the field"):
         Template("x", field)
+
+
+def test_a_dot_is_part_of_a_name_and_reaches_for_nothing() -> None:
+    template = Template("{question.stem}?", " {answer.text}")
+    row = {"question.stem": "why", "answer.text": "so", "question": {"stem": "no"}}
+    assert template.input_text(row) == "why?"
+    assert template.target_text(row) == " so"
+    assert template.columns == ("question.stem", "answer.text")
+    said = row_fault(Template("{text.__class__}", " x"), {"text": "x"})
+    assert "here is no column 'text.__class__', the columns are text" in said
 
 
 @pytest.mark.parametrize(
@@ -227,7 +237,7 @@ class AlwaysBrace(dict[str, str]):
 def test_random_templates_render_as_format_would_or_say_why() -> None:
     rng = random.Random(0)
     for _ in range(2000):
-        text = "".join(rng.choice("{}{}a b.:!") for _ in range(rng.randint(1, 12)))
+        text = "".join(rng.choice("{}{}a b:!") for _ in range(rng.randint(1, 12)))
         try:
             template = Template(text, "x")
         except DataError:

@@ -77,7 +77,7 @@ def test_a_card_cannot_be_changed() -> None:
         ("created", "2026-05-01T12:00:00+02:00", "should be an ISO 8601 time in UTC"),
         ("created", "2026-05-01T12:00:00", "should be an ISO 8601 time in UTC"),
         ("template/target", "none", "the field template: The target template 'none' must hold one field"),
-        ("template/input", "{text.__class__}", "only the name of a column may stand in braces"),
+        ("template/input", "{text[0]}", "only the name of a column may stand in braces"),
         ("template/labels", ["a", "b"], "the field template.labels should be a valid dictionary"),
         ("scores/test/accuracy", "1e999", "scores.test.accuracy should be a finite number, got inf"),
         ("name", "half \ud800 a letter", "name holds half a character"),

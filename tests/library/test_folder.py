@@ -130,7 +130,7 @@ def fail_at_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def fail_at_readme(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(_: Any) -> str:
+    def interrupted(*_: Any) -> str:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(folder, "model_card", interrupted)
@@ -160,7 +160,7 @@ import os, signal, sys
 sys.path.insert(0, {tests!r})
 from library import samples
 from softprompt.library import folder
-folder.model_card = lambda card: os.kill(os.getpid(), signal.SIGKILL)
+folder.model_card = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 folder.Library({path!r}).save("new", samples.learnt(), samples.card())
 """
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
 import tiny
@@ -136,6 +139,105 @@ def test_pefts_adapter_gives_pefts_logits(architecture: str, options: Any, tmp_p
     same(ours(tmp_path, architecture), samples.peft_logits(wrapped))
 
 
+# As others configure it ---------------------------------------------------------------------------
+
+BIG = {"r": 2, "lora_alpha": 6, "lora_dropout": 0.05}
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "the course's": ("bloom", {"bias": "lora_only", "target_modules": ["query_key_value"]}),
+    "biases of its layers": ("gpt-neox", {"bias": "lora_only", "target_modules": ["query_key_value"]}),
+    "all biases": ("gpt2", {"bias": "all", "target_modules": ["c_attn"]}),
+    "head and embeddings whole": ("llama", {"modules_to_save": ["lm_head", "embed_tokens"]}),
+    "a head that was tied": ("gemma3", {"modules_to_save": ["lm_head"]}),
+    "norms whole": ("llama", {"modules_to_save": ["norm", "input_layernorm"]}),
+    "embeddings": ("llama", {"target_modules": ["q_proj", "embed_tokens"]}),
+    "embeddings that are scaled": ("gemma3", {"target_modules": ["q_proj", "embed_tokens"]}),
+    "the head": ("llama", {"target_modules": ["q_proj", "lm_head"]}),
+    "the head alone": ("llama", {"target_modules": ["lm_head"], "use_dora": True}),
+    "some words": ("llama", {"trainable_token_indices": [5, 33]}),
+    "some words of a tied head": ("gemma3", {"trainable_token_indices": [5, 33]}),
+    "words by their layer": ("llama", {"trainable_token_indices": {"embed_tokens": [7], "lm_head": [1, 2]}}),
+    "a regular expression": ("llama", {"target_modules": r".*layers\.[12]\..*(q|v)_proj"}),
+    "some layers": ("llama", {"layers_to_transform": [1]}),
+    "a layer of a list": (
+        "gpt2",
+        {"target_modules": ["c_attn"], "layers_to_transform": 2, "layers_pattern": "h"},
+    ),
+    "all but some": ("llama", {"target_modules": "all-linear", "exclude_modules": r".*mlp.*"}),
+    "ranks of their own": ("llama", {"rank_pattern": {"q_proj": 3, r"^model.layers.0.*v_proj": 1}}),
+    "alphas of their own": (
+        "llama",
+        {"alpha_pattern": {r"^model\.layers\.1\.self_attn\.q_proj": 20, "q_proj": 11, "self_attn.q_proj": 1}},
+    ),
+    "both, by the root of the rank": (
+        "llama",
+        {"rank_pattern": {"q_proj": 4}, "alpha_pattern": {"v_proj": 9}, "use_rslora": True},
+    ),
+}  # fmt: skip
+
+
+def as_others_do(folder: Path, which: str) -> tuple[str, Any]:
+    architecture, options = OTHERS[which]
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM", **BIG | {"target_modules": ["q_proj", "v_proj"]} | options
+    )
+    wrapped: Any = peft.get_peft_model(tiny.model(architecture), config).eval()
+    samples.shaken([p for p in wrapped.parameters() if p.requires_grad], seed=5)
+    wrapped.save_pretrained(folder)
+    return architecture, wrapped
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("which", OTHERS)
+def test_adapters_as_others_configure_them_give_pefts_logits(which: str, tmp_path: Path) -> None:
+    architecture, wrapped = as_others_do(tmp_path / "theirs", which)
+    again = peft.PeftModel.from_pretrained(tiny.model(architecture), tmp_path / "theirs").eval()
+    expected = samples.peft_logits(wrapped)
+    same(samples.peft_logits(again), expected)  # PEFT itself loses nothing of it
+    base = tiny.base(architecture)
+    before = samples.bytes_of(base)
+    same(ours(tmp_path / "theirs", architecture), expected)
+    adapter, _ = lora_format.read(tmp_path / "theirs")
+    merged = adapter.merged(base)
+    nothing = torch.empty(0, base.width)
+    with torch.no_grad():
+        same(merged.next_logits(samples.ROWS, nothing), expected)
+        assert not torch.allclose(base.next_logits(samples.ROWS, nothing), expected, atol=1e-3)
+    assert samples.bytes_of(base) == before
+    # Kept in a library and written again, it is still the same to both.
+    (tmp_path / "again").mkdir()
+    met = adapter.meet(base)
+    assert met.change is not None
+    formats.payload(met.base, met.front, met.change).write(tmp_path / "again", "some/base", None)
+    same(ours(tmp_path / "again", architecture), expected)
+    theirs = peft.PeftModel.from_pretrained(tiny.model(architecture), tmp_path / "again").eval()
+    same(samples.peft_logits(theirs), expected)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_only_changes_layers_rides_and_what_changes_more_does_not(tmp_path: Path) -> None:
+    rides = {}
+    for number, which in enumerate(OTHERS):
+        architecture, _ = as_others_do(tmp_path / str(number), which)
+        adapter, _ = lora_format.read(tmp_path / str(number))
+        rides[which] = adapter.ride(tiny.base(architecture)) is not None
+    assert {which for which, does in rides.items() if does} == {
+        "a regular expression", "some layers", "a layer of a list", "all but some", "ranks of their own",
+        "alphas of their own", "both, by the root of the rank",
+    }  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_words_in_front_are_those_that_were_learnt(tmp_path: Path) -> None:
+    as_others_do(tmp_path, "head and embeddings whole")
+    tokenizer = copy.deepcopy(tiny.tokenizer())
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    adapter, _ = lora_format.read(tmp_path)
+    adopted = adapter.adopted(replace(tiny.base(), tokenizer=tokenizer))
+    assert torch.equal(adopted.front, adapter.change.tensors["model.embed_tokens.weight"][[1]])
+
+
 def test_names_of_layers_that_are_not_there_do_no_harm(tmp_path: Path) -> None:
     wrapped = theirs(tmp_path, target_modules=["q_proj", "query_key_value"])
     adapter, about = lora_format.read(tmp_path)
@@ -191,16 +293,6 @@ def test_an_adapter_of_another_width_is_refused_before_anything_is_made(tmp_path
         lora_format.read(tmp_path)[0].meet(tiny.base())
 
 
-@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")
-def test_an_adapter_of_the_head_is_refused(tmp_path: Path) -> None:
-    theirs(tmp_path, target_modules=["lm_head"])
-    assert "such as the tensor 'base_model.model.lm_head.base_layer.weight'" in refused(tmp_path)
-    tensors = load_file(tmp_path / WEIGHTS_FILE)
-    save_file({n: t for n, t in tensors.items() if ".lora_" in n}, tmp_path / WEIGHTS_FILE)
-    with pytest.raises(ArtifactError, match="cannot take one here, such as lm_head"):
-        lora_format.read(tmp_path)[0].meet(tiny.base())
-
-
 def test_words_of_another_width_are_refused(tmp_path: Path) -> None:
     written(tmp_path, samples.lora(tiny.base(), positions=2))
     save_file({"front": torch.ones(2, 31)}, tmp_path / FRONT_FILE)
@@ -242,9 +334,16 @@ def retensored(folder: Path, **changes: Tensor | None) -> None:
         ({"lora_A__weight": torch.ones(3, 32)}, "does not hold what its configuration asks for"),
         ({"lora_A__weight": torch.ones(2, 32, 1)}, "does not hold what its configuration asks for"),
         ({"lora_magnitude_vector": torch.ones(32)}, "does not hold what its configuration asks for"),
-        ({"lora_embedding_A": torch.ones(2, 32)}, "more than an adapter of linear layers in it"),
-        ({"lora_B__bias": torch.ones(32)}, "more than an adapter of linear layers in it"),
-        ({"weight": torch.ones(32)}, "more than an adapter of linear layers in it"),
+        ({"lora_embedding_A": torch.ones(2, 32)}, "does not hold what its configuration asks for"),
+        ({"lora_B__bias": torch.ones(32)}, "more in it than its configuration says"),
+        ({"bias": torch.ones(32)}, "more in it than its configuration says"),
+        ({"weight": torch.ones(32, 32)}, "more in it than its configuration says"),
+        ({"base_layer__bias": torch.ones(32)}, "more in it than its configuration says"),
+        ({"inner__weight": torch.ones(32)}, "more in it than its configuration says"),
+        (
+            {"token_adapter__trainable_tokens_delta": torch.ones(1, 32)},
+            "more in it than its configuration says",
+        ),
     ],
 )
 def test_tensors_that_do_not_belong_are_refused(changes: Any, said: str, tmp_path: Path) -> None:
@@ -331,16 +430,19 @@ def changed(folder: Path, **changes: Any) -> Path:
     return path
 
 
+LAYERS = {"model.layers.0.self_attn.q_proj": 4, "model.layers.0.self_attn.v_proj": 4}
+
+
 def test_the_settings_of_a_configuration_come_back(tmp_path: Path) -> None:
     config = read_config(changed(tmp_path))
-    assert config.settings == SETTINGS | {"targets": ["q_proj", "v_proj"]}
+    assert config.settings(LAYERS) == SETTINGS | {"targets": ["q_proj", "v_proj"]}
     assert config.base_model_name_or_path == "some/base"
     assert config.revision == "abc"
 
 
 def test_pefts_own_defaults_can_be_read(tmp_path: Path) -> None:
     peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]).save_pretrained(str(tmp_path))
-    settings = read_config(tmp_path / "adapter_config.json").settings
+    settings = read_config(tmp_path / "adapter_config.json").settings({"model.layers.0.self_attn.q_proj": 8})
     assert settings == {"rank": 8, "alpha": 8.0, "targets": ["q_proj"], "rslora": False, "dora": False}
 
 
@@ -363,6 +465,7 @@ def test_peft_reads_what_is_written(tmp_path: Path) -> None:
         {"inference_mode": False},
         {"lora_alpha": 2.5},
         {"modules_to_save": []},
+        {"target_parameters": ["gate.weight"]},
         {"peft_version": "9.9"},
         {"a_field_of_tomorrow": None},
         {"a_field_of_tomorrow": False},
@@ -377,23 +480,25 @@ def test_what_changes_nothing_is_accepted(changes: dict[str, Any], tmp_path: Pat
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"bias": "all"}, "bias is 'all', so biases of the model were trained too"),
+        ({"bias": "some"}, "bias is 'some', which is more than is done here"),
         ({"lora_bias": True}, "so its adapters have biases"),
-        ({"modules_to_save": ["lm_head"]}, "so a part of the model was trained too"),
-        ({"rank_pattern": {"q_proj": 2}}, "so its layers have different ranks"),
-        ({"alpha_pattern": {"q_proj": 2}}, "so its layers are scaled differently"),
-        ({"layers_to_transform": [0]}, "so only some layers are adapted"),
-        ({"layers_to_transform": 0}, "so only some layers are adapted"),
-        ({"layers_pattern": "layers"}, "so only some layers are adapted"),
-        ({"exclude_modules": ["q_proj"]}, "left out by a rule"),
+        ({"modules_to_save": "lm_head"}, "not a list of names"),
+        ({"modules_to_save": [3]}, "not a list of names"),
+        ({"rank_pattern": {"q_proj": 0}}, "not a table of whole numbers from 1"),
+        ({"alpha_pattern": {"q_proj": "2"}}, "no table of numbers by names"),
+        ({"alpha_pattern": {"(a+)+$": 2}}, "a stranger's pattern is not run"),
+        ({"alpha_pattern": {"q_.*": 2}}, "a stranger's pattern is not run"),
+        ({"ensure_weight_tying": True}, "so layers that share their weights share an adapter"),
         ({"init_lora_weights": "pissa"}, "a base whose weights were changed when it began"),
         ({"init_lora_weights": "pissa_niter_4"}, "a base whose weights were changed when it began"),
         ({"init_lora_weights": "olora"}, "a base whose weights were changed when it began"),
         ({"init_lora_weights": "loftq"}, "a base whose weights were changed when it began"),
         ({"init_lora_weights": 1}, "a base whose weights were changed when it began"),
         ({"loftq_config": {"loftq_bits": 4}}, "a base whose weights were changed when it began"),
-        ({"trainable_token_indices": [1]}, "so embeddings of the model were trained too"),
+        ({"trainable_token_indices": [-1]}, "not a list of tokens"),
+        ({"trainable_token_indices": 3}, "not a list of tokens"),
         ({"target_parameters": ["experts"]}, "outside of linear layers"),
+        ({"target_parameters": ["gate.weight", "mlp.experts.gate_up_proj"]}, "outside of linear layers"),
         ({"layer_replication": [[0, 2], [1, 3]]}, "so it repeats layers of the model"),
         ({"alora_invocation_tokens": [5]}, "so it acts only behind certain tokens"),
         ({"use_qalora": True}, "which is more than is done here"),
@@ -410,9 +515,9 @@ def test_what_changes_nothing_is_accepted(changes: dict[str, Any], tmp_path: Pat
         ({"lora_alpha": "x"}, "lora_alpha is 'x', not a number"),
         ({"lora_alpha": 1e300}, "not a number from 0 to 1,048,576"),
         ({"use_dora": 1}, "use_dora is 1, not true or false"),
-        ({"target_modules": r".*q_proj|(a+)+$"}, "a stranger's pattern is not run"),
-        ({"target_modules": None}, "not a list of names"),
+        ({"target_modules": None}, "not a list of names or a pattern"),
         ({"target_modules": []}, "not a list of names"),
+        ({"target_modules": ""}, "not a list of names"),
         ({"target_modules": [3]}, "not a list of names"),
         ({"target_modules": ["x" * 301]}, "not a list of names"),
     ],

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import peft
 import pytest
+import torch
 from huggingface_hub import constants
 
 import softprompt
 import tiny
 from library import samples
+from softprompt.cli.main import run
 from softprompt.errors import ArtifactError, ResourceError
 from softprompt.library.folder import Library
 from softprompt.library.prompt import Prompt
@@ -137,6 +140,82 @@ def test_what_is_pushed_comes_back_the_same(served: dict[str, dict[str, bytes]],
     assert b"secret place" not in everything
     assert b"rows.csv" in everything
     assert "adapter_config.json" in served["me/topics"]
+
+
+def put(served: dict[str, dict[str, bytes]], repo: str, folder: Path) -> None:
+    served[repo] = {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.mark.parametrize("spelt", ["them/lora", "hub:them/lora", "them/lora@main"])
+def test_an_adapter_of_the_hub_is_imported(
+    spelt: str, served: dict[str, dict[str, bytes]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM", r=2, target_modules=["q_proj"], base_model_name_or_path="a/b"
+    )
+    model = tiny.model("llama")
+    model.name_or_path = "a/b"
+    wrapped: Any = peft.get_peft_model(model, config).eval()
+    samples.shaken([p for p in wrapped.parameters() if p.requires_grad], seed=5)
+    wrapped.save_pretrained(tmp_path / "theirs")
+    put(served, "them/lora", tmp_path / "theirs")
+    library = str(tmp_path / "prompts")
+    wanted = ["import", spelt, "--name", "mine", "--library", library]
+    assert run(wanted) == 2
+    assert (
+        "does not say for sure which base it was learnt on ('a/b' by its own word)" in capsys.readouterr().err
+    )
+    base = tmp_path / "base"
+    tiny.model("llama").save_pretrained(base)
+    tiny.tokenizer().save_pretrained(base)
+    assert run([*wanted, "--model", str(base), "--dtype", "float32"]) == 0
+    prompt = softprompt.load_prompt("mine", softprompt.load_base(str(base), dtype="float32"), library)
+    torch.testing.assert_close(samples.logits(prompt), samples.peft_logits(wrapped), rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_and_a_prompt_of_the_hub_are_read_too(
+    served: dict[str, dict[str, bytes]], tmp_path: Path
+) -> None:
+    tiny.model("llama", seed=3).save_pretrained(tmp_path / "whole")
+    put(served, "them/whole", tmp_path / "whole")
+    a_prompt().push_to_hub("me/topics")
+    library = Library(tmp_path / "prompts")
+    whole = library.load_to_import("them/whole")
+    assert (whole.payload.kind, whole.card) == ("full", None)
+    whole.payload.adopted(tiny.base()).write(tmp_path, "base", None)  # its files lie in the hub's cache
+    assert library.load_to_import("me/topics").card is not None
+    with pytest.raises(ArtifactError, match=r"has no softprompt\.json, so"):
+        library.load("hub:them/whole")
+
+
+def test_a_folder_here_goes_before_the_hub(
+    served: dict[str, dict[str, bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    samples.peft_folder(tmp_path / "them" / "lora")
+    assert Library("prompts").load_to_import("them/lora").payload.kind == "prompt-tuning"
+    assert not served
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (
+            {"README.md": b""},
+            r"has no softprompt\.json or adapter_config\.json or config\.json, so it is no prompt",
+        ),
+        (
+            {"adapter_config.json": b"{}", "adapter_model.bin": b""},
+            "has no safetensors weights, and pickled ones",
+        ),
+    ],
+)
+def test_what_cannot_be_imported_from_the_hub_is_a_sentence(
+    files: dict[str, bytes], said: str, served: dict[str, dict[str, bytes]]
+) -> None:
+    served["them/x"] = files
+    with pytest.raises(ArtifactError, match=said):
+        Library("prompts").load_to_import("them/x")
 
 
 def test_the_hub_reads_its_card(served: dict[str, dict[str, bytes]]) -> None:

@@ -7,13 +7,15 @@ from typing import Any
 import peft
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
 import reference
 import tiny
-from softprompt.base.copies import Change
+from softprompt.base.copies import Change, linear_layers
 from softprompt.base.model import Base
 from softprompt.base.packing import TokenRow
+from softprompt.checkpoints.freeze import freeze
 from softprompt.config import FullConfig, LoraConfig
 from softprompt.errors import BaseModelError, ConfigError, WrongBaseError
 from softprompt.methods.build import Material, build_method
@@ -79,6 +81,21 @@ def test_adapters_give_the_loss_and_gradient_of_peft(options: dict[str, Any]) ->
     for name, parameter in zip(ours, method.trainable_parameters(), strict=True):
         assert parameter.grad is not None
         assert close(parameter.grad, named[f"base_model.model.{name}"].grad)
+
+
+def test_linear_layers_of_a_models_own_making_are_layers_and_routers_are_none() -> None:
+    torch.manual_seed(0)
+    about = transformers.FalconConfig(
+        vocab_size=tiny.VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4
+    )
+    model = transformers.AutoModelForCausalLM.from_config(about)
+    falcon = freeze(model, tiny.tokenizer(), "tiny-falcon")
+    kinds = {name.rsplit(".", 1)[-1] for name in linear_layers(falcon)}
+    assert kinds == {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"}
+    method = stepped(build(LoraConfig(rank=2), falcon))
+    assert len(method.trainable_parameters()) == 2 * len(linear_layers(falcon))
+    routed = linear_layers(tiny.base("qwen3-next"))
+    assert not [name for name in routed if name.endswith("mlp.gate")]
 
 
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)

@@ -12,12 +12,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from softprompt.base.model import Base
 
-__all__ = ["Change", "in_parts", "linear_layers", "shared_copy", "twin"]
+__all__ = ["Change", "in_parts", "linear_layers", "shared_copy", "twin", "with_parameters"]
 
 _OF_MODELS = ("transformers.models.", "transformers_modules.")
 """Where the code of single models is, those that bring their own included."""
@@ -43,12 +45,30 @@ class Change:
 def linear_layers(base: Base) -> list[str]:
     """Full names of every linear layer but the head, those that GPT-2 stores transposed included.
 
-    What a model derives from one and gives a pass of its own, such as a router of experts, is no such layer.
+    What a model derives from one and gives a pass of its own is such a layer if it gives the same product, as
+    Falcon's does, and none if it gives something else, as a router of experts.
     """
     head = base.model.get_output_embeddings()
     kinds = (nn.Linear, Conv1D)
     found = [(name, m) for name, m in base.model.named_modules() if isinstance(m, kinds) and m is not head]
-    return [name for name, m in found if not type(m).forward.__module__.startswith(_OF_MODELS)]
+    own = {type(m): m for _, m in found if type(m).forward.__module__.startswith(_OF_MODELS)}
+    others = {kind for kind, module in own.items() if not _is_product(module)}
+    return [name for name, m in found if type(m) not in others]
+
+
+def _is_product(layer: nn.Module) -> bool:
+    """Whether a layer gives its input times its weight, plus its bias."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    ones = torch.ones(1, weight.shape[1], dtype=weight.dtype, device=weight.device)
+    with torch.no_grad():
+        try:
+            found, wanted = layer(ones), functional.linear(ones, weight, layer.bias)  # type: ignore[arg-type]
+        except (RuntimeError, TypeError, ValueError):
+            return False
+    if not isinstance(found, Tensor) or found.shape != wanted.shape:
+        return False
+    return found.is_meta or torch.allclose(found, wanted, rtol=1e-2, atol=1e-2)
 
 
 def shared_copy(base: Base) -> Base:
@@ -57,6 +77,20 @@ def shared_copy(base: Base) -> Base:
     Its fingerprint names it apart from the original, so a prefix made by one is refused by the other.
     """
     return replace(base, model=twin(base), fingerprint=f"{base.fingerprint}+{next(_numbers)}")
+
+
+def with_parameters(base: Base, tensors: Mapping[str, Tensor]) -> Base:
+    """A copy of ``base`` with other numbers in some of its parameters, frozen.
+
+    Where two modules share a parameter, as embedding and head may, only the one that is named gets them.
+    """
+    changed = shared_copy(base)
+    for name, tensor in tensors.items():
+        owner, _, own = name.rpartition(".")
+        module = changed.model.get_submodule(owner)
+        old = getattr(module, own)
+        setattr(module, own, nn.Parameter(tensor.to(old.device, old.dtype), requires_grad=False))
+    return changed
 
 
 def twin(base: Base) -> Any:

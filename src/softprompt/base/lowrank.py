@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from softprompt.base.copies import linear_layers, twin
+from softprompt.base.copies import linear_layers, twin, with_parameters
 from softprompt.base.model import Base
 
-__all__ = ["LayerChange", "LowRank", "Riders", "ridden"]
+__all__ = ["LayerChange", "LowRank", "Riders", "folded", "plain_weight", "ridden"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +53,31 @@ class LowRank:
     def rank(self) -> int:
         """The greatest r of a layer."""
         return max((len(change.down) for change in self.layers.values()), default=0)
+
+
+def folded(base: Base, change: LowRank) -> Base:
+    """A copy of the base, whose weights are plain numbers, with a change in them: a model like any other."""
+    tensors = {}
+    for name, one in change.layers.items():
+        layer = base.model.get_submodule(name)
+        weight, bias = plain_weight(layer), getattr(layer, "bias", None)
+        assert weight is not None
+        made = weight.float() + one.up.float() @ one.down.float()  # [out, in]
+        if one.scale is not None:
+            made *= one.scale.float()[:, None]
+        tensors[f"{name}.weight"] = made if weight is layer.weight else made.T.contiguous()
+        if one.scale is not None and one.of_bias and bias is not None:
+            tensors[f"{name}.bias"] = bias.float() * one.scale.float()
+    return with_parameters(base, tensors)
+
+
+def plain_weight(layer: nn.Module) -> Tensor | None:
+    """[out, in], or None where it is not kept as plain numbers; GPT-2 and embeddings store it transposed."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    if not weight.is_floating_point() or type(weight) not in (Tensor, nn.Parameter):
+        return None
+    return weight if isinstance(layer, nn.Linear) else weight.T
 
 
 def ridden(base: Base) -> Base:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from softprompt.atomic import disk_fault
@@ -16,7 +17,11 @@ DESCRIPTION = ("*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken")
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 CODE = ("*.py",)
 
-_KINDS = {"config.json": "transformers model", "softprompt.json": "prompt of softprompt"}
+_KINDS = {
+    "config.json": "transformers model",
+    "softprompt.json": "prompt of softprompt",
+    "adapter_config.json": "adapter of PEFT",
+}
 """What a repository is by the file it has."""
 _TIMEOUT = 8.0  # seconds
 
@@ -26,16 +31,18 @@ def is_hub_id(source: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", source) is not None
 
 
-def must_stay_local(source: str, revision: str | None, *, hint: str = "", file: str = "config.json") -> bool:
+def must_stay_local(
+    source: str, revision: str | None, *, hint: str = "", files: Sequence[str] = ("config.json",)
+) -> bool:
     """Whether the hub cannot be asked now and ``source`` has to come from its local cache.
 
-    One question with a short time limit and no retries, since the downloads after it would retry for a while
+    Questions with a short time limit and no retries, since the downloads after it would retry for a while
     before they said that there is no network.
 
     Args:
         source: a hub id.
         revision: branch, tag or commit; the default branch if None.
-        file: what has to be in it.
+        files: one of which has to be in it; asked for in turn.
         hint: a half-sentence on what else the user may have meant, put at the end of the message.
 
     Raises:
@@ -45,41 +52,48 @@ def must_stay_local(source: str, revision: str | None, *, hint: str = "", file: 
     import huggingface_hub as hub
     from huggingface_hub import errors
 
-    cached = isinstance(hub.try_to_load_from_cache(source, file, revision=revision), str)
-    try:
-        url = hub.hf_hub_url(source, file, revision=revision)
-        hub.get_hf_file_metadata(url, timeout=_TIMEOUT)
-    except errors.GatedRepoError as error:
-        raise BaseModelError(
-            f"The hub model {source} is gated: ask for access on its page, then run `hf auth login`."
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise BaseModelError(
-            f"The hub model {source} has no revision {revision!r}: look at the branches and tags on its page."
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise BaseModelError(
-            f"There is no folder, bundled base or hub model called {source!r}{hint}: check the spelling, or "
-            "run `hf auth login` if it is private."
-        ) from error
-    except errors.EntryNotFoundError as error:
-        raise BaseModelError(
-            f"The hub repository {source} has no {file}, so it is no {_KINDS[file]}: choose another."
-        ) from error
-    except Exception as error:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        if status in (401, 403):
+    cached = any(
+        isinstance(hub.try_to_load_from_cache(source, file, revision=revision), str) for file in files
+    )
+    missing: Exception | None = None
+    for file in files:
+        try:
+            hub.get_hf_file_metadata(hub.hf_hub_url(source, file, revision=revision), timeout=_TIMEOUT)
+            return False
+        except errors.GatedRepoError as error:
             raise BaseModelError(
-                f"The hub refuses {source} to your login: run `hf auth login` with a token that may read it."
+                f"The hub model {source} is gated: ask for access on its page, then run `hf auth login`."
             ) from error
-        # All that is left is the way to the hub: the HTTP library's errors, offline mode, a server's bad day.
-        if cached:
-            return True
-        raise ResourceError(
-            f"There is no network, or the hub does not answer, and {source} is not in the local cache{hint}: "
-            "connect and try again, or name a folder, a .gguf file or a bundled base."
-        ) from error
-    return False
+        except errors.RevisionNotFoundError as error:
+            raise BaseModelError(
+                f"The hub model {source} has no revision {revision!r}: look at the branches and tags on its "
+                "page."
+            ) from error
+        except errors.RepositoryNotFoundError as error:
+            raise BaseModelError(
+                f"There is no folder, bundled base or hub model called {source!r}{hint}: check the spelling, "
+                "or run `hf auth login` if it is private."
+            ) from error
+        except errors.EntryNotFoundError as error:
+            missing = error
+        except Exception as error:
+            status = getattr(getattr(error, "response", None), "status_code", None)
+            if status in (401, 403):
+                raise BaseModelError(
+                    f"The hub refuses {source} to your login: run `hf auth login` with a token that may read "
+                    "it."
+                ) from error
+            # All that is left is the way there: the HTTP library's errors, offline mode, a server's bad day.
+            if cached:
+                return True
+            raise ResourceError(
+                f"There is no network, or the hub does not answer, and {source} is not in the local cache"
+                f"{hint}: connect and try again, or name a folder, a .gguf file or a bundled base."
+            ) from error
+    kinds = " or ".join(_KINDS[file] for file in files)
+    raise BaseModelError(
+        f"The hub repository {source} has no {' or '.join(files)}, so it is no {kinds}: choose another."
+    ) from missing
 
 
 def bring(source: str, revision: str | None, patterns: tuple[str, ...], *, offline: bool) -> Path:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from softprompt.checkpoints import catalog, hub
 from softprompt.checkpoints.convert import converted, quiet
 from softprompt.checkpoints.placement import choose_device, choose_dtype
-from softprompt.checkpoints.quantise import STORED, compute_in, keep_differentiable, quantised
+from softprompt.checkpoints.quantise import STORED, as_stored, compute_in, keep_differentiable, quantised
 from softprompt.checkpoints.remembered import Remembered
 from softprompt.checkpoints.spread import devices_in_order, layer_places, let_pool_be, quiet_accelerate
 from softprompt.errors import BaseModelError, ConfigError, ResourceError
@@ -126,6 +126,7 @@ def open_model(
         model = _model(place, config, STORED if few_bits else number_format, options)
     if few_bits:
         compute_in(model, number_format)
+        as_stored(model, place.folder)
     keep_differentiable(model)
     if "device_map" in options and not few_bits:
         let_pool_be(model)

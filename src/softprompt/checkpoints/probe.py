@@ -44,6 +44,9 @@ COMPANY = 8
 _CHOICE = re.compile("window|chunk|keep|topk")
 """How configurations call the number of keys that a token may see."""
 
+_LOOKED_UP = 1e-4
+"""Relative difference that is no rounding of equal passes."""
+
 _USUAL_CHUNK, _LONGEST_CHUNK = 64, 512
 """Tokens that layers with a state compute at once: where no configuration says, and the most looked for."""
 
@@ -103,10 +106,26 @@ def settle(base: Base) -> Base:
             if error <= _tolerance(base):
                 return candidate
     # The last layout asks least of a model, so its reason is the model's.
+    if short is not None and (error := _beside_embeddings(base)) > _LOOKED_UP:
+        reason = (
+            "it looks up more of a word than its embedding, which no prompt of vectors has, and its logits "
+            f"differ by {error:.2g} without"
+        )
     raise BaseModelError(
         f"{base.name} is a {base.config.model_type} model, which softprompt cannot read behind a prefix "
         f"({reason}); use a decoder-only transformer with a key/value cache."
     )
+
+
+def _beside_embeddings(base: Base) -> float:
+    """Relative difference of a plain pass over the embeddings of words to one over the words themselves."""
+    ids = _tokens(base, SHORT)
+    with torch.no_grad():
+        try:
+            given = base.model(inputs_embeds=base.embed(ids)[None], use_cache=False).logits[0, -1].float()
+            return _apart(given, _plain(base, ids))
+        except Exception:  # what it fails with is its reason
+            return 0.0
 
 
 def attend_with(base: Base, implementation: str) -> None:

@@ -2,22 +2,25 @@
 
 NF4 with double quantisation is the storage of QLoRA (Dettmers et al. 2023); products are computed in the
 number format of the base. Whatever that is, weights are made few bits from ``STORED``: made from float32 and
-from bfloat16 they would differ in places, and what was learnt on the one would be refused by the other. It
-knows options and bitsandbytes' layers, not models.
+from bfloat16 they would differ in places, and what was learnt on the one would be refused by the other. What
+is not quantised (embeddings, norms, the head) is as in the checkpoint. It knows options and bitsandbytes'
+layers, not models.
 """
 
 from __future__ import annotations
 
 import logging
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from softprompt.errors import ConfigError
 from softprompt.packages import require
 
-__all__ = ["STORED", "compute_in", "keep_differentiable", "quantised", "quiet_bitsandbytes"]
+__all__ = ["STORED", "as_stored", "compute_in", "keep_differentiable", "quantised", "quiet_bitsandbytes"]
 
 STORED = torch.bfloat16
 """The number format a checkpoint is read in before its weights are quantised."""
@@ -66,6 +69,29 @@ def compute_in(model: Any, dtype: torch.dtype) -> None:
         if (state := getattr(parameter, "quant_state", None)) is not None:
             state.dtype = dtype  # what 4-bit weights are unpacked to
     model.config.dtype = dtype
+
+
+def as_stored(model: Any, folder: Path) -> None:
+    """Give back to what is not quantised the digits that reading in ``STORED`` took from it.
+
+    A tensor is known by its name in the checkpoint, with or without the prefix of the model's layers, and by
+    being what is held once it is rounded; what transformers made of several, or renamed, stays rounded. So
+    does all where the base computes in half precision: a number rounded twice has another fingerprint.
+    """
+    if model.dtype.itemsize < 4:
+        return
+    held = {
+        name: t for name, t in (*model.named_parameters(), *model.named_buffers()) if t.is_floating_point()
+    }
+    held |= {name.removeprefix(f"{model.base_model_prefix}."): tensor for name, tensor in held.items()}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as checkpoint:
+            for name in held.keys() & set(checkpoint.keys()):
+                tensor = checkpoint.get_tensor(name).to(held[name].device)
+                if tensor.shape == held[name].shape and torch.equal(
+                    tensor.to(STORED).to(held[name]), held[name]
+                ):
+                    held[name].data.copy_(tensor)
 
 
 def keep_differentiable(model: Any) -> None:

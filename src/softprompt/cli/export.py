@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from softprompt.cli.options import json_option, library_option
+from softprompt.cli.options import BaseChoice, base_options, examples, json_option, library_option
 
 if TYPE_CHECKING:
     from softprompt.library.folder import Artifact
@@ -17,23 +17,52 @@ __all__ = ["command"]
 
 README = "README.md"
 
+EXAMPLES = """
+softprompt export topics topics-peft
+softprompt export topics topics-model --merge
+"""
 
-@click.command("export")
+
+@click.command("export", epilog=examples(EXAMPLES))
 @click.argument("name")
 @click.argument("folder")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier export there.")
 @click.option(
     "--cartridge", is_flag=True, help="Write a KV prefix as PEFT's CARTRIDGE, which PEFT can train on."
 )
+@click.option(
+    "--merge", is_flag=True, help="Write a model of transformers that has the adapter in its weights."
+)
 @library_option
+@base_options
 @json_option
-def command(name: str, folder: str, overwrite: bool, cartridge: bool, library: str, as_json: bool) -> None:
-    """Write a saved prompt or adapter as a plain PEFT folder, a fine-tuned model as transformers'."""
+def command(
+    name: str,
+    folder: str,
+    overwrite: bool,
+    cartridge: bool,
+    merge: bool,
+    library: str,
+    model: str | None,
+    dtype: str,
+    device: str,
+    trust_remote_code: bool,
+    as_json: bool,
+) -> None:
+    """Write a saved prompt or adapter as a plain PEFT folder, a fine-tuned model as transformers'.
+
+    The base is loaded for --merge only, in the number format it was learnt in if you name none.
+    """
     from softprompt.cli import screen
     from softprompt.library.folder import Library
 
     if "://" in folder:
         raise _error(f"{folder} is an address, and an export goes to a folder of this machine; name one.")
+    choice = BaseChoice(model, dtype, device, trust_remote_code)
+    if not merge and choice != BaseChoice(None):
+        raise _error(
+            "--model, --dtype, --device and --trust-remote-code say how to load the base for --merge."
+        )
     artifact = Library(library).load(name)
     if cartridge:
         if artifact.payload.kind != "prefix-tuning":
@@ -41,20 +70,46 @@ def command(name: str, folder: str, overwrite: bool, cartridge: bool, library: s
                 f"{name} is no KV prefix, and a CARTRIDGE holds nothing else; leave --cartridge out."
             )
         artifact = replace(artifact, payload=replace(artifact.learnt, frozen=1))
+    if merge:
+        artifact = _merged(name, artifact, choice)
     target = Path(folder).expanduser()
     write(artifact, target, overwrite=overwrite)
     files = sorted(file.name for file in target.iterdir())
     if as_json:
         screen.print_json({"name": name, "path": str(target), "files": files})
         return
-    opener = _OPENERS.get(artifact.payload.kind, _IN_PEFT).format(target=target, base=artifact.base_name)
+    opener = _OPENERS[artifact.payload.opened_by].format(target=target, base=artifact.base_name)
     screen.out().print(
         screen.clean(f"Wrote {', '.join(files)} to {target}.\n{opener}{_front(artifact)}"), soft_wrap=True
     )
 
 
-_IN_PEFT = 'In PEFT: PeftModel.from_pretrained(model, "{target}"), where model is {base}.'
-_OPENERS = {"full": 'In transformers: AutoModelForCausalLM.from_pretrained("{target}").'}
+def _merged(name: str, artifact: Artifact, choice: BaseChoice) -> Artifact:
+    """The artifact as a model of its own, once that is known to be possible."""
+    from softprompt.library.folder import check_base
+    from softprompt.library.full_format import merged_model
+
+    card = artifact.card
+    if card is None:
+        raise _error(
+            f"{name} has no card that says which base it is for; bring it in with softprompt import."
+        )
+    if card.base.quantisation != "none":
+        raise _error(
+            f"{name} was learnt on {card.base.called} in its {card.base.quantisation} form, and no change "
+            "fits into such weights; leave --merge out and use it as an adapter."
+        )
+    base = (replace(choice, dtype=card.base.dtype) if choice.dtype == "auto" else choice).load_for(card.base)
+    check_base(artifact, base)
+    about = card.model_copy(update={"kind": "full"})
+    return replace(artifact, payload=merged_model(base, artifact.payload), card=about)
+
+
+_OPENERS = {
+    "peft": 'In PEFT: PeftModel.from_pretrained(model, "{target}"), where model is {base}.',
+    "transformers": 'In transformers: AutoModelForCausalLM.from_pretrained("{target}").',
+    "softprompt": "PEFT has no format for prefixes of layers that differ; softprompt import reads it.",
+}
 
 
 def _front(artifact: Artifact) -> str:
@@ -82,7 +137,7 @@ def write(artifact: Artifact, target: Path, *, overwrite: bool = False) -> None:
     with new_folder(target, replace=True) as staging:
         artifact.payload.write(staging, artifact.base_name, artifact.revision)
         if artifact.card is not None:
-            write_bytes(staging / README, model_card(artifact.card).encode())
+            write_bytes(staging / README, model_card(artifact.card, artifact.payload.opened_by).encode())
         _check(target, there, {file.name for file in staging.iterdir()})
 
 

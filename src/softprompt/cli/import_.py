@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -32,11 +31,12 @@ _MAX_TOKENS = 512
 
 EXAMPLES = r"""
 softprompt import my-peft-folder --name topics --model smollm2-135m --input "{text}\nTopic:"
+softprompt import me/topics-lora --name topics --model smollm2-135m --labels sport,business
 """
 
 
 @click.command("import", epilog=examples(EXAMPLES))
-@click.argument("folder")
+@click.argument("folder", metavar="FOLDER|OWNER/NAME")
 @click.option("--name", required=True, metavar="N", help="Name it gets in the library.")
 @click.option("--input", metavar="TEXT", help="What the model reads.  [default: {text}]")
 @click.option("--target", metavar="TEXT", help="What it should write.  [default: {target}]")
@@ -59,13 +59,16 @@ def command(
     trust_remote_code: bool,
     as_json: bool,
 ) -> None:
-    """Bring a PEFT prompt, prefix, LoRA or IA3, or a fine-tuned model into the library, bound to its base."""
+    """Bring a PEFT prompt, prefix, LoRA or IA3, or a fine-tuned model into the library, bound to its base.
+
+    It comes from a folder or from the model hub, where `OWNER/NAME@REVISION` names a branch, tag or commit.
+    """
     from softprompt.cli import screen
     from softprompt.library.folder import Library
     from softprompt.library.wording import noun
     from softprompt.packages import require
 
-    artifact = Library(library).load(folder if "://" in folder else Path(folder))
+    artifact = Library(library).load_to_import(folder)
     require(*artifact.payload.needs)
     template = None
     if artifact.card is None:
@@ -89,9 +92,12 @@ def command(
 
 def _check(folder: str, artifact: Artifact, model: str | None, told: tuple[str | None, ...]) -> None:
     """Refuse flags that a folder needs and were not given, or that it has no use for."""
+    from softprompt.config_io import shown
+
     fault = None
     if artifact.card is None and model is None:
-        fault = f"{folder} does not say for sure which base it was learnt on; name it with --model."
+        says = f" ({shown(artifact.base_name)} by its own word)" if artifact.base_name else ""
+        fault = f"{folder} does not say for sure which base it was learnt on{says}; name it with --model."
     if artifact.card is not None and any(value is not None for value in told):
         fault = f"{folder} brings its own template; leave --input, --target and --labels out."
     if fault is not None:

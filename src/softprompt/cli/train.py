@@ -117,6 +117,7 @@ def learn(config: Config, *, resume: bool = False, typed: Sequence[str] = ()) ->
     wake()
     from softprompt.cli.interrupt import Interrupts
     from softprompt.cli.watch import watcher
+    from softprompt.data.task import load_task
     from softprompt.listener import Listener
     from softprompt.packages import require
     from softprompt.training.run import train
@@ -126,7 +127,7 @@ def learn(config: Config, *, resume: bool = False, typed: Sequence[str] = ()) ->
     refuse_unfollowable(config)
     if not resume:  # whether what is there may be gone on with, the run itself finds out
         refuse_taken(config, config.names, by="--name")
-    _check_rows(config)
+    load_task(config.data, config.seed)  # whose faults should not wait for a base to come from the hub
     base = load_base_of(config)
     try:
         interrupting = Interrupts() if join().leads else Interrupts("")
@@ -169,18 +170,6 @@ def tell(prompt: Prompt, config: Config, *, as_json: bool = False) -> None:
     console.print("\nWhat one would type next:")
     for words in _next(prompt, config):
         console.print(f"  {screen.clean(screen.command_line(*words))}", soft_wrap=True)
-
-
-def _check_rows(config: Config) -> None:
-    """Find the faults of the data now, which should not wait for a base to come from the hub."""
-    from softprompt.data.rows import collect_faults
-    from softprompt.data.table import Table
-    from softprompt.data.task import load_task
-
-    task = load_task(config.data, config.seed)
-    every = [(row, table.place(i)) for table in task.tables.values() for i, row in enumerate(table.rows)]
-    together = Table(tuple(row for row, _ in every), "", tuple(place for _, place in every))
-    collect_faults(together, lambda _, row: (task.template.input_text(row), task.template.target_text(row)))
 
 
 def _facts(prompt: Prompt, folder: str, size: int) -> dict[str, str]:

@@ -21,7 +21,14 @@ SOURCES = ("train", "validation", "test")
 class DataConfig(Section):
     """The rows to learn from, and how a row becomes text."""
 
-    later: ClassVar[tuple[str, ...]] = ("label_aliases", "messages", "answers", "scale_labels")
+    later: ClassVar[tuple[str, ...]] = (
+        "label_aliases",
+        "messages",
+        "answers",
+        "scale_labels",
+        "separator",
+        "long_targets",
+    )
     task: str | None = None
     """A known task, such as superglue:cb, whose settings stand for those that are not given here."""
     train: str | None = Field(default=None, min_length=1)
@@ -30,6 +37,8 @@ class DataConfig(Section):
     """The rows that choices are made on: a path, bundled:NAME/SPLIT, superglue:TASK/SPLIT or hub:..."""
     test: str | None = Field(default=None, min_length=1)
     """The rows read once, at the end: a path, bundled:NAME/SPLIT, superglue:TASK/SPLIT or hub:..."""
+    separator: str | None = Field(default=None, min_length=1, max_length=1)
+    """What stands between the columns of .csv and .tsv files; none means what their first line shows."""
     input: str
     """The template of what the model reads, such as "Headline: {text}"."""
     target: str = Field(min_length=1)
@@ -54,6 +63,8 @@ class DataConfig(Section):
     """Whether the target closes with the end-of-text token; none means yes for free text only."""
     max_tokens: int = Field(default=512, ge=8)
     """The longest row, in tokens."""
+    long_targets: Literal["refuse", "drop", "cut"] | None = None
+    """What becomes of rows whose target is too long: refused (also if none), left out, or cut at its end."""
     train_rows: int | None = Field(default=None, ge=1)
     """How many training rows to use; none means all."""
     validation_rows: int | None = Field(default=None, ge=1)
@@ -158,6 +169,27 @@ class DataConfig(Section):
         raise BrokenRuleError(
             f'expected a list of labels, a table of label = "word" or "auto", got {shown(labels)}'
         )
+
+    @field_validator("separator")
+    @classmethod
+    def _separates_columns(cls, separator: str | None, info: ValidationInfo) -> str | None:
+        if separator is None:
+            return None
+        if separator in '"\r\n':
+            raise BrokenRuleError(f"expected a letter that may stand between columns, got {shown(separator)}")
+        files = [info.data[name].lower().removesuffix(".gz") for name in SOURCES if info.data.get(name)]
+        if files and not any(file.endswith((".csv", ".tsv")) for file in files):
+            raise BrokenRuleError("is for .csv and .tsv files, and no source is one")
+        return separator
+
+    @field_validator("long_targets")
+    @classmethod
+    def _cuts_free_text(cls, what: str | None, info: ValidationInfo) -> str | None:
+        if what == "cut" and any(info.data.get(name) is not None for name in ("labels", "choices")):
+            raise BrokenRuleError(
+                "cannot cut labels and choices, which are compared whole; take drop or refuse"
+            )
+        return what
 
     @field_validator("scale_labels")
     @classmethod

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from softprompt.data.template import Template
 from softprompt.errors import DataError
 
-__all__ = ["Encode", "Ids", "fit_input"]
+__all__ = ["Encode", "Ids", "fit_input", "own_words", "room_for_target"]
 
 Encode = Callable[[str], list[int]]
 Ids = tuple[int, ...]
@@ -31,6 +31,17 @@ def fit_input(
     return _cut(template, values, encode, room, max_tokens), True
 
 
+def own_words(template: Template, encode: Encode) -> int:
+    """How many tokens the template's own words have, which are never cut."""
+    return len(encode(template.render_input(dict.fromkeys(template.input_fields, ""))))
+
+
+def room_for_target(template: Template, values: Mapping[str, str], encode: Encode, max_tokens: int) -> int:
+    """The tokens of a target that is to be cut: what the input leaves, which keeps half of them at most."""
+    whole = len(encode(template.render_input(values)))
+    return max_tokens - max(own_words(template, encode), min(whole, max_tokens // 2))
+
+
 def _cut(template: Template, values: Mapping[str, str], encode: Encode, room: int, max_tokens: int) -> Ids:
     """The ids of the input when every field keeps its last n letters, for the greatest n found to fit.
 
@@ -46,7 +57,7 @@ def _cut(template: Template, values: Mapping[str, str], encode: Encode, room: in
     if len(best) > room:
         raise DataError(
             f"The target and the template's own words alone have {max_tokens - room + len(best)} tokens, "
-            f"more than the {max_tokens} allowed: raise max_tokens or shorten them."
+            f"more than the {max_tokens} allowed: raise max_tokens or shorten them{_or(max_tokens - room)}."
         )
     fits, longest = 0, max(map(len, values.values()), default=0)
     over = min(max(room, 1), longest)
@@ -60,6 +71,10 @@ def _cut(template: Template, values: Mapping[str, str], encode: Encode, room: in
         else:
             over = middle
     return best
+
+
+def _or(reserve: int) -> str:
+    return ", or let data.long_targets drop or cut such rows" if reserve else ""
 
 
 def _ending(value: str, letters: int) -> str:

@@ -6,7 +6,8 @@ in all three, and no token ever spans a seam. The end-of-text id, when given, cl
 
 The length rule: input and target together have ``max_tokens`` tokens at most, as ``data/fit.py`` makes them.
 With labels or choices the room kept for the target is that of the longest of them, so that what the model
-reads does not depend on which is right. Demonstrations before an input are kept or left out as a whole.
+reads does not depend on which is right. Demonstrations before an input are kept or left out as a whole. A
+target that leaves no room for the template's own words is too long: refused, or cut at its end.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeVar
 
-from softprompt.data.fit import Encode, Ids, fit_input
+from softprompt.data.fit import Encode, Ids, fit_input, own_words, room_for_target
 from softprompt.data.table import Row, Table
 from softprompt.data.template import Template
 from softprompt.errors import DataError
@@ -32,6 +33,7 @@ __all__ = [
     "encode",
     "encode_input",
     "encode_request",
+    "too_long",
 ]
 
 T = TypeVar("T")
@@ -124,6 +126,7 @@ def encode(
     scaling: Scaling | None = None,
     before: Before | None = None,
     solved: bool = True,
+    cut_targets: bool = False,
 ) -> Encoded:
     """Turn every row into ids by the seam rule and the length rule.
 
@@ -139,6 +142,7 @@ def encode(
         scaling: what was fitted to the labels' scores.
         before: gives the ids of demonstrations for a row that fit into the room it leaves.
         solved: whether rows have their answers; without, targets are empty and no label is told.
+        cut_targets: whether targets of free text that are too long lose their end, and so do not close.
 
     Raises:
         DataError: a row does not fit the template, or its target and the template's words alone exceed
@@ -150,13 +154,21 @@ def encode(
     table.require_columns(template.columns if solved else template.input_fields + template.choice_columns)
     labels = candidate_ids(template, encode, end)
 
+    own = own_words(template, encode) if cut_targets else max_tokens  # beside which nothing is cut
+    shortened = 0
+
     def one(index: int, row: Row) -> tuple[Example, bool]:
+        nonlocal shortened
         candidates = labels if labels is not None else _choice_ids(template, row, encode, end)
         right, target = template.right(row) if solved else (), Ids()
         if solved:
             target = candidates[right[0]] if candidates else (*encode(template.target_text(row)), *end)
+        values = template.input_values(row)
+        if candidates is None and len(target) + own > max_tokens > own:
+            target = target[: room_for_target(template, values, encode, max_tokens)]
+            shortened += 1
         reserve = max(map(len, candidates or (target,)))
-        ids, cut = fit_input(template, template.input_values(row), encode, max_tokens, reserve)
+        ids, cut = fit_input(template, values, encode, max_tokens, reserve)
         shown = before(index, max_tokens - reserve - len(ids)) if before else ()
         example = Example(
             input_ids=shown + ids,
@@ -174,6 +186,10 @@ def encode(
     truncated = sum(cut for _, cut in pairs)
     shared = labels is not None and _share_first_token(labels)
     notes = [*_cut_notes(template, truncated, len(table), max_tokens)]
+    if shortened:
+        notes.append(
+            f"{shortened} of {len(table)} targets were too long for {max_tokens} tokens and lost their end."
+        )
     if normalise == "none":
         notes += _label_notes(template, labels or (), shared) + _choice_notes(examples)
     return Encoded(
@@ -185,6 +201,23 @@ def encode(
         by_length=normalise == "length",
         scaling=scaling,
     )
+
+
+def too_long(
+    table: Table, template: Template, encode: Encode, *, max_tokens: int, end: tuple[int, ...] = ()
+) -> list[int]:
+    """The places of rows whose target, or longest choice, leaves no room for the template's own words.
+
+    Raises:
+        DataError: a row does not fit the template.
+    """
+    labels, room = candidate_ids(template, encode, end), max_tokens - own_words(template, encode)
+
+    def longest(_: int, row: Row) -> int:
+        candidates = labels if labels is not None else _choice_ids(template, row, encode, end)
+        return max(map(len, candidates or ((*encode(template.target_text(row)), *end),)))
+
+    return [index for index, length in enumerate(collect_faults(table, longest)) if length > room]
 
 
 def encode_request(

@@ -10,6 +10,7 @@ import re
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ _TAB = "\t"
 _SEPARATORS = {",": "comma", ";": "semicolon", _TAB: "tab", "|": "bar"}
 
 
-def read(spec: str, *, base_dir: Path | None = None) -> Table:
+def read(spec: str, *, base_dir: Path | None = None, separator: str | None = None) -> Table:
     """Read the rows that ``spec`` names.
 
     Args:
@@ -41,6 +42,8 @@ def read(spec: str, *, base_dir: Path | None = None) -> Table:
             ``bundled:NAME/SPLIT``; ``superglue:TASK/SPLIT[@FOLDER]``; or
             ``hub:owner/name[:config][@revision]/SPLIT``.
         base_dir: the folder that relative paths start from; none means the working folder.
+        separator: what stands between the columns of .csv and .tsv files; none means what their first line
+            shows.
 
     Raises:
         DataError: no such source, or a fault in it; the message names the row.
@@ -53,13 +56,13 @@ def read(spec: str, *, base_dir: Path | None = None) -> Table:
         return superglue.flatten(task, read(source))
     if spec.startswith("hub:"):
         return _read_hub(spec)
-    return _read_file(spec, base_dir)
+    return _read_file(spec, base_dir, separator)
 
 
-def _read_file(spec: str, base_dir: Path | None) -> Table:
+def _read_file(spec: str, base_dir: Path | None, separator: str | None) -> Table:
     path = (base_dir or Path()) / Path(spec).expanduser()
     try:
-        found = _reader(path)(path) if path.exists() else None
+        found = _reader(path, separator)(path) if path.exists() else None
     except PermissionError as error:
         raise ResourceError(f"{path} may not be read: change its permissions.") from error
     except OSError as error:
@@ -72,7 +75,7 @@ def _read_file(spec: str, base_dir: Path | None) -> Table:
     return Table(tuple(rows), str(path), tuple(f"{path}, {unit} {number}" for number in numbers))
 
 
-def _reader(path: Path) -> Callable[[Path], _Placed]:
+def _reader(path: Path, separator: str | None) -> Callable[[Path], _Placed]:
     if path.is_dir():
         raise DataError(f"{path} is a folder: name one of the files in it.")
     inner = path.with_suffix("") if path.suffix.lower() == ".gz" else path
@@ -80,7 +83,7 @@ def _reader(path: Path) -> Callable[[Path], _Placed]:
     if reader is None or (inner != path and reader is _read_parquet):
         ending = f"ends in {path.suffix!r}" if path.suffix else "has no suffix"
         raise DataError(f"{path} {ending}, which says no known format: use {', '.join(_READERS)}.")
-    return reader
+    return partial(_read_delimited, separator=separator) if reader is _read_delimited else reader
 
 
 def _text(path: Path) -> str:
@@ -98,11 +101,11 @@ def _text(path: Path) -> str:
         raise DataError(f"{path} is not UTF-8 (line {line}): save it as UTF-8.") from error
 
 
-def _read_delimited(path: Path) -> _Placed:
+def _read_delimited(path: Path, separator: str | None = None) -> _Placed:
     # Only ever raised: another thread may be reading, so it is not put back.
     csv.field_size_limit(max(csv.field_size_limit(), _LARGEST_FIELD))
     text = _text(path)
-    delimiter = _delimiter(path, text)
+    delimiter = separator or _delimiter(path, text)
     # Strict, as otherwise a quote that is never closed silently swallows the rest of the file.
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header: list[str] | None = None
@@ -123,7 +126,7 @@ def _read_delimited(path: Path) -> _Placed:
                 raise DataError(
                     f"{path}, line {start} has {_count(len(cells), 'field')} "
                     f"where the header has {_count(len(header), 'column')}: put quotes around a field that "
-                    f"holds a {_SEPARATORS[delimiter]}."
+                    f"holds a {_SEPARATORS.get(delimiter, repr(delimiter))}."
                 )
             rows.append(dict(zip(header, cells, strict=True)))
             starts.append(start)

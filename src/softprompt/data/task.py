@@ -12,7 +12,7 @@ from softprompt.config import DataConfig
 from softprompt.data.chat import Render, conversation_rows
 from softprompt.data.labels import counted, found_labels, hints
 from softprompt.data.retrieve import nearest_texts
-from softprompt.data.rows import Before, Encoded, Ids, Normalise, collect_faults, encode
+from softprompt.data.rows import Before, Encoded, Ids, Normalise, collect_faults, encode, too_long
 from softprompt.data.sources import read
 from softprompt.data.splits import split, subset
 from softprompt.data.table import Row, Table, as_text
@@ -40,6 +40,7 @@ class Task:
         retrieve: how many of the most similar training rows stand before each input.
         group: a column whose equal values stay together.
         solved: whether every row has its answer.
+        cut_targets: as in ``data.rows.encode``.
     """
 
     template: Template
@@ -50,6 +51,20 @@ class Task:
     retrieve: int | None = None
     group: str | None = None
     solved: bool = True
+    cut_targets: bool = False
+
+    def without_long_targets(self, encoder: Encoder, *, max_tokens: int, end: tuple[int, ...]) -> Task:
+        """The same job without rows whose target has no room, each part's told in a note."""
+        tables, notes = dict(self.tables), list(self.notes)
+        for name, table in self.tables.items():
+            long = set(too_long(table, self.template, encoder, max_tokens=max_tokens, end=end))
+            if long:
+                tables[name] = table.take([i for i in range(len(table)) if i not in long], table.origin)
+                notes.append(
+                    f"{len(long)} of {len(table)} {name} rows were left out, because their targets are too "
+                    f"long for {max_tokens} tokens."
+                )
+        return replace(self, tables=tables, notes=tuple(notes))
 
     def encode(self, name: str, encoder: Encoder, *, max_tokens: int, end: tuple[int, ...]) -> Encoded:
         """One split in tokens, behind the demonstrations each row retrieves."""
@@ -64,6 +79,7 @@ class Task:
             calibrate=self.calibrate,
             before=self._retrieved(name, encoder, left_out) if self.retrieve else None,
             solved=self.solved,
+            cut_targets=self.cut_targets,
         )
         if not left_out:
             return encoded
@@ -148,7 +164,9 @@ def load_task(
             "hub:OWNER/NAME/SPLIT."
         )
     found = {
-        name: conversation_rows(read(spec), config.messages, config.answers, render)
+        name: conversation_rows(
+            read(spec, separator=config.separator), config.messages, config.answers, render
+        )
         for name, spec in _sources(config).items()
     }
     template = _template(config, found["train"], config.input if input is None else input)
@@ -166,6 +184,7 @@ def load_task(
     tables = _cut(config, seed, template, found, solved)
     if solved:
         notes += _spellings(config, found["train"], template)
+    _refuse_faults(tables, template, solved)
     notes += _shared(tables, template)
     return Task(
         template,
@@ -176,6 +195,7 @@ def load_task(
         config.retrieve,
         config.group,
         solved,
+        config.long_targets == "cut",
     )
 
 
@@ -285,6 +305,15 @@ def _absent(tables: Mapping[str, Table], template: Template) -> list[str]:
 def _inputs(table: Table, template: Template) -> list[str]:
     """What is compared of each row: its fields, without the template's words, which all rows share."""
     return collect_faults(table, lambda _, row: "\n".join(template.input_values(row).values()))
+
+
+def _refuse_faults(tables: Mapping[str, Table], template: Template, solved: bool) -> None:
+    """Raise ``DataError`` for rows that do not fit the template: the first, and how many of all parts."""
+    every = [(row, table.place(index)) for table in tables.values() for index, row in enumerate(table.rows)]
+    together = Table(tuple(row for row, _ in every), "", tuple(place for _, place in every))
+    collect_faults(
+        together, lambda _, row: (template.input_text(row), template.target_text(row) if solved else "")
+    )
 
 
 def _shared(tables: Mapping[str, Table], template: Template) -> list[str]:

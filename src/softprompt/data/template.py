@@ -1,8 +1,8 @@
 """Templates and label words: knows how a row becomes two texts, not how texts become tokens.
 
 A template is text with ``{column}`` fields; ``{{`` and ``}}`` stand for braces. Nothing else is possible in
-one (no attributes, no indices, no formats), so a template from a stranger does no harm, and braces inside a
-row are never read as fields.
+one (no attributes, no indices, no formats; a dot is part of a name), so a template from a stranger does no
+harm, and braces inside a row are never read as fields.
 """
 
 from __future__ import annotations
@@ -267,7 +267,7 @@ def _parse(which: str, template: str) -> _Parts:
 
 def _column(which: str, token: str) -> str:
     name: str = token[1:-1].strip()
-    if not name or re.search(r"[.:!\[\]\n]", name):
+    if not name or re.search(r"[:!\[\]\n]", name):
         raise DataError(
             f"The {which} template has the field {token!r}: only the name of a column may stand in braces, "
             "and a brace itself is written twice."

@@ -26,7 +26,7 @@ from softprompt.errors import ArtifactError, ConfigError, DataError, SoftpromptE
 from softprompt.library.card import Card
 from softprompt.library.folder import Artifact, Library, check_base
 from softprompt.library.payload import Payload
-from softprompt.library.peft_format import Learnt
+from softprompt.library.prefix_format import PromptPayload
 from softprompt.library.prompt import Prompt
 from softprompt.methods.build import Material, build_method
 from softprompt.methods.front import FrontPart, parse_front, with_demonstrations
@@ -148,7 +148,7 @@ def card_of(artifact: Artifact) -> Card:
     if card is None:
         raise ArtifactError(f"{name} has no card; bring it in with `softprompt import {name} --name NAME`.")
     payload: Payload = artifact.payload
-    if not isinstance(payload, Learnt):
+    if not isinstance(payload, PromptPayload):
         raise ArtifactError(f"{card.name} changes the model; {shows}; try softprompt eval.")
     if card.kind == "text" or not card.positions:
         raise ArtifactError(f"{card.name} holds no learnt vectors; {shows}; try softprompt eval.")

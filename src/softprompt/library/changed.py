@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from softprompt.base.copies import Change
+from softprompt.base.lowrank import LowRank, folded, plain_weight
 from softprompt.base.model import Base
 from softprompt.errors import ArtifactError
 from softprompt.library.peft_format import MOST_POSITIONS, WEIGHTS_FILE
@@ -28,6 +29,7 @@ __all__ = [
     "front_on",
     "front_positions",
     "hash_of",
+    "merged_into",
     "read_front",
     "write_front",
 ]
@@ -73,6 +75,20 @@ class ChangedModel:
     @property
     def front_template(self) -> str:
         return ""
+
+
+def merged_into(base: Base, change: LowRank | None) -> Base:
+    """A copy of ``base`` with a change in its weights; None for one that few bits do not let be known.
+
+    Raises:
+        ArtifactError: the base keeps weights in few bits, where no change fits in.
+    """
+    layers = change.layers if change is not None else {}
+    if change is None or any(plain_weight(base.model.get_submodule(name)) is None for name in layers):
+        raise ArtifactError(
+            f"{base.name} keeps weights in few bits, where no change fits in; keep the adapter beside it."
+        )
+    return folded(base, change)
 
 
 # The front ---------------------------------------------------------------------------------------

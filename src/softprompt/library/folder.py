@@ -28,7 +28,9 @@ from softprompt.library.model_card import model_card
 from softprompt.library.payload import Payload
 from softprompt.library.peft_format import Learnt
 from softprompt.library.place import place_at
-from softprompt.library.share import HUB, brought
+from softprompt.library.prefix_format import PromptPayload
+from softprompt.library.share import HUB, brought, of_the_hub
+from softprompt.prefix import Front
 
 __all__ = ["Artifact", "Library", "ListedArtifact", "check_base"]
 
@@ -60,14 +62,30 @@ class Artifact:
 
     @property
     def learnt(self) -> Learnt:
-        """The prompt it holds.
+        """The prompt it holds, as PEFT has it.
+
+        Raises:
+            ArtifactError: it changes the model, or is a prefix of layers that differ.
+        """
+        if not isinstance(self.payload, Learnt):
+            raise ArtifactError(f"{self.path} holds {self._what}, not a prompt as PEFT has it.")
+        return self.payload
+
+    def front(self, base: Base) -> Front:
+        """What stands in front of a text on ``base``.
 
         Raises:
             ArtifactError: it changes the model, so what stands in front of that is no prompt for the base.
         """
-        if not isinstance(self.payload, Learnt):
-            raise ArtifactError(f"{self.path} holds a changed model ({self.payload.kind}), not a prompt.")
-        return self.payload
+        if not isinstance(self.payload, PromptPayload):
+            raise ArtifactError(f"{self.path} holds {self._what}, not a prompt.")
+        return self.payload.meet(base).front
+
+    @property
+    def _what(self) -> str:
+        if isinstance(self.payload, PromptPayload):
+            return "a prefix of layers that differ"
+        return f"a changed model ({self.payload.kind})"
 
 
 @dataclass(frozen=True)
@@ -135,7 +153,7 @@ class Library:
             sha256 = payload.write(staging, card.base.name, card.base.revision)
             final = Card.model_validate(card.model_dump() | {"name": name, "weights_sha256": sha256})
             write_bytes(staging / CARD_FILE, card_json(final).encode())
-            write_bytes(staging / "README.md", model_card(final).encode())
+            write_bytes(staging / "README.md", model_card(final, payload.opened_by).encode())
         return self.find(name)
 
     def put(self, name: str, *, replace: bool) -> AbstractContextManager[Path]:
@@ -168,6 +186,19 @@ class Library:
         if isinstance(name_or_path, str) and not any(mark in name_or_path for mark in marks):
             return self.load_named(name_or_path)
         return _read(Path(name_or_path).expanduser())
+
+    def load_to_import(self, source: str) -> Artifact:
+        """Read what is to become an artifact of a library and may have no card.
+
+        ``OWNER/NAME[@REVISION]``, with or without ``hub:`` before it, is a repository of the model hub where
+        no such folder lies here; any other text is a folder. Errors as in ``load``.
+        """
+        if "://" in source:
+            return self.load(source)
+        path = Path(source).expanduser()
+        if source.startswith(HUB) or (not path.exists() and of_the_hub(source)):
+            return _read(brought(source, bare=True))
+        return _read(path)
 
     def load_named(self, name: str) -> Artifact:
         """Read an artifact of this library, which must have a card; errors as in ``load``."""
@@ -261,7 +292,7 @@ class Library:
         with self.put(new, replace=False) as staging:
             shutil.copytree(old, staging, copy_function=_link, dirs_exist_ok=True)
             write_bytes(staging / CARD_FILE, card_json(card).encode())
-            write_bytes(staging / "README.md", model_card(card).encode())
+            write_bytes(staging / "README.md", model_card(card, formats.opened_by(old)).encode())
         self.remove(name)
         return self.find(new)
 

@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 from softprompt.base.copies import Change
 from softprompt.base.model import Base
-from softprompt.library import full_format, ia3_format, lora_format, peft_format
+from softprompt.library import full_format, ia3_format, lora_format, peft_format, prefix_format
 from softprompt.library.files import json_object
 from softprompt.library.payload import Payload
 from softprompt.library.peft_format import CONFIG_FILE, CONFIG_LIMIT
-from softprompt.prefix import Front
+from softprompt.prefix import Front, Prefix
 
-__all__ = ["Contents", "check", "kept_as", "payload", "read"]
+__all__ = ["Contents", "check", "kept_as", "opened_by", "payload", "read"]
 
 
 class Contents(NamedTuple):
@@ -32,6 +32,7 @@ class Contents(NamedTuple):
 class _Format(NamedTuple):
     read: Callable[[Path, str | None], Contents]
     check: Callable[[Path], int]
+    opened_by: str = "peft"
 
 
 def read(folder: Path, sha256: str | None = None) -> Contents:
@@ -54,14 +55,17 @@ def check(folder: Path) -> int:
 
 
 def payload(base: Base, front: Front, change: Change | None) -> Payload:
-    """What to keep of a front, and of the change that makes ``base`` the model it is read with.
-
-    Raises:
-        ArtifactError: the front cannot be kept.
-    """
+    """What to keep of a front, and of the change that makes ``base`` the model it is read with."""
+    if change is None and isinstance(front, Prefix) and not peft_format.has_place_for(front, base):
+        return prefix_format.LayeredPrefix.of(front, base)
     if change is None:
         return peft_format.from_front(front, base)
     return _WRITERS[change.kind](base, front, change)
+
+
+def opened_by(folder: Path) -> str:
+    """Which library reads a folder's files beside softprompt; see ``Payload``."""
+    return _format(folder).opened_by
 
 
 def kept_as(method: str) -> str:
@@ -72,6 +76,11 @@ def kept_as(method: str) -> str:
 def _read_prompt(folder: Path, sha256: str | None) -> Contents:
     prompt, config = peft_format.read(folder, sha256)
     return Contents(prompt, config.base_model_name_or_path or "", config.revision)
+
+
+def _read_layers(folder: Path, sha256: str | None) -> Contents:
+    prefix, config = prefix_format.read(folder, sha256)
+    return Contents(prefix, config.base_model_name_or_path or "", config.revision)
 
 
 def _read_lora(folder: Path, sha256: str | None) -> Contents:
@@ -89,8 +98,12 @@ def _read_model(folder: Path, sha256: str | None) -> Contents:
 
 
 _PROMPT = _Format(_read_prompt, peft_format.check)
-_MODEL = _Format(_read_model, full_format.check)
-_BY_TYPE = {"LORA": _Format(_read_lora, lora_format.check), "IA3": _Format(_read_ia3, ia3_format.check)}
+_MODEL = _Format(_read_model, full_format.check, "transformers")
+_BY_TYPE = {
+    "LORA": _Format(_read_lora, lora_format.check),
+    "IA3": _Format(_read_ia3, ia3_format.check),
+    prefix_format.TYPE: _Format(_read_layers, prefix_format.check, "softprompt"),
+}
 """Readers by ``peft_type``; every other one is a prompt's, which refuses by name what it cannot read."""
 
 _WRITERS: dict[str, Callable[[Base, Front, Change], Payload]] = {

@@ -35,7 +35,7 @@ from softprompt.library.changed import (
     write_front,
 )
 from softprompt.library.files import json_object, opened, refuse_links_out
-from softprompt.library.payload import Met
+from softprompt.library.payload import Met, Payload
 from softprompt.library.tensor_file import (
     check_finite,
     copy_tensors,
@@ -48,7 +48,7 @@ from softprompt.methods.full import replaced
 from softprompt.packages import Need
 from softprompt.prefix import Front
 
-__all__ = ["MODEL_CONFIG", "FreshModel", "SavedModel", "check", "read"]
+__all__ = ["MODEL_CONFIG", "FreshModel", "SavedModel", "check", "merged_model", "read"]
 
 MODEL_CONFIG = "config.json"
 _INDEX = "model.safetensors.index.json"
@@ -84,6 +84,10 @@ class FreshModel(ChangedModel):
     def kind(self) -> str:
         return "full"
 
+    @property
+    def opened_by(self) -> str:
+        return "transformers"
+
     def write(self, folder: Path, base_name: str, revision: str | None) -> str:
         """Write the folder of a model, and the front's file; see ``Payload``."""
         write_tensors(folder / MODEL_FILE, dict(self.change.tensors) | _buffers(self.base))
@@ -99,8 +103,23 @@ class FreshModel(ChangedModel):
     def ride(self, base: Base) -> None:
         """It needs a model of its own; see ``Payload``."""
 
+    def merged(self, base: Base) -> Base:
+        """As in ``meet``: its weights are the whole of it."""
+        return self.meet(base).base
+
     def adopted(self, base: Base) -> FreshModel:
         return self
+
+
+def merged_model(base: Base, payload: Payload) -> FreshModel:
+    """Whatever changes a model as a model of its own, with the change in its weights.
+
+    Raises:
+        ArtifactError: it changes no weights, does not fit ``base``, or ``base`` keeps them in few bits.
+    """
+    model = payload.merged(base)
+    change = Change("full", {}, dict(model.model.named_parameters()))
+    return FreshModel.of(model, payload.meet(base).front, change)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +143,10 @@ class SavedModel:
     @property
     def kind(self) -> str:
         return "full"
+
+    @property
+    def opened_by(self) -> str:
+        return "transformers"
 
     @cached_property
     def positions(self) -> int:
@@ -171,6 +194,10 @@ class SavedModel:
 
     def ride(self, base: Base) -> None:
         """It needs a model of its own; see ``Payload``."""
+
+    def merged(self, base: Base) -> Base:
+        """As in ``meet``: its weights are the whole of it."""
+        return self.meet(base).base
 
     def adopted(self, base: Base) -> SavedModel:
         """Behind the start token, which usual training sets before every text."""
@@ -237,6 +264,8 @@ def _describe(base: Base, folder: Path) -> None:
     config = copy.deepcopy(base.config)
     config.architectures = [type(base.model).__name__]
     config.dtype = base.dtype
+    if base.model.get_output_embeddings().weight is not base.embedding.weight:
+        config.get_text_config().tie_word_embeddings = False  # one of two that were tied was changed
     config.save_pretrained(folder)
     base.tokenizer.save_pretrained(folder)
     if getattr(base.model, "generation_config", None) is not None:

@@ -25,6 +25,7 @@ from softprompt.library.changed import (
     front_on,
     front_positions,
     hash_of,
+    merged_into,
     read_front,
     write_front,
 )
@@ -95,6 +96,10 @@ class Rescaling(ChangedModel):
     def kind(self) -> str:
         return "ia3"
 
+    @property
+    def opened_by(self) -> str:
+        return "peft"
+
     def write(self, folder: Path, base_name: str, revision: str | None) -> str:
         """Write PEFT's two files and the front's; see ``Payload``."""
         config = Ia3ConfigFile(
@@ -121,6 +126,11 @@ class Rescaling(ChangedModel):
     def ride(self, base: Base) -> Ride:
         """What every token's outputs are multiplied by in the base's own pass; see ``Payload``."""
         return Ride(self._fitted(base), rescaling(base, self.change))
+
+    def merged(self, base: Base) -> Base:
+        """A copy of ``base`` whose weights and biases are rescaled; see ``Payload``."""
+        self._fitted(base)
+        return merged_into(base, rescaling(base, self.change))
 
     def adopted(self, base: Base) -> Rescaling:
         """Behind the start token, which PEFT's usual training sets before every text."""

@@ -34,11 +34,15 @@ class _KindText(NamedTuple):
     code: Callable[[Card], str]
 
 
-def model_card(card: Card) -> str:
-    """The content of ``README.md``: front matter, what the artifact does, its scores, and how to use it."""
+def model_card(card: Card, opened_by: str = "peft") -> str:
+    """The content of ``README.md``: front matter, what the artifact does, its scores, and how to use it.
+
+    opened_by: the library that reads it beside softprompt; where that is "softprompt", none does.
+    """
     look = _look(card)
+    alone = opened_by == "softprompt"
     sections = (
-        _front_matter(card),
+        _front_matter(card, "softprompt" if alone else look.library),
         f"# {code_span(card.name)}",
         _summary(card),
         "## What it does",
@@ -49,7 +53,7 @@ def model_card(card: Card) -> str:
         "## Use",
         f"Run this beside the folder {code_span(card.name)} that holds this file.",
         f"With softprompt:\n\n```python\n{_softprompt_code(card)}\n```",
-        f"With {_TITLES[look.library]}:\n\n```python\n{look.code(card)}\n```",
+        _ALONE if alone else f"With {_TITLES[look.library]}:\n\n```python\n{look.code(card)}\n```",
         "## Training",
         _training(card),
         "The whole configuration:",
@@ -62,13 +66,13 @@ def model_card(card: Card) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _front_matter(card: Card) -> str:
+def _front_matter(card: Card, library: str) -> str:
     lines = ["---"]
     name = card.base.name  # the hub refuses any value but an id, so go by its looks
     if _HUB_ID.fullmatch(name) and name not in catalog.names() and not name.endswith(".gguf"):
         lines.append(f"base_model: {quoted(card.base.name)}")
     tags = ["softprompt", card.kind, card.base.model_type]
-    lines += [f"library_name: {_look(card).library}", "pipeline_tag: text-generation", "tags:"]
+    lines += [f"library_name: {library}", "pipeline_tag: text-generation", "tags:"]
     lines += [f"- {quoted(tag)}" for tag in dict.fromkeys(tags) if tag]
     return "\n".join([*lines, *_results(card), "---"])
 
@@ -259,6 +263,7 @@ read = torch.cat([front[None], model.get_input_embeddings()(ids)], 1)
 answer = model.generate(inputs_embeds=read, max_new_tokens=20, do_sample=False)
 print(tokenizer.decode(answer[0], skip_special_tokens=True))"""
 
+_ALONE = "PEFT has no format for a prefix of layers that differ, so softprompt alone reads it."
 _BEHIND = ", behind {positions} positions of text"
 _PROMPT = _KindText("{noun} of {positions} positions in front of the frozen", "", "peft", _prompt_code)
 _LOOKS = {

@@ -54,6 +54,11 @@ class Payload(Protocol):
         ...
 
     @property
+    def opened_by(self) -> str:
+        """Which library reads its files beside softprompt: peft, transformers or, if none, softprompt."""
+        ...
+
+    @property
     def positions(self) -> int:
         """P, the positions it takes in front of every text."""
         ...
@@ -87,6 +92,14 @@ class Payload(Protocol):
 
     def ride(self, base: Base) -> Ride | None:
         """What rows bring into the base's own pass; None if it needs its own model. Errors as in ``meet``."""
+        ...
+
+    def merged(self, base: Base) -> Base:
+        """A copy of ``base`` with it in the weights, a model like any other; ``base`` is not changed.
+
+        Raises:
+            ArtifactError: it changes no weights, or the base's cannot take it in; or as in ``meet``.
+        """
         ...
 
     def adopted(self, base: Base) -> Payload:

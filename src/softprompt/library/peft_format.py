@@ -46,6 +46,7 @@ __all__ = [
     "check",
     "config_bytes",
     "from_front",
+    "has_place_for",
     "parse_config",
     "read",
     "to_front",
@@ -230,6 +231,10 @@ class Learnt:
         return ()
 
     @property
+    def opened_by(self) -> str:
+        return "peft"
+
+    @property
     def positions(self) -> int:
         """P."""
         return len(self.tensor)
@@ -253,6 +258,13 @@ class Learnt:
     def ride(self, base: Base) -> Ride:
         """Nothing but what stands in front; see ``Payload``."""
         return Ride(to_front(self, base), None)
+
+    def merged(self, base: Base) -> Base:
+        """Refused: it stands in front of a text; see ``Payload``."""
+        raise ArtifactError(
+            "A prompt stands in front of a text and changes no weight of the model, so there is nothing to "
+            "merge; export it as it is."
+        )
 
     def adopted(self, base: Base) -> Learnt:
         """Itself: what stands in front is all there is."""
@@ -393,15 +405,24 @@ def to_front(learnt: Learnt, base: Base) -> Front:
     return learnt.tensor.to(base.device, torch.float32)
 
 
+def has_place_for(front: Front, base: Base) -> bool:
+    """Whether PEFT's format can hold a front: a prefix only of layers alike, each with keys and values."""
+    if not isinstance(front, Prefix):
+        return True
+    shapes = _shapes(front)
+    layers = base.text_config.num_hidden_layers
+    return not front.states and len(set(shapes)) == 1 and len(shapes[0]) == 2 and len(shapes) == layers
+
+
 def from_front(front: Front, base: Base) -> Learnt:
-    """What to write of a front made on ``base``; the inverse of ``to_front``.
+    """What to write of a front made on ``base`` that the format has a place for; the inverse of ``to_front``.
 
     Of a prefix only keys and values are kept, not what it alone makes the model expect next.
 
     Raises:
-        ArtifactError: a KV prefix over layers of unequal shapes, which the format cannot hold.
         WrongBaseError: a prefix of another base.
     """
+    assert has_place_for(front, base)
     if isinstance(front, Prefix):
         return _from_prefix(base.accept(front), base)
     about = base.text_config
@@ -428,24 +449,13 @@ def _to_prefix(learnt: Learnt, base: Base) -> Prefix:
 
 
 def _from_prefix(prefix: Prefix, base: Base) -> Learnt:
-    if prefix.states:
-        raise ArtifactError(
-            f"{base.name} has layers that keep a state, for which PEFT's format of prefixes has no place, so "
-            "learn a soft prompt instead."
-        )
-    shapes = _shapes(prefix)
-    layers = base.text_config.num_hidden_layers
-    if len(set(shapes)) != 1 or len(shapes[0]) != 2 or len(shapes) != layers:
-        raise ArtifactError(
-            f"{base.name} has {layers} layers and {_described(shapes)}; a prefix can be saved only where "
-            "every layer has keys and values of its own and of one shape, so learn a soft prompt instead."
-        )
     sides = torch.stack([t for pair in zip(prefix.keys, prefix.values, strict=True) for t in pair])
     rows = (
         sides.detach().to("cpu", torch.float32).permute(2, 0, 1, 3).flatten(1)
     )  # [2L, K, P, D] -> [P, 2L*K*D]
-    heads, width = shapes[0]
-    return Learnt(rows.contiguous(), "prefix-tuning", Geometry(layers, heads, heads * width))
+    heads, width = prefix.keys[0].shape[0], prefix.keys[0].shape[2]
+    geometry = Geometry(len(prefix.keys), heads, heads * width)
+    return Learnt(rows.contiguous(), "prefix-tuning", geometry)
 
 
 def _shapes(prefix: Prefix) -> list[tuple[int, ...]]:

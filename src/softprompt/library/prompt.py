@@ -175,7 +175,7 @@ class Prompt:
 
     def encode(self, table: Table) -> Encoded:
         """Rows in tokens, exactly as in training."""
-        return encode(table, self.template, self.base.encode, **self._options)
+        return encode(table, self.template, self.base.encode, **self._options, cut_targets=self._cuts_targets)
 
     def request(self, text: Text, sampling: Sampling | None = None, row: int = 0) -> GenerateRequest:
         """To answer one text behind this prompt, no longer than its job's longest answer; see ``tokens``."""
@@ -239,6 +239,11 @@ class Prompt:
             "calibrate": about.calibrate,
             "scaling": self.scaling,
         }
+
+    @property
+    def _cuts_targets(self) -> bool:
+        """Whether targets that are too long were cut while it was learnt."""
+        return self.card.settings.get("data", {}).get("long_targets") == "cut"
 
     def encode_request(self, text: Text) -> Encoded:
         known = self._candidates

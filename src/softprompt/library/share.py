@@ -15,10 +15,12 @@ from softprompt.atomic import write_bytes
 from softprompt.checkpoints import hub
 from softprompt.errors import ArtifactError, BaseModelError
 from softprompt.library.card import CARD_FILE, Card, card_json
+from softprompt.library.formats import opened_by
+from softprompt.library.full_format import MODEL_CONFIG
 from softprompt.library.model_card import model_card
 from softprompt.library.peft_format import CONFIG_FILE
 
-__all__ = ["HUB", "brought", "public", "push"]
+__all__ = ["HUB", "brought", "of_the_hub", "public", "push"]
 
 HUB = "hub:"
 _SPEC = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?", re.ASCII)
@@ -27,8 +29,17 @@ _ABSOLUTE = re.compile(r"(?<![\w:/.])(?:[A-Za-z]:)?[/\\](?:[^/\\\"']+[/\\])*(?=[
 """The folders of an absolute path, in whatever text it stands."""
 
 
-def brought(spec: str) -> Path:
+def of_the_hub(spec: str) -> bool:
+    """Whether it is spelt like ``OWNER/NAME[@REVISION]``, with or without ``hub:`` before it."""
+    return _SPEC.fullmatch(spec.removeprefix(HUB)) is not None
+
+
+def brought(spec: str, *, bare: bool = False) -> Path:
     """The local folder of ``hub:OWNER/NAME[@REVISION]``.
+
+    Args:
+        spec: the name.
+        bare: whether it may lack a card, as what PEFT and transformers write.
 
     Raises:
         ArtifactError: there is no such prompt, or this is no name of one.
@@ -41,10 +52,18 @@ def brought(spec: str) -> Path:
         )
     repo, revision = parts["repo"], parts["revision"]
     try:
-        offline = hub.must_stay_local(repo, revision, file=CARD_FILE)
+        files = (CARD_FILE, CONFIG_FILE, MODEL_CONFIG) if bare else (CARD_FILE,)
+        offline = hub.must_stay_local(repo, revision, files=files)
     except BaseModelError as error:
         raise ArtifactError(str(error)) from error
-    return hub.bring(repo, revision, _PATTERNS, offline=offline)
+    folder = hub.bring(repo, revision, _PATTERNS, offline=offline)
+    if not any(folder.glob("*.safetensors")):
+        raise ArtifactError(
+            f"The hub repository {repo} has no safetensors weights, and pickled ones, which can run code "
+            "when opened, are never read; load it in PEFT where you trust it and write it anew with "
+            "save_pretrained(folder)."
+        )
+    return folder
 
 
 def push(folder: Path, card: Card, repo: str, *, private: bool = False) -> str:
@@ -63,7 +82,7 @@ def push(folder: Path, card: Card, repo: str, *, private: bool = False) -> str:
         staging = Path(made) / "artifact"
         shutil.copytree(folder, staging)
         write_bytes(staging / CARD_FILE, card_json(shown).encode())
-        write_bytes(staging / "README.md", model_card(shown).encode())
+        write_bytes(staging / "README.md", model_card(shown, opened_by(folder)).encode())
         described = staging / CONFIG_FILE
         if described.exists() and card.base.name != shown.base.name:
             text = described.read_text(encoding="utf-8")

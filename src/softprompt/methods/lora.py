@@ -6,6 +6,7 @@ files. On a quantised base the same adapters are QLoRA (Dettmers et al. 2023).
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from softprompt.base.copies import Change, in_parts, shared_copy
-from softprompt.base.lowrank import LayerChange, LowRank
+from softprompt.base.lowrank import LayerChange, LowRank, plain_weight
 from softprompt.base.model import Base
 from softprompt.checkpoints.quantise import quiet_bitsandbytes
 from softprompt.errors import BaseModelError, ConfigError
@@ -30,7 +31,7 @@ class Lora:
     Args:
         base: the frozen model; not a module of it changes.
         front: ``[P, E]`` the embeddings of the words in front, often none.
-        settings: rank, alpha, targets, rslora, dora.
+        settings: rank, alpha, targets, rslora, dora; ``ranks`` and ``alphas`` of layers that have others.
         seed: draws the adapters' first halves; their second halves start at zero.
     """
 
@@ -91,14 +92,16 @@ def low_rank(base: Base, change: Change) -> LowRank | None:
     quantised layer has not. The factors are in the base's number format.
     """
     settings, tensors = change.settings, change.tensors
-    factor = settings["alpha"] / settings["rank"] ** (0.5 if settings["rslora"] else 1.0)
     layers = {}
     for name in sorted(_adapted_layers(tensors)):
-        down = tensors[f"{name}.lora_A.default.weight"].to(base.device)
-        up = factor * tensors[f"{name}.lora_B.default.weight"].to(base.device)
+        first, second = (f"{name}.{part}" for part in _pair(name, tensors))
+        down = tensors[first].to(base.device)
+        alpha = settings.get("alphas", {}).get(name, settings["alpha"])
+        factor = alpha / len(down) ** (0.5 if settings["rslora"] else 1.0)
+        up = factor * tensors[second].to(base.device)
         scale = None
         if settings["dora"]:
-            weight = _weight(base.model.get_submodule(name))
+            weight = plain_weight(base.model.get_submodule(name))
             if weight is None:
                 return None
             magnitude = tensors[f"{name}.lora_magnitude_vector.default.weight"].to(base.device)
@@ -107,13 +110,11 @@ def low_rank(base: Base, change: Change) -> LowRank | None:
     return LowRank(layers)
 
 
-def _weight(layer: nn.Module) -> Tensor | None:
-    """[out, in], or None where it is not kept as plain numbers."""
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    if not weight.is_floating_point() or type(weight) not in (Tensor, nn.Parameter):
-        return None
-    return weight if isinstance(layer, nn.Linear) else weight.T
+def _pair(layer: str, tensors: Mapping[str, Tensor]) -> tuple[str, str]:
+    """What PEFT calls the factors ``[r, in]`` and ``[out, r]`` of a layer; those of embeddings otherwise."""
+    if f"{layer}.lora_embedding_A.default" in tensors:
+        return "lora_embedding_A.default", "lora_embedding_B.default"
+    return "lora_A.default.weight", "lora_B.default.weight"
 
 
 def _with_adapters(
@@ -176,6 +177,8 @@ def _injected(
         r=settings["rank"],
         lora_alpha=settings["alpha"],
         target_modules=list(layers),
+        rank_pattern={re.escape(layer): rank for layer, rank in settings.get("ranks", {}).items()},
+        alpha_pattern={re.escape(layer): alpha for layer, alpha in settings.get("alphas", {}).items()},
         use_rslora=settings["rslora"],
         use_dora=settings["dora"],
         lora_dropout=0.0,

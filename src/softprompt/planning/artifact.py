@@ -14,6 +14,8 @@ from torch import Tensor
 
 from softprompt.base.copies import Change
 from softprompt.base.model import Base
+from softprompt.library.peft_format import has_place_for
+from softprompt.library.prefix_format import tensors_of
 from softprompt.methods.method import Method
 from softprompt.prefix import Prefix
 
@@ -31,6 +33,8 @@ def artifact_size(method: Method) -> int:
     with torch.no_grad():
         front = method.front()
     change = method.change()
+    if isinstance(front, Prefix) and not has_place_for(front, method.base):
+        return file_size({name: (tuple(t.shape), torch.float32) for name, t in tensors_of(front).items()})
     if isinstance(front, Prefix):
         width = sum(t.shape[0] * t.shape[2] for t in (*front.keys, *front.values))
         return file_size({"prompt_embeddings": ((front.length, width), torch.float32)})

@@ -30,7 +30,7 @@ from softprompt.evaluation.intervals import Value
 from softprompt.evaluation.score import score
 from softprompt.library.card import Card
 from softprompt.library.folder import Library
-from softprompt.library.peft_format import Learnt
+from softprompt.library.prefix_format import PromptPayload
 from softprompt.library.prompt import Prompt
 from softprompt.listener import SILENT, Listener
 from softprompt.methods.front import Words, parse_front
@@ -181,7 +181,7 @@ def _fit(trials: Sequence[TrialRun], listener: Listener, resume: bool) -> None:
 def _with_a_start(config: Config) -> Config:
     """An adapter has no positions to start from, so questions it solved stand in for them."""
     source = getattr(config.method, "init_artifact", None)
-    if source is None or isinstance(Library(config.output.library).load(source).payload, Learnt):
+    if source is None or isinstance(Library(config.output.library).load(source).payload, PromptPayload):
         return config
     method = config.method.model_copy(update={"init": "text", "init_artifact": None, "front": "{demos:8}"})
     return config.model_copy(update={"method": method})

@@ -27,7 +27,6 @@ from softprompt.evaluation.doubts import too_few
 from softprompt.evaluation.score import Scores, judge, score, target_rows
 from softprompt.library.card import DataCard
 from softprompt.library.folder import Library, check_base
-from softprompt.library.peft_format import to_front
 from softprompt.listener import SILENT, Listener
 from softprompt.methods.attended import attention_to
 from softprompt.methods.build import Material, build_method
@@ -255,6 +254,9 @@ def read_task(base: Base, config: Config) -> tuple[Task, str]:
     draw = config.seed if config.data.draw is None else config.data.draw
     unsolved = config.teacher is not None
     task = load_task(config.data, draw, input=task_input, unsolved=unsolved, render=base.render_chat)
+    if config.data.long_targets == "drop" and task.solved:
+        room = {"max_tokens": config.data.max_tokens, "end": _end(base, config)}
+        task = task.without_long_targets(base.encode, **room)
     return task, front
 
 
@@ -272,7 +274,7 @@ def learnt_front(name: str, base: Base, library: str | Path) -> Front:
     artifact = Library(library).load(name)
     if artifact.card is not None:
         check_base(artifact, base)
-    return to_front(artifact.learnt, base)
+    return artifact.front(base)
 
 
 def _rows(config: Config, encoded: Mapping[str, Encoded], lessons: Lessons | None) -> list[TokenRow]:
