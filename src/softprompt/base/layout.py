@@ -84,9 +84,6 @@ class Layout:
         slots = torch.arange(pack.longest, device=before.device)
         # A row sees its whole front, a front being read sees itself up to where it is.
         front = slots < torch.minimum(before, positions + 1)[:, :, None]  # [N, W, P]
-        if pack.unseen is not None:
-            first, again = pack.unseen[:, :, :1], pack.unseen[:, :, 1:]  # [N, W, 1]
-            front &= (slots < first) | (slots >= again)
         own = (pack.owners[:, :, None] == pack.owners[:, None, :]).tril()  # [N, W, W]
         own &= (positions >= before)[:, :, None]
         keys = torch.cat([slots.expand(len(before), -1), positions], dim=1)  # [N, P + W]

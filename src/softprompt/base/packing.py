@@ -29,13 +29,11 @@ class TokenRow:
         ids: the tokens.
         scored_from: the first that is to be predicted.
         teacher: what another reader expected at each of those, which is to be matched instead.
-        unseen: positions of its front, from the first up to the second, that it does not look at.
     """
 
     ids: tuple[int, ...]
     scored_from: int = 0
     teacher: TopTokens | None = field(default=None, compare=False)
-    unseen: tuple[int, int] = (0, 0)
 
     @property
     def targets(self) -> range:
@@ -90,8 +88,6 @@ class Pack:
         firsts: the first bin of each group.
         starts: for each group and row, the flat index (into N x W) of its first token; rows are
             contiguous.
-        unseen: ``[N, W, 2]`` the first position of the front that a slot does not look at, and the first that
-            it does again; None where all rows look at all of it.
     """
 
     ids: Tensor
@@ -102,7 +98,6 @@ class Pack:
     lengths: tuple[int, ...]
     firsts: tuple[int, ...]
     starts: tuple[tuple[int, ...], ...]
-    unseen: Tensor | None = None
 
     @property
     def width(self) -> int:
@@ -123,8 +118,7 @@ class Pack:
         """The same pack on another device."""
         ids, positions, owners = (t.to(device) for t in (self.ids, self.positions, self.owners))
         of, before = self.of.to(device), self.before.to(device)
-        unseen = None if self.unseen is None else self.unseen.to(device)
-        return Pack(ids, positions, owners, of, before, self.lengths, self.firsts, self.starts, unseen)
+        return Pack(ids, positions, owners, of, before, self.lengths, self.firsts, self.starts)
 
 
 def pack(groups: Sequence[Group], *, slot_cost: int = 1024, narrowest: int = 1) -> Pack:
@@ -148,7 +142,6 @@ def pack(groups: Sequence[Group], *, slot_cost: int = 1024, narrowest: int = 1) 
     ids = torch.zeros(sum(bins) * width, dtype=torch.long)
     positions = before.repeat_interleave(width)
     owners = torch.full_like(ids, -1)
-    unseen = ids.new_zeros(len(ids), 2)
     starts, owner = [], count()
     for group, filling, first in zip(groups, fillings, firsts, strict=True):
         head = first * width
@@ -159,10 +152,8 @@ def pack(groups: Sequence[Group], *, slot_cost: int = 1024, narrowest: int = 1) 
             ids[start:end] = torch.tensor(row.ids, dtype=torch.long)
             positions[start:end] += torch.arange(end - start)
             owners[start:end] = next(owner)
-            unseen[start:end] = torch.tensor(row.unseen)
     ids, positions, owners = (t.view(-1, width) for t in (ids, positions, owners))
-    hidden = unseen.view(-1, width, 2) if unseen.any() else None
-    return Pack(ids, positions, owners, of, before, lengths, firsts, tuple(starts), hidden)
+    return Pack(ids, positions, owners, of, before, lengths, firsts, tuple(starts))
 
 
 @dataclass(frozen=True)

@@ -87,8 +87,6 @@ class PrefixTuningConfig(_Method):
     """The width of that network."""
     freeze_first: bool = True
     """Whether the first position of a text stays as it is: models lean on it as an attention sink."""
-    leave_one_out: bool = False
-    """Whether a training row is read without its own demonstration, which would tell it its answer."""
 
     def of_length(self, positions: int) -> PrefixTuningConfig:
         """The same with so many positions."""
@@ -97,7 +95,7 @@ class PrefixTuningConfig(_Method):
     @model_serializer(mode="wrap")
     def _without_later_settings(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What was not there at first is left out where it is off, so that older runs keep their digest."""
-        later = {"keep": "last", "init_artifact": None, "most": None, "leave_one_out": False}
+        later = {"keep": "last", "init_artifact": None, "most": None}
         return {k: v for k, v in write(self).items() if k not in later or v != later[k]}
 
     @field_validator("init_artifact")

@@ -89,15 +89,9 @@ class Task:
 
     def demonstrations(self, count: int, seed: int) -> str:
         """``count`` solved training rows as text, stratified by label, a blank line behind each."""
-        return "".join(self.shown(count, seed))
-
-    def shown(self, count: int, seed: int) -> list[str]:
-        """Those rows one by one."""
-        return [*map(self.solved_text, subset(self.tables["train"], count, seed, self._stratum()).rows)]
-
-    def solved_text(self, row: Row) -> str:
-        """A row with its answer as it stands among demonstrations."""
-        return f"{self.template.input_text(row)}{self.template.target_text(row)}\n\n"
+        chosen = subset(self.tables["train"], count, seed, self._stratum())
+        shown = (self.template.input_text(row) + self.template.target_text(row) for row in chosen.rows)
+        return "".join(f"{text}\n\n" for text in shown)
 
     def _retrieved(self, name: str, encoder: Encoder, left_out: list[int]) -> Before:
         """What puts a row's most similar training rows, solved, before it: the most similar one last.

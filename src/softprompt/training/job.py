@@ -30,8 +30,7 @@ from softprompt.library.folder import Library, check_base
 from softprompt.listener import SILENT, Listener
 from softprompt.methods.attended import attention_to
 from softprompt.methods.build import Material, build_method
-from softprompt.methods.front import Demos, Words, parse_front, with_demonstrations
-from softprompt.methods.leave_out import spans
+from softprompt.methods.front import parse_front, with_demonstrations
 from softprompt.methods.method import Method
 from softprompt.methods.text import word_ids
 from softprompt.prefix import Front, Prefix
@@ -146,23 +145,7 @@ class Job:
     @property
     def rows(self) -> list[TokenRow]:
         """The training rows; their scored tokens make the loss."""
-        rows = _rows(self.config, self.encoded, self.lessons)
-        if not getattr(self.config.method, "leave_one_out", False):
-            return rows
-        own = self._own_demonstrations()
-        return [replace(row, unseen=own.get(number, (0, 0))) for number, row in enumerate(rows)]
-
-    def _own_demonstrations(self) -> dict[int, tuple[int, int]]:
-        """Which positions of the front show a training row itself, by the row's number."""
-        parts = parse_front(self.front_template)
-        seed, task = self.config.seed, self.task
-        shown = [text for p in parts if isinstance(p, Demos) for text in task.shown(p.count, seed)]
-        filled = with_demonstrations(parts, self.material.demonstrations)
-        text = "".join(part.text for part in filled if isinstance(part, Words))
-        where = dict(zip(shown, spans(self.base, text, shown), strict=True))
-        rows, examples = task.tables["train"].rows, self.encoded["train"].examples
-        texts = [task.solved_text(rows[example.index]) for example in examples]
-        return {number: where[solved] for number, solved in enumerate(texts) if solved in where}
+        return _rows(self.config, self.encoded, self.lessons)
 
     @property
     def data(self) -> dict[str, DataCard]:
