@@ -15,7 +15,10 @@ from softprompt.base.packing import TokenRow
 def peft_loss_and_gradient(model: Any, soft: Tensor, rows: Sequence[TokenRow]) -> tuple[Tensor, Tensor]:
     """PEFT's usual way: the prompt repeated into every right-padded row, the head at every position."""
     config = peft.PromptTuningConfig(
-        task_type="CAUSAL_LM", num_virtual_tokens=len(soft), token_dim=soft.shape[1]
+        task_type="CAUSAL_LM",
+        num_virtual_tokens=len(soft),
+        token_dim=soft.shape[1],
+        num_attention_heads=1,  # not looked at, but sought in the model's config under names that MPT has not
     )
     wrapped: Any = peft.get_peft_model(model, config).eval()
     weight = wrapped.prompt_encoder["default"].embedding.weight

@@ -7,10 +7,13 @@ import random
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 import tiny
 from reference import peft_loss_and_gradient
-from softprompt.base.model import Base
+from softprompt.base import packing
+from softprompt.base.attention import told
+from softprompt.base.model import Base, Batch
 from softprompt.base.packing import TokenRow
 from softprompt.generation.offline import generate
 from softprompt.generation.request import Event, GenerateRequest, TextDelta
@@ -104,10 +107,50 @@ def test_batch_mates_change_nothing(architecture: str) -> None:
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("architecture", [a for a in tiny.ARCHITECTURES if a != "bloom"])
-def test_these_architectures_are_packed(architecture: str) -> None:
-    assert tiny.base(architecture).layout.name == "flat"
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_all_these_architectures_share_bins(architecture: str) -> None:
+    expected = "repeated" if architecture in tiny.OF_DISTANCES else "flat"
+    assert tiny.base(architecture).layout.name == expected
 
 
-def test_bloom_falls_back_to_the_padded_layout() -> None:
-    assert tiny.base("bloom").layout.name == "padded"
+@pytest.mark.parametrize("architecture", tiny.OF_DISTANCES)
+def test_a_bias_of_distances_counts_from_each_rows_own_front(architecture: str) -> None:
+    """Rows that share bins have the losses and gradients that transformers gives each row alone."""
+    base, model = tiny.base(architecture), tiny.model(architecture)
+    batch, soft = rows(12, seed=4, scored=None), front(base)
+    assert base._pack([Batch(batch, soft)]).ids.shape[0] < 4
+    losses = base.nll(batch, soft).per_row()
+    for row, loss in zip(batch, losses, strict=True):
+        ids = torch.tensor(row.ids)
+        embedded = torch.cat([soft, model.get_input_embeddings()(ids)])[None]
+        logits = model(inputs_embeds=embedded, use_cache=False).logits[0, P - 1 : -1]
+        expected = functional.cross_entropy(logits, ids, reduction="sum")
+        torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+        found, wanted = (torch.autograd.grad(one, soft, retain_graph=True)[0] for one in (loss, expected))
+        assert (found - wanted).norm() < 1e-5 * wanted.norm()
+
+
+def test_in_half_precision_a_bias_is_rounded_as_in_the_row_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A place far on in a bin would round its bias more coarsely than the row's own place does."""
+    base = tiny.base("bloom", dtype=torch.bfloat16)
+    monkeypatch.setattr(packing, "_cheapest", lambda groups, *_: [packing._fill(g, 2, True) for g in groups])
+    draw = random.Random(0)
+    batch = [TokenRow(tuple(draw.randrange(4, tiny.VOCABULARY) for _ in range(30))) for _ in range(12)]
+    soft = front(base).detach()
+    assert base._pack([Batch(batch, soft)]).width > 100
+    together = base.nll(batch, soft).per_row()
+    alone = torch.cat([base.nll([row], soft).per_row() for row in batch])
+    torch.testing.assert_close(together, alone, rtol=5e-3, atol=0)
+
+
+@pytest.mark.parametrize("architecture", tiny.OF_DISTANCES)
+def test_masks_are_told_to_nobody_else(architecture: str) -> None:
+    """What a pass was told ends with it, also where it fails."""
+    base = tiny.base(architecture)
+    ids = torch.tensor([[5, 9, 8, 7]])
+    with torch.no_grad():
+        before = base.model(input_ids=ids, use_cache=False).logits
+        base.nll(rows(3, seed=0), front(base).detach())
+        with pytest.raises(ValueError, match="stop"), told(torch.zeros(1, 1, 4, 4)):
+            raise ValueError("stop")
+        torch.testing.assert_close(base.model(input_ids=ids, use_cache=False).logits, before, rtol=0, atol=0)

@@ -6,10 +6,12 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 import tiny
 from softprompt.base.model import Base, Batch
@@ -113,6 +115,26 @@ def test_a_nan_in_one_front_reaches_no_other(architecture: str, kind: str) -> No
         pairs = zip(gradients(loss, front), gradients(alone.nll.mean(), front), strict=True)
         for gradient, expected in pairs:
             assert (gradient - expected).norm() <= 1e-4 * expected.norm()
+
+
+def test_half_precision_meets_few_shapes_however_many_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code is kept for every number of positions: without a bound memory grows as long as batches are new."""
+    draw = random.Random(0)
+    batches = [[TokenRow((5,) * draw.randint(8, 60), 2) for _ in range(16)] for _ in range(60)]
+    met, plain = {}, functional.linear
+    for dtype in (torch.float32, torch.bfloat16):
+        base, front, shapes = tiny.base(dtype=dtype), torch.randn(20, 32, requires_grad=True), set()
+
+        def noted(x: Tensor, weight: Tensor, *bias: Any, shapes: Any = shapes) -> Tensor:
+            shapes.add((x.numel() // x.shape[-1], *weight.shape))
+            return plain(x, weight, *bias)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(functional, "linear", noted)
+            for batch in batches:
+                base.nll(batch, front)
+        met[dtype] = len(shapes)
+    assert met[torch.bfloat16] < met[torch.float32] / 3
 
 
 def test_neighbours_of_any_length_change_nothing() -> None:

@@ -88,6 +88,41 @@ def test_a_long_front_makes_every_slot_dearer() -> None:
     assert both.width == 150
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_keys_of_a_row_follow_a_copy_of_its_fronts(seed: int) -> None:
+    groups = [Group(rows(1 + seed, seed), 3, True), Group(rows(seed % 5, seed + 50), 9)]
+    groups += [Group(rows(3, seed + 99), 2, True), Group(rows(2, seed), 4)]
+    packed = pack(groups, repeats=True)
+    keys, slots = packed.keys, packed.ids.numel()
+    assert keys is not None
+    # Flat slots, then the positions of the two finished fronts of 9 and 4.
+    fronts = [[*range(packed.heads[0], packed.heads[0] + 3)], [*range(slots, slots + 9)]]
+    fronts += [[*range(packed.heads[2], packed.heads[2] + 2)], [*range(slots + 9, slots + 13)]]
+    number = 0
+    for group, front, starts in zip(groups, fronts, packed.starts, strict=True):
+        for row, start in zip(group.rows, starts, strict=True):
+            here = start // packed.width
+            (at,) = torch.nonzero(keys.owners[here] == number, as_tuple=True)
+            assert keys.sources[here, at].tolist() == [*front, *range(start, start + len(row.ids))]
+            assert keys.positions[here, at].tolist() == list(range(len(at)))
+            assert torch.equal(at, at[0] + torch.arange(len(at)))
+            assert int(keys.counting[here, at[0] : at[-1] + 2].sum()) == 0
+            number += 1
+    # What nobody sees is of the own bin, so not even a NaN comes from another group.
+    unseen = keys.sources[keys.owners == -1] // packed.width
+    assert torch.equal(unseen, torch.nonzero(keys.owners == -1)[:, 0])
+
+
+def test_copies_of_a_long_front_are_not_made_for_a_few_empty_slots() -> None:
+    batch = [TokenRow((1,) * length) for length in (20, 24, 22, 21)]
+    shared, alone = (pack([Group(batch, before)], slot_cost=1024, repeats=True) for before in (4, 2000))
+    assert (len(shared.ids), len(alone.ids)) == (2, 4)
+    bounded = pack([Group(batch, 4)], slot_cost=10**6, repeats=True, most_keys=30)
+    assert len(bounded.ids) == 4
+    assert bounded.keys is not None
+    assert bounded.keys.width == 29
+
+
 def test_batches_bound_the_tokens_and_lose_no_row() -> None:
     batch = rows(40, 3)
     found = list(batches(batch, 100))

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.mark.parametrize(
-    ("family", "layout"), [("granite", "flat"), ("gemma2", "packed"), ("bloom", "padded")]
+    ("family", "layout"), [("granite", "flat"), ("gemma2", "packed"), ("bloom", "repeated")]
 )
 def test_a_family_is_right_in_every_column(family: str, layout: str) -> None:
     found = architectures.check(family)

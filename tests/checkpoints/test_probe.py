@@ -14,7 +14,7 @@ from transformers.models.mamba2 import modeling_mamba2
 
 import tiny
 from softprompt.base.kv_pool import Chunk, KVPool
-from softprompt.base.layout import ALONE, FLAT, PADDED, TOLD
+from softprompt.base.layout import ALONE, FLAT, REPEATED, TOLD
 from softprompt.base.packing import TokenRow
 from softprompt.checkpoints import probe
 from softprompt.checkpoints.freeze import freeze
@@ -85,7 +85,7 @@ def test_a_model_that_ignores_positions_is_not_packed() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_the_layout_does_not_depend_on_the_dtype(dtype: torch.dtype) -> None:
     assert tiny.base("llama", dtype=dtype).layout is FLAT
-    assert tiny.base("bloom", dtype=dtype).layout is PADDED
+    assert tiny.base("bloom", dtype=dtype).layout is REPEATED
 
 
 def test_a_model_that_fails_without_a_word_is_refused_all_the_same() -> None:

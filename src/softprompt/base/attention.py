@@ -7,16 +7,19 @@ backward is slow, the scores are recomputed with plain matrix products instead.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache, wraps
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
 
-__all__ = ["IMPLEMENTATION", "PoolSpan", "Recomputed", "register"]
+__all__ = ["IMPLEMENTATION", "PoolSpan", "Recomputed", "register", "told"]
 
 IMPLEMENTATION = "softprompt"
 
@@ -44,10 +47,40 @@ class PoolSpan(NamedTuple):
     apart: bool = False
 
 
+@cache
 def register() -> None:
-    """Make ``attn_implementation="softprompt"`` known to transformers (safe to call again)."""
+    """Make ``attn_implementation="softprompt"`` known to transformers, and masks that are ``told`` heard."""
     AttentionInterface.register(IMPLEMENTATION, attend)
     AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
+    for implementation, made in (("eager", eager_mask), ("sdpa", sdpa_mask)):
+        AttentionMaskInterface.register(implementation, _told_or(made))
+
+
+_told: ContextVar[Tensor | None] = ContextVar("told", default=None)
+
+
+@contextmanager
+def told(mask: Tensor | None) -> Iterator[None]:
+    """Within, models that take masks of padding only see what ``mask`` [N, 1, W, C] shows them, additive.
+
+    They have transformers make their causal mask, by functions that it lets one register.
+    """
+    before = _told.set(mask)
+    try:
+        yield
+    finally:
+        _told.reset(before)
+
+
+def _told_or(made: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that makes masks as ``made`` does where none is told."""
+
+    @wraps(made)
+    def mask(*args: Any, **kwargs: Any) -> Any:
+        known = _told.get()
+        return made(*args, **kwargs) if known is None else known
+
+    return mask
 
 
 def attend(

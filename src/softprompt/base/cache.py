@@ -23,7 +23,14 @@ from softprompt.base.packing import Pack
 from softprompt.errors import BaseModelError
 from softprompt.prefix import Prefix, StateKey
 
-__all__ = ["BehindFronts", "DecodeCache", "PoolCache", "Recorder", "cache_argument"]
+__all__ = [
+    "BehindFronts",
+    "DecodeCache",
+    "PoolCache",
+    "Recorder",
+    "behind",
+    "cache_argument",
+]
 
 
 def cache_argument(module: Any, cache: Any) -> dict[str, Any]:
@@ -124,6 +131,14 @@ class Recorder(_Seen):
         return k, v
 
 
+def behind(
+    pack: Pack, prefixes: Sequence[Prefix | None], *, record: bool = False
+) -> BehindFronts | BehindOwnFronts:
+    """The cache in which the rows of a pack find their fronts; see ``BehindFronts``."""
+    kind = BehindFronts if pack.keys is None else BehindOwnFronts
+    return kind(pack, prefixes, record=record)
+
+
 class BehindFronts(_Seen):
     """Sets before every bin of a pack the front its rows stand behind.
 
@@ -168,6 +183,33 @@ class BehindFronts(_Seen):
         found = [_padded(t, self._seen) for t in (*inline, *(f[None].to(text) for f in finished))]
         fronts = found[0] if len(found) == 1 else torch.cat(found)
         return torch.cat([fronts[self._sources.to(text.device)], text], dim=2)
+
+
+class BehindOwnFronts(_Seen):
+    """Gives every row of a pack a copy of its front's keys right before its own; see ``packing.Keys``."""
+
+    def __init__(self, pack: Pack, prefixes: Sequence[Prefix | None], *, record: bool = False) -> None:
+        """As of ``BehindFronts``."""
+        assert pack.keys is not None
+        super().__init__(pack.keys.width - pack.width)
+        self._sources = pack.keys.sources  # [N, C]
+        self._finished = [prefix for prefix in prefixes if prefix is not None]
+        self._record = record
+        self.pairs: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def update(self, k: Tensor, v: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """k, v: [N, K, W, D] -> [N, K, C, D]."""
+        if self._record:
+            self.pairs[layer_idx] = (k, v)
+        keys = self._copied([prefix.keys[prefix.places[layer_idx]] for prefix in self._finished], k)
+        return keys, self._copied([prefix.values[prefix.places[layer_idx]] for prefix in self._finished], v)
+
+    def _copied(self, finished: Sequence[Tensor], text: Tensor) -> Tensor:
+        """Finished fronts [K, P, D] and text [N, K, W, D] -> [N, K, C, D]."""
+        every = [text.transpose(1, 2).flatten(0, 1), *(t.transpose(0, 1).to(text) for t in finished)]
+        slots = every[0] if len(every) == 1 else torch.cat(every)  # [N x W + P + ..., K, D]
+        found = slots.index_select(0, self._sources.flatten().to(text.device))
+        return found.unflatten(0, self._sources.shape).transpose(1, 2)
 
 
 def _padded(fronts: Tensor, length: int) -> Tensor:

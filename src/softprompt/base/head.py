@@ -16,12 +16,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from softprompt.base.shapes import multiple
 from softprompt.base.targets import TopTokens
 
 __all__ = ["Head", "backbone"]
 
 CHUNK = 256
 """Positions whose logits exist at one time: 256 x V numbers instead of M x V."""
+
+TOKENS, LOGITS = 1024, 2**22
+"""Positions, and logits of them, that exist at one time where the head is frozen: what a cache holds."""
 
 ROUNDING = 2e-2
 """How far rounding may move logits, of their norm; a scale or a layer moves them further."""
@@ -87,16 +91,19 @@ class Head:
         weight = self._projection.weight
         learns = any(p.requires_grad for p in (self._whole or self._projection).parameters())
         if learns or not hidden.requires_grad:
-            found = (target.chunk(m, m + CHUNK).plain(self.logits(h)) for m, h in _chunks(hidden))
+            found = (target.chunk(m, m + CHUNK).plain(self.logits(h)) for m, h in _chunks(hidden, CHUNK))
             return torch.cat(list(found))
-        kind = _FrozenLoss if self._softcap is None and self._whole is None else _AnyFrozenLoss
-        losses: Tensor = kind.apply(hidden, self, weight, target)  # type: ignore[no-untyped-call]
+        one_product = type(self._projection) is nn.Linear and self._softcap is None and self._whole is None
+        if one_product:
+            losses: Tensor = _FrozenLoss.apply(hidden, weight, self._projection.bias, target)  # type: ignore[no-untyped-call]
+        else:
+            losses = _AnyFrozenLoss.apply(hidden, self, target)  # type: ignore[no-untyped-call]
         return losses
 
 
-def _chunks(hidden: Tensor) -> list[tuple[int, Tensor]]:
+def _chunks(hidden: Tensor, size: int) -> list[tuple[int, Tensor]]:
     """Parts of hidden [M, E], each with the number of its first token."""
-    return [(part * CHUNK, h) for part, h in enumerate(hidden.split(CHUNK))]
+    return [(part * size, h) for part, h in enumerate(hidden.split(size))]
 
 
 def backbone(model: Any) -> Any:
@@ -151,16 +158,22 @@ class _Target(Protocol):
         """Losses [M] of logits [M, V], through autograd."""
         ...
 
-    def loss(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [M, V] less their greatest -> losses [M] and the sum of exp [M, 1].
+    @property
+    def named(self) -> Tensor:
+        """``[M, k]`` the tokens it says something of."""
+        ...
 
-        In place of the logits stands their gradient times that sum afterwards.
+    def loss(self, named: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits [M, k] of the named, and the sum of exp [M, 1] over all others -> losses [M], two gradients.
+
+        The gradient of another token's logit is that of the others [M, 1] times its exp; a named one has its
+        own [M, k].
         """
         ...
 
 
 class _Label(NamedTuple):
-    """The tokens [M] themselves; the gradient is z / sum(z) - onehot."""
+    """The tokens [M] themselves; with q = exp / sum(exp), the gradient is q - onehot."""
 
     ids: Tensor
 
@@ -170,17 +183,19 @@ class _Label(NamedTuple):
     def plain(self, logits: Tensor) -> Tensor:
         return functional.cross_entropy(logits, self.ids, reduction="none")
 
-    def loss(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        wanted = z.gather(1, self.ids[:, None])  # [M, 1]
-        total = z.exp_().sum(1, keepdim=True)  # [M, 1]
-        z.scatter_add_(1, self.ids[:, None], -total)
-        return (total.log() - wanted)[:, 0], total
+    @property
+    def named(self) -> Tensor:
+        return self.ids[:, None]
+
+    def loss(self, named: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        total = others + named.exp()  # [M, 1]
+        return (total.log() - named)[:, 0], 1 / total, named.exp() / total - 1
 
 
 class _Soft(NamedTuple):
     """A distribution over k tokens and the rest.
 
-    With q = z / sum(z), the gradient is q - p at a token that is named, else q (1 - p_rest / q_rest).
+    With q = exp / sum(exp), the gradient is q - p at a token that is named, else q (1 - p_rest / q_rest).
     """
 
     top: TopTokens
@@ -191,38 +206,36 @@ class _Soft(NamedTuple):
     def plain(self, logits: Tensor) -> Tensor:
         return _divergence(logits, self.top)
 
-    def loss(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        ids, p, rest = self.top.ids, self.top.probabilities, self.top.rest[:, None]
-        named = z.gather(1, ids)  # [M, k]
-        others = z.exp_().scatter_(1, ids, 0).sum(1, keepdim=True)  # [M, 1]
+    @property
+    def named(self) -> Tensor:
+        return self.top.ids
+
+    def loss(self, named: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        p, rest = self.top.probabilities, self.top.rest[:, None]
         total = others + named.exp().sum(1, keepdim=True)  # [M, 1]
         others = others.clamp(min=math.exp(LEAST))
         log_q = named - total.log()
         losses = -(p * log_q).sum(1) - (rest * (others / total).log())[:, 0] - self.top.entropy
-        z.mul_(1 - rest * total / others)
-        z.scatter_(1, ids, named.exp() - p * total)
-        return losses, total
+        return losses, (1 - rest * total / others) / total, log_q.exp() - p
 
 
 class _FrozenLoss(torch.autograd.Function):
-    """The loss of a frozen head and its gradient in one go, chunk by chunk, in place of the logits.
+    """The loss of a frozen head and its gradient in one go, a block of words after the other.
 
-    No second array of M x V numbers is ever made, and none is kept.
+    No array of M x V numbers is ever made, and a block's logits are still in the processor's cache when
+    their gradient is taken.
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Head, weight: Tensor, target: _Target) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: _Target) -> Tensor:
         losses, gradient = [], torch.empty_like(hidden)
-        for m, h in _chunks(hidden):
-            z = head.logits(h)  # [M, V]
-            z.sub_(z.amax(1, keepdim=True))
-            found, total = target.chunk(m, m + CHUNK).loss(z)
+        for m, h in _chunks(hidden, TOKENS):
+            part = target.chunk(m, m + TOKENS)
+            named, others, pull = _over_words(h.to(weight.device), weight, bias, part.named)
+            found, of_others, of_named = part.loss(named, others)
             losses.append(found)
-            if weight.dtype == torch.float16:  # many words alike sum to more than it holds
-                shrink = LARGEST / total.clamp(min=LARGEST)  # [M, 1]
-                z.mul_(shrink)
-                total = total * shrink
-            gradient[m : m + CHUNK] = (z.to(weight.dtype) @ weight) / total
+            pull = pull.mul_(of_others) + torch.einsum("mk,mke->me", of_named, weight[part.named].float())
+            gradient[m : m + TOKENS] = pull
         ctx.save_for_backward(gradient)
         return torch.cat(losses)
 
@@ -232,13 +245,47 @@ class _FrozenLoss(torch.autograd.Function):
         return gradient * grads[0][:, None].to(gradient.dtype), None, None, None
 
 
+def _over_words(h: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits [M, k] of words named by ids [M, k]; over all others sum(exp) [M, 1], sum(exp x weight) [M, E].
+
+    Logits are told less the greatest of their token. What was summed before a greater one came is scaled by
+    it, as in an online softmax (Milakov and Gimelshein 2018).
+    """
+    tokens = len(h)
+    spare = -tokens % multiple(h.device, h.dtype)
+    h, ids = functional.pad(h, (0, 0, 0, spare)), functional.pad(ids, (0, 0, 0, spare))
+    named, others = h.new_zeros(ids.shape, dtype=torch.float32), h.new_zeros((len(h), 1), dtype=torch.float32)
+    pull, top = h.new_zeros(h.shape, dtype=torch.float32), torch.full_like(others, -torch.inf)
+    words = max(1, LOGITS >> (len(h) - 1).bit_length())  # few sizes of blocks, whatever the number of tokens
+    for first, block in enumerate(weight.split(words)):
+        start, count = first * words, len(block)
+        z = functional.linear(h, block, None if bias is None else bias[start : start + count]).float()
+        inside = (ids >= start) & (ids < start + count)
+        own = (ids - start).clamp(0, count - 1)
+        named = torch.where(inside, z.gather(1, own), named)
+        greatest = torch.maximum(top, z.amax(1, keepdim=True))
+        z.sub_(greatest).exp_()
+        z.scatter_reduce_(1, own, torch.where(inside, 0.0, torch.inf), "amin")  # named ones are no others
+        shrink, total = (top - greatest).exp(), z.sum(1, keepdim=True)  # [M, 1] each
+        others, top = others.mul_(shrink).add_(total), greatest
+        pull.mul_(shrink)
+        if block.dtype == torch.float32:
+            pull.addmm_(z, block)
+        elif block.dtype == torch.float16:  # many words alike sum to more than it holds
+            less = LARGEST / total.clamp(min=LARGEST)  # [M, 1]
+            pull += (z.mul_(less).to(block.dtype) @ block) / less
+        else:
+            pull += z.to(block.dtype) @ block
+    return (named - top)[:tokens], others[:tokens], pull[:tokens]
+
+
 class _AnyFrozenLoss(torch.autograd.Function):
     """The same for a head of any kind, whose gradient is found by running it backward, chunk by chunk."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Head, weight: Tensor, target: _Target) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, head: Head, target: _Target) -> Tensor:
         losses, gradients = list[Tensor](), list[Tensor]()
-        for m, h in _chunks(hidden):
+        for m, h in _chunks(hidden, CHUNK):
             with torch.enable_grad():
                 h = h.detach().requires_grad_()
                 found = target.chunk(m, m + CHUNK).plain(head.logits(h))
@@ -247,4 +294,6 @@ class _AnyFrozenLoss(torch.autograd.Function):
         ctx.save_for_backward(torch.cat(gradients))
         return torch.cat(losses)
 
-    backward = _FrozenLoss.backward
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return _FrozenLoss.backward(ctx, *grads)[:3]

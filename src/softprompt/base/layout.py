@@ -1,8 +1,11 @@
 """How rows are laid out for a model and what masks tell it so.
 
-Five layouts exist. ``PACKED`` puts many rows in a bin and needs a model that takes explicit
+Six layouts exist. ``PACKED`` puts many rows in a bin and needs a model that takes explicit
 positions and four-dimensional masks. ``FLAT`` is packed, too, and while answering lays the tokens of all
 rows in one row without padding, for which the model must hand its attention what it does not know itself.
+``REPEATED`` shares bins among rows of a model that is told no positions and knows only how far apart keys
+lie (ALiBi): each row has its front's keys right before it, and who sees what is told where transformers makes
+masks.
 The others give each row a bin of its own, as whatever keeps a state needs. ``TOLD`` asks for explicit
 positions and, while answering, masks; ``PADDED`` for nothing but a mask of padding while answering. ``ALONE``
 answers every row in a pass of its own, too, for models whose masks count slots. Which one a model can hold is
@@ -21,7 +24,7 @@ from transformers.masking_utils import create_recurrent_attention_mask
 
 from softprompt.base.packing import Pack
 
-__all__ = ["ALONE", "FLAT", "LAYOUTS", "PACKED", "PADDED", "TOLD", "Layout", "Windows"]
+__all__ = ["ALONE", "FLAT", "LAYOUTS", "PACKED", "PADDED", "REPEATED", "TOLD", "Layout", "Mask", "Windows"]
 
 Mask = Tensor | dict[str, Tensor | None] | None
 
@@ -62,11 +65,12 @@ class Layout:
     """The arguments that make one model read packs, and decode steps, exactly.
 
     Attributes:
-        name: ``"flat"``, ``"packed"``, ``"told"``, ``"padded"`` or ``"alone"``.
+        name: ``"flat"``, ``"packed"``, ``"repeated"``, ``"told"``, ``"padded"`` or ``"alone"``.
         inline: whether rows share bins, and a front can be read in the same pass as the rows.
         flat: whether tokens of many rows that are being answered can lie in one row.
         company: whether rows of unequal lengths can be answered in one pass.
         told: whether the model is told positions, and masks of more than padding.
+        repeats: whether every row has a copy of its front's keys right before it.
     """
 
     name: str
@@ -74,9 +78,17 @@ class Layout:
     flat: bool = False
     company: bool = True
     told: bool = True
+    repeats: bool = False
 
     def reading(self, pack: Pack, windows: Windows, dtype: torch.dtype) -> dict[str, Any]:
         """Positions and masks for a pack whose bins have their fronts set before them."""
+        if pack.keys is not None:
+            keys, positions = pack.keys, pack.positions
+            rows = pack.owners.masked_fill(positions < pack.before[:, None], keys.FRONT)  # [N, W]
+            distance = positions[:, :, None] - keys.positions[:, None, :]
+            visible = (rows[:, :, None] == keys.owners[:, None, :]) & (distance >= 0)  # [N, W, C]
+            masks = windows.masks(visible, distance, dtype)
+            return {"attention_mask": keys.counting, "mask": masks}
         if not self.inline:
             # Row tokens follow the prefix directly, so the model's own causal mask holds.
             return self.following(pack.positions)
@@ -117,11 +129,12 @@ class Layout:
 
 FLAT = Layout("flat", inline=True, flat=True)
 PACKED = Layout("packed", inline=True)
+REPEATED = Layout("repeated", inline=True, told=False, repeats=True)
 TOLD = Layout("told", inline=False)
 PADDED = Layout("padded", inline=False, told=False)
 ALONE = Layout("alone", inline=False, company=False, told=False)
 
-LAYOUTS = {layout.name: layout for layout in (FLAT, PACKED, TOLD, PADDED, ALONE)}
+LAYOUTS = {layout.name: layout for layout in (FLAT, PACKED, REPEATED, TOLD, PADDED, ALONE)}
 """All of them, those that read fastest first."""
 
 

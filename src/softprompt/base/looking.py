@@ -14,7 +14,7 @@ from torch import Tensor
 from softprompt.base.cache import BehindFronts, cache_argument
 from softprompt.base.copies import twin
 from softprompt.base.head import backbone
-from softprompt.base.layout import Windows
+from softprompt.base.layout import PADDED, Windows
 from softprompt.base.model import Base
 from softprompt.base.packing import Group, TokenRow, pack
 from softprompt.errors import BaseModelError
@@ -40,9 +40,11 @@ class Looking:
             BaseModelError: a model whose layers do not hand out their attention.
         """
         base = self._base
-        packed = pack([Group(rows, prefix.length)], slot_cost=2 * base.width if base.layout.inline else 0)
+        # Where the columns of a front would lie elsewhere for every row, each row stands in a bin of its own.
+        layout = PADDED if base.layout.repeats else base.layout
+        packed = pack([Group(rows, prefix.length)], slot_cost=2 * base.width if layout.inline else 0)
         packed = packed.to(base.device)
-        where = base.layout.reading(packed, Windows.of(base.config), base.dtype)
+        where = layout.reading(packed, Windows.of(base.config), base.dtype)
         out = self._backbone(
             input_ids=packed.ids,
             **cache_argument(self._backbone, BehindFronts(packed, [prefix])),

@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from softprompt.base.cache import BehindFronts, Recorder, cache_argument
+from softprompt.base import shapes
+from softprompt.base.attention import told
+from softprompt.base.cache import Recorder, behind, cache_argument
 from softprompt.base.head import Head, backbone
-from softprompt.base.layout import Layout, Windows
+from softprompt.base.layout import Layout, Mask, Windows
 from softprompt.base.packing import Group, Pack, TokenRow, pack
 from softprompt.base.reach import Reach
 from softprompt.base.targets import TopTokens
@@ -270,7 +272,7 @@ class Base:
 
     def _longer(self, batch: Batch, prefix: Prefix) -> Iterator[Prefix]:
         packed = self._pack([batch])
-        cache = BehindFronts(packed, [prefix], record=True)
+        cache = behind(packed, [prefix], record=True)
         hidden = self._run_pack(packed, packed.ids, cache)
         lasts = _gather(hidden, packed, [prefix], [ends(batch)])
         states = {key: t[0] for key, t in cache.states.items()}
@@ -298,11 +300,12 @@ class Base:
         finished = [self.accept(front) if isinstance(front, Prefix) else None for front in fronts]
         # Where one token alone is read, a state may be written to in place, through which no gradient passes.
         keeps_states = any(prefix is not None and prefix.states for prefix in finished)
-        packed = self._pack(batches, narrowest=2 if keeps_states else 1)
-        hidden = self._run_pack(packed, self._inputs(packed, fronts), BehindFronts(packed, finished))
+        multiple = shapes.multiple(self.device, self.dtype)
+        packed = self._pack(batches, narrowest=2 if keeps_states else 1, multiple=multiple)
+        hidden = self._run_pack(packed, self._inputs(packed, fronts), behind(packed, finished))
         return _gather(hidden, packed, finished, wanted)
 
-    def _pack(self, batches: Sequence[Batch], narrowest: int = 1) -> Pack:
+    def _pack(self, batches: Sequence[Batch], narrowest: int = 1, multiple: int = 1) -> Pack:
         groups = [
             Group(rows, front.length) if isinstance(front, Prefix) else Group(rows, len(front), inline=True)
             for rows, front in batches
@@ -310,7 +313,15 @@ class Base:
         self._check_reach(max(group.longest for group in groups))
         # A slot's linear layers cost about as much as 2 x E keys of its attention, as measured on a CPU.
         slot_cost = 2 * self.width if self.layout.inline else 0
-        return pack(groups, slot_cost=slot_cost, narrowest=narrowest).to(self.device)
+        packed = pack(
+            groups,
+            slot_cost=slot_cost,
+            narrowest=narrowest,
+            multiple=multiple,
+            repeats=self.layout.repeats,
+            most_keys=self.max_positions,
+        )
+        return packed.to(self.device)
 
     def _check_reach(self, positions: int) -> None:
         """Refuse what would change how everything else in its pass is read."""
@@ -338,10 +349,16 @@ class Base:
         name = "input_ids" if inputs.dim() == 2 else "inputs_embeds"
         return self.run(**{name: inputs}, cache=cache, **where)
 
-    def run(self, *, cache: Any, **inputs: Any) -> Tensor:
-        """One pass through the layers, without the head: hidden states ``[N, W, E]``."""
+    def run(self, *, cache: Any, mask: Mask = None, **inputs: Any) -> Tensor:
+        """One pass through the layers, without the head: hidden states ``[N, W, E]``.
+
+        mask: who sees what ``[N, 1, W, C]``, where the model takes no such mask as an argument.
+        """
+        if isinstance(mask, dict):
+            raise BaseModelError("it has layers of several kinds, which cannot be told one mask")
         layers = backbone(self.model)
-        found = layers(**inputs, **cache_argument(layers, cache), use_cache=True)
+        with told(mask):
+            found = layers(**inputs, **cache_argument(layers, cache), use_cache=True)
         hidden: Tensor = found.last_hidden_state
         return hidden.to(self.dtype)  # some models add up in fp32, and round before their head
 

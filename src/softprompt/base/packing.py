@@ -9,13 +9,14 @@ import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, count
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from softprompt.base.targets import TopTokens
 
-__all__ = ["Group", "Pack", "TokenRow", "batches", "pack", "split"]
+__all__ = ["Group", "Keys", "Pack", "TokenRow", "batches", "pack", "split"]
 
 WIDTHS = (48, 64, 80, 96, 112, 128, 144, 160, 192, 256, 384, 512)
 """Bin widths that are considered; a row longer than its bin widens all of them."""
@@ -73,6 +74,41 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Keys:
+    """C keys a bin where each row has a copy of its front's keys right before it, and a separator behind it.
+
+    So keys of one row lie as far apart as their tokens do in the row read alone, which is all that a position
+    bias of distances (ALiBi) asks of them. A front read in the same pass has its own keys at the head of its
+    group's first bin. Tensors are ``[N, C]``.
+
+    Attributes:
+        sources: flat slot (of N x W) whose key it is, or a position of the finished fronts, counted after
+            those; of a key that nobody sees a slot of its own bin.
+        owners: number of the row it is there for, ``FRONT`` for a front itself, -1 for nobody.
+        positions: place of each key, counted from the start of its front.
+        counting: 1; minus the keys of its row at a separator. Whoever counts keys by a running sum of these
+            begins at 0 with every row.
+    """
+
+    sources: Tensor
+    owners: Tensor
+    positions: Tensor
+    counting: Tensor
+
+    FRONT: ClassVar[int] = -2
+
+    @property
+    def width(self) -> int:
+        """C."""
+        return self.sources.shape[1]
+
+    def to(self, device: torch.device) -> Keys:
+        """The same keys on another device."""
+        sources, owners, positions = (t.to(device) for t in (self.sources, self.owners, self.positions))
+        return Keys(sources, owners, positions, self.counting.to(device))
+
+
+@dataclass(frozen=True)
 class Pack:
     """S groups of rows in N bins of W slots; a bin holds rows of one group only.
 
@@ -88,6 +124,7 @@ class Pack:
         firsts: the first bin of each group.
         starts: for each group and row, the flat index (into N x W) of its first token; rows are
             contiguous.
+        keys: where fronts' keys are repeated before every row; None where they stand once before a bin.
     """
 
     ids: Tensor
@@ -98,6 +135,7 @@ class Pack:
     lengths: tuple[int, ...]
     firsts: tuple[int, ...]
     starts: tuple[tuple[int, ...], ...]
+    keys: Keys | None = None
 
     @property
     def width(self) -> int:
@@ -118,10 +156,19 @@ class Pack:
         """The same pack on another device."""
         ids, positions, owners = (t.to(device) for t in (self.ids, self.positions, self.owners))
         of, before = self.of.to(device), self.before.to(device)
-        return Pack(ids, positions, owners, of, before, self.lengths, self.firsts, self.starts)
+        keys = None if self.keys is None else self.keys.to(device)
+        return Pack(ids, positions, owners, of, before, self.lengths, self.firsts, self.starts, keys)
 
 
-def pack(groups: Sequence[Group], *, slot_cost: int = 1024, narrowest: int = 1) -> Pack:
+def pack(
+    groups: Sequence[Group],
+    *,
+    slot_cost: int = 1024,
+    narrowest: int = 1,
+    multiple: int = 1,
+    repeats: bool = False,
+    most_keys: int | None = None,
+) -> Pack:
     """Fill each group's bins equally, longest row first, as many as make the pass cheapest.
 
     A slot costs its share of the linear layers and one unit for every key it is held against, seen
@@ -131,9 +178,13 @@ def pack(groups: Sequence[Group], *, slot_cost: int = 1024, narrowest: int = 1) 
         groups: what to lay out.
         slot_cost: linear layers of one slot, in keys; 0 gives every row its own bin.
         narrowest: the least W.
+        multiple: W is rounded up to one of this.
+        repeats: whether a front's keys are repeated before every row (``Keys``): C keys for P + W.
+        most_keys: the greatest C, where several rows share a bin.
     """
-    fillings = _cheapest(groups, slot_cost)
+    fillings = _cheapest(groups, slot_cost, repeats, most_keys)
     width = max(narrowest, *(filling.width for filling in fillings))
+    width += -width % multiple
     bins = [filling.bins for filling in fillings]
     firsts = tuple(accumulate(bins[:-1], initial=0))
     of = torch.arange(len(groups)).repeat_interleave(torch.tensor(bins))
@@ -153,30 +204,71 @@ def pack(groups: Sequence[Group], *, slot_cost: int = 1024, narrowest: int = 1) 
             positions[start:end] += torch.arange(end - start)
             owners[start:end] = next(owner)
     ids, positions, owners = (t.view(-1, width) for t in (ids, positions, owners))
-    return Pack(ids, positions, owners, of, before, lengths, firsts, tuple(starts))
+    packed = Pack(ids, positions, owners, of, before, lengths, firsts, tuple(starts))
+    return replace(packed, keys=_repeated(groups, packed)) if repeats else packed
+
+
+def _repeated(groups: Sequence[Group], packed: Pack) -> Keys:
+    """The keys of a pack, each row behind a copy of its front's."""
+    bins, width = packed.ids.shape
+    sources, owners, positions, counting = ([[] for _ in range(bins)] for _ in range(4))  # type: list[list[int]]
+
+    def lay(number: int, owner: int, slots: list[int]) -> None:
+        """Keys and a separator into a bin."""
+        sources[number] += [*slots, number * width]
+        owners[number] += [owner] * len(slots) + [-1]
+        positions[number] += [*range(len(slots)), 0]
+        counting[number] += [1] * len(slots) + [-len(slots)]
+
+    owner, finished = count(), bins * width
+    for group, head, starts in zip(groups, packed.heads, packed.starts, strict=True):
+        first = head if group.inline else finished
+        front = list(range(first, first + group.before))
+        finished += 0 if group.inline else group.before
+        if group.lead:
+            lay(head // width, Keys.FRONT, front)
+        for row, start in zip(group.rows, starts, strict=True):
+            lay(start // width, next(owner), [*front, *range(start, start + len(row.ids))])
+    longest = max(1, *map(len, sources))
+    for number in range(bins):
+        empty = longest - len(sources[number])
+        sources[number] += [number * width] * empty
+        for side, value in ((owners, -1), (positions, 0), (counting, 1)):
+            side[number] += [value] * empty
+    return Keys(*map(torch.tensor, (sources, owners, positions, counting)))
 
 
 @dataclass(frozen=True)
 class _Filling:
-    """For each row of a group its (bin, offset); the number of bins; the slots the fullest needs."""
+    """For each row of a group its (bin, offset); the number of bins; the slots and keys the fullest needs."""
 
     places: list[tuple[int, int]]
     bins: int
     width: int
+    keys: int
 
 
-def _cheapest(groups: Sequence[Group], slot_cost: int) -> list[_Filling]:
+def _cheapest(
+    groups: Sequence[Group], slot_cost: int, repeats: bool, most_keys: int | None
+) -> list[_Filling]:
     """The filling of each group, all for bins of about one width."""
+    alone = [_fill(group, max(1, len(group.rows)), repeats) for group in groups]
     if slot_cost == 0:
-        return [_fill(group, max(1, len(group.rows))) for group in groups]
+        return alone
     longest = max(group.before for group in groups)
+
+    def keys(fillings: Sequence[_Filling]) -> int:
+        return max(f.keys for f in fillings) if repeats else longest + max(f.width for f in fillings)
 
     def cost(fillings: Sequence[_Filling]) -> int:
         slots = max(f.width for f in fillings)
-        return sum(f.bins for f in fillings) * slots * (slot_cost + longest + slots)
+        return sum(f.bins for f in fillings) * slots * (slot_cost + keys(fillings))
 
     counts = {tuple(_bins(group, width) for group in groups) for width in WIDTHS}
-    tried = [[_fill(g, n) for g, n in zip(groups, bins, strict=True)] for bins in sorted(counts)]
+    tried = [[_fill(g, n, repeats) for g, n in zip(groups, bins, strict=True)] for bins in sorted(counts)]
+    if repeats:  # behind a long front copies may cost more than empty slots
+        tried = [t for t in tried if most_keys is None or keys(t) <= most_keys]
+        tried.append(alone)
     return min(tried, key=cost)
 
 
@@ -186,7 +278,7 @@ def _bins(group: Group, width: int) -> int:
     return max(1, min(len(group.rows), round(tokens / width)))
 
 
-def _fill(group: Group, bins: int) -> _Filling:
+def _fill(group: Group, bins: int, repeats: bool) -> _Filling:
     """Longest row first, each into the bin that holds least."""
     lengths = [len(row.ids) for row in group.rows]
     loads = [(group.lead if number == 0 else 0, number) for number in range(bins)]
@@ -196,7 +288,11 @@ def _fill(group: Group, bins: int) -> _Filling:
         load, number = heapq.heappop(loads)
         places[row] = (number, load)
         heapq.heappush(loads, (load + lengths[row], number))
-    return _Filling(places, bins, max(load for load, _ in loads))
+    keys = {number: load for load, number in loads}
+    if repeats:
+        for number, _ in places:
+            keys[number] += group.before + 1
+    return _Filling(places, bins, max(load for load, _ in loads), max(keys.values()))
 
 
 def batches(rows: Sequence[TokenRow], tokens: int) -> Iterator[list[int]]:

@@ -30,7 +30,7 @@ class Reach:
     def of(cls, config: Any) -> Reach:
         """Read it from a transformers configuration, or the part of it about text."""
         about = config.get_text_config()
-        most = getattr(about, "max_position_embeddings", None)
+        most = getattr(about, "max_position_embeddings", None) or getattr(about, "max_seq_len", None)
         bounds = [bound for turns in _rotary(about) if (bound := _bound(turns, most)) is not None]
         return cls(min(bounds), firm=True) if bounds else cls(most)
 

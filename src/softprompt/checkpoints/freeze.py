@@ -8,6 +8,7 @@ from typing import Any
 from softprompt.base.attention import IMPLEMENTATION, register
 from softprompt.base.layout import LAYOUTS, PADDED
 from softprompt.base.model import Base
+from softprompt.checkpoints.activations import with_torchs_activations
 from softprompt.checkpoints.fingerprint import fingerprint
 from softprompt.checkpoints.load import Loaded, open_model
 from softprompt.checkpoints.probe import attend_with, settle
@@ -79,11 +80,13 @@ def freeze(model: Any, tokenizer: Any, name: str) -> Base:
     """Make a ``Base`` of a transformers model that is already in memory.
 
     The model is put in eval mode, stops requiring gradients and gets softprompt's attention if it reads
-    the same with that; its weights stay as they are, byte for byte.
+    the same with that; its weights stay as they are, byte for byte. Where it spells out its activations, the
+    base reads with a copy over the same weights that does not.
     """
     model.eval().requires_grad_(False)
     base = Base(model, tokenizer, name, fingerprint(model, tokenizer), PADDED)
+    base = with_torchs_activations(base)
+    register()
     if getattr(model, "_supports_sdpa", False):
-        register()
         attend_with(base, IMPLEMENTATION)
     return settle(base)

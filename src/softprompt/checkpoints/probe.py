@@ -19,7 +19,7 @@ from torch import Tensor
 
 from softprompt.base.cache import DecodeCache
 from softprompt.base.kv_pool import Chunk, KVPool
-from softprompt.base.layout import ALONE, FLAT, LAYOUTS, PACKED, PADDED, TOLD, Windows
+from softprompt.base.layout import ALONE, FLAT, LAYOUTS, PACKED, PADDED, REPEATED, TOLD, Windows
 from softprompt.base.model import Base, Batch
 from softprompt.base.packing import TokenRow
 from softprompt.errors import BaseModelError, ResourceError
@@ -54,7 +54,7 @@ FARTHEST = 2**17
 """Longer windows are not looked for where a configuration does not say how far the model reads."""
 
 
-_WITHOUT_STATES = (FLAT, PACKED, PADDED, ALONE)
+_WITHOUT_STATES = (FLAT, PACKED, REPEATED, PADDED, ALONE)
 _WITH_STATES = (TOLD, PADDED, ALONE)
 """Rows that share a bin would share a state. Told positions come first: rounding can hide wrong ones."""
 

@@ -140,7 +140,7 @@ def score_without(
     progress: Progress | None = None,
 ) -> list[Scores]:
     """Scores of a front with each of several sets of positions hidden; errors as in ``ablate``."""
-    if not base.layout.inline:
+    if not (base.layout.inline and base.layout.told):
         raise BaseModelError(
             f"{base.name} takes no masks but its own, or keeps states that no mask reaches, so no position "
             "in front of it can be hidden in place; leave ablation out."

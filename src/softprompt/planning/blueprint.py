@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from softprompt.base.attention import IMPLEMENTATION, register
-from softprompt.base.layout import FLAT, PADDED, Layout
+from softprompt.base.layout import FLAT, PADDED, REPEATED, Layout
 from softprompt.base.model import Base
 from softprompt.base.packing import TokenRow
 from softprompt.checkpoints import catalog
@@ -242,7 +242,7 @@ def _settled(base: Base) -> Base:
     error has so far been exact in it.
     """
     rows = [TokenRow((1, 2, 3, 4)), TokenRow((1, 2, 3))]
-    for layout in (FLAT, PADDED):
+    for layout in (FLAT, REPEATED, PADDED):
         candidate = replace(base, layout=layout)
         if layout.inline and _keeps_states(candidate):
             continue
