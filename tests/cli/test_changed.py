@@ -146,7 +146,7 @@ def test_what_cannot_be_merged_is_refused_before_anything_is_written(taught: She
 
 
 @pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"use_dora": True}], ids=str)
-def test_import_takes_a_lora_that_peft_wrote(options: dict[str, bool], shell: Shell) -> None:
+def test_import_takes_a_lora_that_peft_wrote(options: dict[str, Any], shell: Shell) -> None:
     wrapped = peft_folder("theirs", **options)
     done = shell("import", "theirs", "--name", "mine", "--model", "base", "--dtype", "float32", "--json")
     assert done.code == 0

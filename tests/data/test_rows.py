@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -246,8 +247,9 @@ def test_a_column_that_no_row_has_is_told_once() -> None:
 
 def test_a_target_that_is_too_long_is_refused_or_cut_at_its_end() -> None:
     free = Template("Q: {q}\nA:", " {a}")
-    short, long = {"q": "why", "a": "so"}, {"q": "why " * 4, "a": "because " * 9}
-    asked = {"max_tokens": 40, "end": (END,)}
+    short: dict[str, object] = {"q": "why", "a": "so"}
+    long: dict[str, object] = {"q": "why " * 4, "a": "because " * 9}
+    asked: dict[str, Any] = {"max_tokens": 40, "end": (END,)}
     with pytest.raises(
         DataError, match=r"row 2: the target .* have 80 tokens.*data\.long_targets drop or cut"
     ):
@@ -265,13 +267,13 @@ def test_a_target_that_is_too_long_is_refused_or_cut_at_its_end() -> None:
         "1 of 2 rows was longer than 40 tokens and was cut at the start of the q.",
         "1 of 2 targets were too long for 40 tokens and lost their end.",
     )
-    with pytest.raises(DataError, match="have 9 tokens, more than the 8 allowed"):
+    with pytest.raises(DataError, match="have 80 tokens, more than the 8 allowed"):
         encode(table_of(long), Template("Question{q}", "{a}"), letters, max_tokens=8, cut_targets=True)
 
 
 def test_rows_whose_target_has_no_room_are_found() -> None:
     free = Template("Q: {q}\nA:", "{a}")
-    rows = [{"q": "why " * 90, "a": "b" * length} for length in (1, 34, 33, 35)]
+    rows: list[dict[str, object]] = [{"q": "why " * 90, "a": "b" * length} for length in (1, 34, 33, 35)]
     assert too_long(table_of(*rows), free, letters, max_tokens=40) == [3]
     assert too_long(table_of(*rows), free, letters, max_tokens=40, end=(END,)) == [1, 3]
     offered = Template("{q}", "{choice}", choices="c")

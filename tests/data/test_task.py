@@ -75,7 +75,9 @@ def test_faults_of_all_parts_are_counted_together_and_a_misspelt_label_has_its_n
     rows = [{"text": f"row {i}", "label": ("pos", "neg", "negg")[(i > 9) + i % 2]} for i in range(12)]
     for name, part in (("train", rows), ("validation", rows[8:]), ("test", rows[9:])):
         (tmp_path / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in part))
-    sources = {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "validation", "test")}
+    sources: dict[str, Any] = {
+        name: str(tmp_path / f"{name}.jsonl") for name in ("train", "validation", "test")
+    }
     with pytest.raises(DataError) as caught:
         load_task(DataConfig(input="{text}", target=" {label}", labels=["pos", "neg"], **sources), 0)
     assert str(caught.value) == (

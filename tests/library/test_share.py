@@ -150,14 +150,12 @@ def put(served: dict[str, dict[str, bytes]], repo: str, folder: Path) -> None:
 def test_an_adapter_of_the_hub_is_imported(
     spelt: str, served: dict[str, dict[str, bytes]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = peft.LoraConfig(
-        task_type="CAUSAL_LM", r=2, target_modules=["q_proj"], base_model_name_or_path="a/b"
-    )
-    model = tiny.model("llama")
-    model.name_or_path = "a/b"
-    wrapped: Any = peft.get_peft_model(model, config).eval()
+    config = peft.LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"])
+    wrapped: Any = peft.get_peft_model(tiny.model("llama"), config).eval()
     samples.shaken([p for p in wrapped.parameters() if p.requires_grad], seed=5)
     wrapped.save_pretrained(tmp_path / "theirs")
+    about = tmp_path / "theirs" / "adapter_config.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"base_model_name_or_path": "a/b"}))
     put(served, "them/lora", tmp_path / "theirs")
     library = str(tmp_path / "prompts")
     wanted = ["import", spelt, "--name", "mine", "--library", library]

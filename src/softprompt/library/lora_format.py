@@ -307,7 +307,7 @@ class Adapter(ChangedModel):
                 continue
             layer = _layer(name)
             places = torch.tensor(_tokens(self.change.settings["tokens"], layer))
-            weight = held[f"{layer}.weight"]
+            weight: Tensor = held[f"{layer}.weight"]
             made = found.get(f"{layer}.weight", weight).cpu().float().index_copy(0, places, rows)
             found |= {other: made for other, tensor in held.items() if tensor is weight}
         return found
@@ -517,11 +517,11 @@ def _check_fit(base: Base, shapes: Shapes, settings: Mapping[str, Any]) -> None:
             own, tokens = f"{_layer(name)}.weight", _tokens(settings["tokens"], _layer(name))
             rows = shape[:1] == (len(tokens),) and own in held and max(tokens) < len(held[own])
             shape = (*held[own].shape[:1], *shape[1:]) if rows else shape
-        there = tuple(held[own].shape) if own in held else ()
-        if shape != there:
+        here = tuple(held[own].shape) if own in held else ()
+        if shape != here:
             raise ArtifactError(
                 f"The adapter brings {own} in the shape {list(shape)}, which in {base.name} "
-                f"{f'has {list(there)}' if there else 'is not there'}; load the base it was learnt on."
+                f"{f'has {list(here)}' if here else 'is not there'}; load the base it was learnt on."
             )
 
 

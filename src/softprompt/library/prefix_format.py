@@ -133,12 +133,12 @@ class LayeredPrefix:
                 f"The prefix and {base.name} differ in {odd[0][0]} ({made_for.get(odd[0][0], 'none')} and "
                 f"{here.get(odd[0][0], 'none')}); load the base it was learnt on."
             )
-        sides = [
+        keys, values = (
             tuple(self.tensors[f"{side}.{layer}"].to(base.device, base.dtype) for layer in like.places)
             for side in ("keys", "values")
-        ]
+        )
         states = {key: self.tensors[_name(key)].to(like.states[key]) for key in like.states}
-        return Prefix(*sides, None, base.fingerprint, like.layers, states)
+        return Prefix(keys, values, None, base.fingerprint, like.layers, states)
 
 
 PromptPayload = Learnt | LayeredPrefix

@@ -243,7 +243,7 @@ class Prompt:
     @property
     def _cuts_targets(self) -> bool:
         """Whether targets that are too long were cut while it was learnt."""
-        return self.card.settings.get("data", {}).get("long_targets") == "cut"
+        return bool(self.card.settings.get("data", {}).get("long_targets") == "cut")
 
     def encode_request(self, text: Text) -> Encoded:
         known = self._candidates

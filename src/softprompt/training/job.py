@@ -238,8 +238,8 @@ def read_task(base: Base, config: Config) -> tuple[Task, str]:
     unsolved = config.teacher is not None
     task = load_task(config.data, draw, input=task_input, unsolved=unsolved, render=base.render_chat)
     if config.data.long_targets == "drop" and task.solved:
-        room = {"max_tokens": config.data.max_tokens, "end": _end(base, config)}
-        task = task.without_long_targets(base.encode, **room)
+        most, end = config.data.max_tokens, _end(base, config)
+        task = task.without_long_targets(base.encode, max_tokens=most, end=end)
     return task, front
 
 
