@@ -384,6 +384,22 @@ def _cookbook() -> str:
     )
 
 
+def _installed() -> str:
+    """What the plain install and the extras take, and how soon a command says something."""
+    found = json.loads((RESULTS / "first_hour.json").read_text(encoding="utf-8"))
+    largest = ", ".join(f"{name} {size / 1e6:,.0f}" for name, size in list(found["largest"].items())[:3])
+    soonest, *_, latest = sorted(found["first_output_seconds"].items(), key=lambda pair: pair[1])
+    times = " and ".join(f"{seconds:.2f} s (`{args}`)" for args, seconds in (soonest, latest))
+    extras = json.loads((RESULTS / "extras.json").read_text(encoding="utf-8"))
+    beside = ", ".join(f"`{name}` {size / 1e6:,.0f}" for name, size in extras.items() if name != "plain")
+    return (
+        f"The plain install takes {found['installed_bytes'] / 1e6:,.0f} MB on Linux with torch's CPU build "
+        f"({largest}). Extras bring, in MB: {beside}. On two cores a command says something within {times}; "
+        f"`generate` has answered after {found['answer_seconds']['later']:.1f} s, the first time after "
+        f"{found['answer_seconds']['first']:.1f}."
+    )
+
+
 def _sst2() -> str:
     found = json.loads((RESULTS / "sst2.json").read_text(encoding="utf-8"))
     rows, runs = found["runs"][0]["rows"], found["runs"]
@@ -514,6 +530,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         "coverage": _coverage,
         "figures": _figures,
     },
+    "docs/how-to/install.md": {"installed": _installed},
     "docs/reading.md": {"claims": _claims, "found": _found},
     "docs/distil.md": {"distil": _distilled},
     "docs/scale.md": {"measured": _cluster, "simulated": _scale},
