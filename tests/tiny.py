@@ -35,10 +35,6 @@ _GPT: dict[str, Any] = {**_COMMON, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_p
 CONFIGS: dict[str, Any] = {
     "llama": lambda: transformers.LlamaConfig(**_LLAMA),
     "bloom": lambda: transformers.BloomConfig(**_COMMON, hidden_size=32, n_layer=3, n_head=4),
-    "mpt": lambda: transformers.MptConfig(**_COMMON, d_model=32, n_layers=3, n_heads=4, max_seq_len=512),
-    "falcon": lambda: transformers.FalconConfig(
-        **_COMMON, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, alibi=True
-    ),
     "gpt2": lambda: transformers.GPT2Config(**_GPT),
     "gpt-neox": lambda: transformers.GPTNeoXConfig(
         **{k: v for k, v in _LLAMA.items() if k != "num_key_value_heads"}
@@ -64,6 +60,13 @@ CONFIGS: dict[str, Any] = {
 }
 
 ARCHITECTURES = tuple(CONFIGS)
+
+CONFIGS |= {
+    "mpt": lambda: transformers.MptConfig(**_COMMON, d_model=32, n_layers=3, n_heads=4, max_seq_len=512),
+    "falcon": lambda: transformers.FalconConfig(
+        **_COMMON, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, alibi=True
+    ),
+}
 OF_DISTANCES = ("bloom", "mpt", "falcon")
 """Those that are told no positions and know only how far apart keys lie (ALiBi)."""
 

@@ -20,6 +20,7 @@ from softprompt.generation.request import Event, GenerateRequest, TextDelta
 from softprompt.generation.sampler import Sampling
 
 P = 7
+EVERY = (*tiny.ARCHITECTURES, *tiny.OF_DISTANCES[1:], *tiny.WITH_STATES)
 
 
 def rows(count: int, seed: int, *, scored: int | None = 2) -> list[TokenRow]:
@@ -38,7 +39,7 @@ def front(base: Base, seed: int = 3) -> Tensor:
 
 
 @pytest.mark.parametrize("scored", [2, None], ids=["target", "whole-text"])
-@pytest.mark.parametrize("architecture", [*tiny.ARCHITECTURES, *tiny.WITH_STATES])
+@pytest.mark.parametrize("architecture", EVERY)
 def test_loss_and_gradient_equal_pefts(architecture: str, scored: int | None) -> None:
     base = tiny.base(architecture)
     batch = rows(9, seed=1, scored=scored)
@@ -51,7 +52,7 @@ def test_loss_and_gradient_equal_pefts(architecture: str, scored: int | None) ->
     assert error < 1e-4
 
 
-@pytest.mark.parametrize("architecture", [*tiny.ARCHITECTURES, *tiny.WITH_STATES])
+@pytest.mark.parametrize("architecture", EVERY)
 def test_a_finished_prefix_gives_the_same_gradient_as_reading_it_inline(architecture: str) -> None:
     base = tiny.base(architecture)
     batch = rows(6, seed=2)
@@ -73,7 +74,7 @@ def reference_tokens(base: Base, soft: Tensor, ids: tuple[int, ...], count: int)
     return tokens[len(ids) :]
 
 
-@pytest.mark.parametrize("architecture", [*tiny.ARCHITECTURES, *tiny.WITH_STATES])
+@pytest.mark.parametrize("architecture", EVERY)
 def test_greedy_tokens_equal_a_row_alone_whatever_the_batch(architecture: str) -> None:
     base = tiny.base(architecture)
     fronts = [front(base, seed)[:length].detach() for seed, length in ((1, 7), (2, 2), (3, 5))]
@@ -97,7 +98,7 @@ def test_greedy_tokens_equal_a_row_alone_whatever_the_batch(architecture: str) -
         assert produced[i] == tokens[:cut]
 
 
-@pytest.mark.parametrize("architecture", [*tiny.ARCHITECTURES, *tiny.WITH_STATES])
+@pytest.mark.parametrize("architecture", EVERY)
 def test_batch_mates_change_nothing(architecture: str) -> None:
     base = tiny.base(architecture)
     soft = front(base).detach()
@@ -107,7 +108,7 @@ def test_batch_mates_change_nothing(architecture: str) -> None:
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [*tiny.ARCHITECTURES, *tiny.OF_DISTANCES[1:]])
 def test_all_these_architectures_share_bins(architecture: str) -> None:
     expected = "repeated" if architecture in tiny.OF_DISTANCES else "flat"
     assert tiny.base(architecture).layout.name == expected

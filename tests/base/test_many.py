@@ -72,7 +72,7 @@ def gradients(loss: Tensor, front: Front) -> list[Tensor]:
 
 @pytest.mark.parametrize("scored", [2, None], ids=["target", "whole-text"])
 @pytest.mark.parametrize("kind", FRONTS)
-@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [*tiny.ARCHITECTURES, *tiny.OF_DISTANCES[1:]])
 def test_losses_and_gradients_equal_those_alone(architecture: str, kind: str, scored: int | None) -> None:
     base = tiny.base(architecture)
     together = batches(base, kind, scored)
@@ -87,7 +87,7 @@ def test_losses_and_gradients_equal_those_alone(architecture: str, kind: str, sc
             assert (gradient - expected).norm() <= 1e-4 * expected.norm()
 
 
-@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [*tiny.ARCHITECTURES, *tiny.OF_DISTANCES[1:]])
 def test_next_logits_equal_those_alone(architecture: str) -> None:
     base = tiny.base(architecture)
     together = batches(base, "all kinds")
@@ -97,7 +97,7 @@ def test_next_logits_equal_those_alone(architecture: str) -> None:
 
 
 @pytest.mark.parametrize("kind", FRONTS)
-@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [*tiny.ARCHITECTURES, *tiny.OF_DISTANCES[1:]])
 def test_a_nan_in_one_front_reaches_no_other(architecture: str, kind: str) -> None:
     base = tiny.base(architecture)
     whole = batches(base, kind)
@@ -123,7 +123,7 @@ def test_half_precision_meets_few_shapes_however_many_batches(monkeypatch: pytes
     batches = [[TokenRow((5,) * draw.randint(8, 60), 2) for _ in range(16)] for _ in range(60)]
     met, plain = {}, functional.linear
     for dtype in (torch.float32, torch.bfloat16):
-        base, front, shapes = tiny.base(dtype=dtype), torch.randn(20, 32, requires_grad=True), set()
+        base, front, shapes = tiny.base(dtype=dtype), torch.randn(20, 32, requires_grad=True), set[Any]()
 
         def noted(x: Tensor, weight: Tensor, *bias: Any, shapes: Any = shapes) -> Tensor:
             shapes.add((x.numel() // x.shape[-1], *weight.shape))

@@ -135,8 +135,9 @@ def behind(
     pack: Pack, prefixes: Sequence[Prefix | None], *, record: bool = False
 ) -> BehindFronts | BehindOwnFronts:
     """The cache in which the rows of a pack find their fronts; see ``BehindFronts``."""
-    kind = BehindFronts if pack.keys is None else BehindOwnFronts
-    return kind(pack, prefixes, record=record)
+    if pack.keys is None:
+        return BehindFronts(pack, prefixes, record=record)
+    return BehindOwnFronts(pack, prefixes, record=record)
 
 
 class BehindFronts(_Seen):
@@ -208,8 +209,8 @@ class BehindOwnFronts(_Seen):
         """Finished fronts [K, P, D] and text [N, K, W, D] -> [N, K, C, D]."""
         every = [text.transpose(1, 2).flatten(0, 1), *(t.transpose(0, 1).to(text) for t in finished)]
         slots = every[0] if len(every) == 1 else torch.cat(every)  # [N x W + P + ..., K, D]
-        found = slots.index_select(0, self._sources.flatten().to(text.device))
-        return found.unflatten(0, self._sources.shape).transpose(1, 2)
+        found: Tensor = slots.index_select(0, self._sources.flatten().to(text.device))
+        return found.view(*self._sources.shape, *found.shape[1:]).transpose(1, 2)
 
 
 def _padded(fronts: Tensor, length: int) -> Tensor:

@@ -93,9 +93,10 @@ class Head:
         if learns or not hidden.requires_grad:
             found = (target.chunk(m, m + CHUNK).plain(self.logits(h)) for m, h in _chunks(hidden, CHUNK))
             return torch.cat(list(found))
-        one_product = type(self._projection) is nn.Linear and self._softcap is None and self._whole is None
-        if one_product:
-            losses: Tensor = _FrozenLoss.apply(hidden, weight, self._projection.bias, target)  # type: ignore[no-untyped-call]
+        losses: Tensor
+        if type(self._projection) is nn.Linear and self._softcap is None and self._whole is None:
+            bias = self._projection.bias
+            losses = _FrozenLoss.apply(hidden, weight, bias, target)  # type: ignore[no-untyped-call]
         else:
             losses = _AnyFrozenLoss.apply(hidden, self, target)  # type: ignore[no-untyped-call]
         return losses
@@ -252,7 +253,7 @@ def _over_words(h: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor) -> 
     it, as in an online softmax (Milakov and Gimelshein 2018).
     """
     tokens = len(h)
-    spare = -tokens % multiple(h.device, h.dtype)
+    spare = -tokens % multiple(h.dtype)
     h, ids = functional.pad(h, (0, 0, 0, spare)), functional.pad(ids, (0, 0, 0, spare))
     named, others = h.new_zeros(ids.shape, dtype=torch.float32), h.new_zeros((len(h), 1), dtype=torch.float32)
     pull, top = h.new_zeros(h.shape, dtype=torch.float32), torch.full_like(others, -torch.inf)

@@ -83,12 +83,11 @@ class Layout:
     def reading(self, pack: Pack, windows: Windows, dtype: torch.dtype) -> dict[str, Any]:
         """Positions and masks for a pack whose bins have their fronts set before them."""
         if pack.keys is not None:
-            keys, positions = pack.keys, pack.positions
-            rows = pack.owners.masked_fill(positions < pack.before[:, None], keys.FRONT)  # [N, W]
-            distance = positions[:, :, None] - keys.positions[:, None, :]
-            visible = (rows[:, :, None] == keys.owners[:, None, :]) & (distance >= 0)  # [N, W, C]
+            rows = pack.owners.masked_fill(pack.positions < pack.before[:, None], pack.keys.FRONT)  # [N, W]
+            distance = pack.positions[:, :, None] - pack.keys.positions[:, None, :]  # [N, W, C]
+            visible = (rows[:, :, None] == pack.keys.owners[:, None, :]) & (distance >= 0)
             masks = windows.masks(visible, distance, dtype)
-            return {"attention_mask": keys.counting, "mask": masks}
+            return {"attention_mask": pack.keys.counting, "mask": masks}
         if not self.inline:
             # Row tokens follow the prefix directly, so the model's own causal mask holds.
             return self.following(pack.positions)

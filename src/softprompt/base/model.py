@@ -300,7 +300,7 @@ class Base:
         finished = [self.accept(front) if isinstance(front, Prefix) else None for front in fronts]
         # Where one token alone is read, a state may be written to in place, through which no gradient passes.
         keeps_states = any(prefix is not None and prefix.states for prefix in finished)
-        multiple = shapes.multiple(self.device, self.dtype)
+        multiple = shapes.multiple(self.dtype)
         packed = self._pack(batches, narrowest=2 if keeps_states else 1, multiple=multiple)
         hidden = self._run_pack(packed, self._inputs(packed, fronts), behind(packed, finished))
         return _gather(hidden, packed, finished, wanted)

@@ -211,7 +211,7 @@ def pack(
 def _repeated(groups: Sequence[Group], packed: Pack) -> Keys:
     """The keys of a pack, each row behind a copy of its front's."""
     bins, width = packed.ids.shape
-    sources, owners, positions, counting = ([[] for _ in range(bins)] for _ in range(4))  # type: list[list[int]]
+    sources, owners, positions, counting = sides = [[list[int]() for _ in range(bins)] for _ in range(4)]
 
     def lay(number: int, owner: int, slots: list[int]) -> None:
         """Keys and a separator into a bin."""
@@ -235,7 +235,7 @@ def _repeated(groups: Sequence[Group], packed: Pack) -> Keys:
         sources[number] += [number * width] * empty
         for side, value in ((owners, -1), (positions, 0), (counting, 1)):
             side[number] += [value] * empty
-    return Keys(*map(torch.tensor, (sources, owners, positions, counting)))
+    return Keys(*map(torch.tensor, sides))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How fine the numbers of positions may differ from pass to pass: knows devices and formats, not rows."""
+"""How fine the numbers of positions may differ from pass to pass: knows formats, not rows."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ __all__ = ["multiple"]
 COARSE = 16
 
 
-def multiple(device: torch.device, dtype: torch.dtype) -> int:
+def multiple(dtype: torch.dtype) -> int:
     """What the positions of a pass are filled up to a multiple of.
 
-    For half precision on a CPU oneDNN keeps code, up to half a megabyte, for every number of positions that
-    has met a weight of some shape: memory that grows as long as batches are new.
+    For half precision oneDNN keeps code, up to half a megabyte, for every number of positions that has met a
+    weight of some shape: memory that grows as long as batches are new. GPUs multiply by eights anyway.
     """
-    return COARSE if device.type == "cpu" and dtype.itemsize < 4 else 1
+    return COARSE if dtype.itemsize < 4 else 1

@@ -204,6 +204,7 @@ class _Hiding:
     layout: Layout
     positions: tuple[int, ...]
     inline: bool = True
+    repeats: bool = False
 
     def reading(self, pack: Pack, windows: Windows, dtype: torch.dtype) -> dict[str, Any]:
         """Positions and masks for a pack, as the layout gives them, the hidden positions masked."""

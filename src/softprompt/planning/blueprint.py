@@ -23,6 +23,7 @@ from softprompt.base.layout import FLAT, PADDED, REPEATED, Layout
 from softprompt.base.model import Base
 from softprompt.base.packing import TokenRow
 from softprompt.checkpoints import catalog
+from softprompt.checkpoints.activations import with_torchs_activations
 from softprompt.checkpoints.convert import converted, quiet
 from softprompt.checkpoints.hub import is_hub_id
 from softprompt.errors import BaseModelError
@@ -98,7 +99,7 @@ def draw(
     base = Base(
         model, _Guess(config.get_text_config().vocab_size) if guessed else tokenizer, source, "", PADDED
     )
-    base = _settled(base)
+    base = _settled(with_torchs_activations(base))
     here = folder is not None and any(folder.glob("*.safetensors"))
     storage = str(dtype).removeprefix("torch.") if quantisation == "none" else quantisation
     return Blueprint(base, parameters, linear, _bytes(rest), storage, here, guessed)
