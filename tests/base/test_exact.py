@@ -141,7 +141,7 @@ def test_in_half_precision_a_bias_is_rounded_as_in_the_row_alone(monkeypatch: py
     assert base._pack([Batch(batch, soft)]).width > 100
     together = base.nll(batch, soft).per_row()
     alone = torch.cat([base.nll([row], soft).per_row() for row in batch])
-    torch.testing.assert_close(together, alone, rtol=5e-3, atol=0)
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=0)  # counted on: 6e-4 apart
 
 
 @pytest.mark.parametrize("architecture", tiny.OF_DISTANCES)

@@ -13,6 +13,6 @@ def multiple(dtype: torch.dtype) -> int:
     """What the positions of a pass are filled up to a multiple of.
 
     For half precision oneDNN keeps code, up to half a megabyte, for every number of positions that has met a
-    weight of some shape: memory that grows as long as batches are new. A GPU multiplies by eights anyway.
+    weight of some shape: memory that grows as long as batches are new. GPUs multiply by eights anyway.
     """
     return COARSE if dtype.itemsize < 4 else 1
