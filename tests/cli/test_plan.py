@@ -37,7 +37,7 @@ def test_the_courses_job_on_one_small_card_by_its_name(shell: Shell) -> None:
     assert "7,069,016,064 parameters" in done.out
     assert re.search(r"computes in +float32 *\n", done.out)
     assert "7,864,320 numbers by lora" in done.out
-    assert "Fits: needs about 10.9 GB of 15.6 GB, 4.7 GB to spare." in done.out
+    assert "Fits: needs about 11.0 GB of 15.6 GB, 4.7 GB to spare." in done.out
 
 
 def test_a_job_is_planned_and_told_as_json(shell: Shell) -> None:
