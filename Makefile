@@ -13,6 +13,10 @@ CLUSTER_READY := $(CLUSTER)/.ready
 CLIENTS := .venv-clients
 CLIENTS_READY := $(CLIENTS)/.ready
 
+# An environment that sees the packages of the usual one, those installed in place among them.
+FOLDER := import sysconfig; print(sysconfig.get_path("purelib"))
+SEEING := $(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))'
+
 .PHONY: demo test quick check format docs setup vllm cluster clients clean
 
 demo: $(READY)
@@ -58,8 +62,7 @@ cluster: $(CLUSTER_READY)
 
 $(CLUSTER_READY): $(READY)
 	$(PYTHON) -m venv $(CLUSTER)
-	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
-		"$$($(CLUSTER)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/usual.pth"
+	$(SEEING) > "$$($(CLUSTER)/bin/python -c '$(FOLDER)')/usual.pth"
 	grep -v ^python-dateutil constraints.txt > $(CLUSTER)/constraints.txt
 	$(CLUSTER)/bin/python -m pip install --quiet --constraint $(CLUSTER)/constraints.txt \
 		'ray[serve]' s3fs 'moto[server]' kubernetes-validate check-jsonschema
@@ -71,8 +74,7 @@ clients: $(CLIENTS_READY)
 
 $(CLIENTS_READY): $(READY)
 	$(PYTHON) -m venv $(CLIENTS)
-	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
-		"$$($(CLIENTS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/usual.pth"
+	$(SEEING) > "$$($(CLIENTS)/bin/python -c '$(FOLDER)')/usual.pth"
 	grep -E '^(instructor|litellm|llama-index|numpy|pydantic|tokenizers|torch|transformers)' constraints.txt > \
 		$(CLIENTS)/constraints.txt
 	$(CLIENTS)/bin/python -m pip install --quiet --constraint $(CLIENTS)/constraints.txt \
