@@ -187,7 +187,7 @@ class BehindFronts(_Seen):
 
 
 class BehindOwnFronts(_Seen):
-    """Gives every row of a pack a copy of its front's keys right before its own; see ``packing.Keys``."""
+    """Gives every row of a pack a copy of its front's keys before its own; see ``packing.RepeatedKeys``."""
 
     def __init__(self, pack: Pack, prefixes: Sequence[Prefix | None], *, record: bool = False) -> None:
         """As of ``BehindFronts``."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from softprompt.base.targets import TopTokens
 
-__all__ = ["Group", "Keys", "Pack", "TokenRow", "batches", "pack", "split"]
+__all__ = ["Group", "Pack", "RepeatedKeys", "TokenRow", "batches", "pack", "split"]
 
 WIDTHS = (48, 64, 80, 96, 112, 128, 144, 160, 192, 256, 384, 512)
 """Bin widths that are considered; a row longer than its bin widens all of them."""
@@ -74,7 +74,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Keys:
+class RepeatedKeys:
     """C keys a bin where each row has a copy of its front's keys right before it, and a separator behind it.
 
     So keys of one row lie as far apart as their tokens do in the row read alone, which is all that a position
@@ -102,10 +102,10 @@ class Keys:
         """C."""
         return self.sources.shape[1]
 
-    def to(self, device: torch.device) -> Keys:
+    def to(self, device: torch.device) -> RepeatedKeys:
         """The same keys on another device."""
         sources, owners, positions = (t.to(device) for t in (self.sources, self.owners, self.positions))
-        return Keys(sources, owners, positions, self.counting.to(device))
+        return RepeatedKeys(sources, owners, positions, self.counting.to(device))
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Pack:
     lengths: tuple[int, ...]
     firsts: tuple[int, ...]
     starts: tuple[tuple[int, ...], ...]
-    keys: Keys | None = None
+    keys: RepeatedKeys | None = None
 
     @property
     def width(self) -> int:
@@ -179,7 +179,7 @@ def pack(
         slot_cost: linear layers of one slot, in keys; 0 gives every row its own bin.
         narrowest: the least W.
         multiple: W is rounded up to one of this.
-        repeats: whether a front's keys are repeated before every row (``Keys``): C keys for P + W.
+        repeats: whether a front's keys are repeated before every row (``RepeatedKeys``): C keys for P + W.
         most_keys: the greatest C, where several rows share a bin.
     """
     fillings = _cheapest(groups, slot_cost, repeats, most_keys)
@@ -208,7 +208,7 @@ def pack(
     return replace(packed, keys=_repeated(groups, packed)) if repeats else packed
 
 
-def _repeated(groups: Sequence[Group], packed: Pack) -> Keys:
+def _repeated(groups: Sequence[Group], packed: Pack) -> RepeatedKeys:
     """The keys of a pack, each row behind a copy of its front's."""
     bins, width = packed.ids.shape
     sources, owners, positions, counting = sides = [[list[int]() for _ in range(bins)] for _ in range(4)]
@@ -226,7 +226,7 @@ def _repeated(groups: Sequence[Group], packed: Pack) -> Keys:
         front = list(range(first, first + group.before))
         finished += 0 if group.inline else group.before
         if group.lead:
-            lay(head // width, Keys.FRONT, front)
+            lay(head // width, RepeatedKeys.FRONT, front)
         for row, start in zip(group.rows, starts, strict=True):
             lay(start // width, next(owner), [*front, *range(start, start + len(row.ids))])
     longest = max(1, *map(len, sources))
@@ -235,7 +235,7 @@ def _repeated(groups: Sequence[Group], packed: Pack) -> Keys:
         sources[number] += [number * width] * empty
         for side, value in ((owners, -1), (positions, 0), (counting, 1)):
             side[number] += [value] * empty
-    return Keys(*map(torch.tensor, sides))
+    return RepeatedKeys(*map(torch.tensor, sides))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from softprompt.checkpoints.activations import with_torchs_activations
 from softprompt.checkpoints.fingerprint import fingerprint
 from softprompt.checkpoints.load import Loaded, open_model
 from softprompt.checkpoints.probe import attend_with, settle
-from softprompt.checkpoints.remembered import Finding
+from softprompt.checkpoints.remembered import KnownBase
 
 __all__ = ["freeze", "load_base"]
 
@@ -63,11 +63,11 @@ def load_base(
     base = freeze(found.model, found.tokenizer, model)
     if found.remembered is not None:
         attention = str(base.config._attn_implementation)
-        found.remembered.keep(Finding(base.fingerprint, base.layout.name, attention))
+        found.remembered.keep(KnownBase(base.fingerprint, base.layout.name, attention))
     return base
 
 
-def _as_known(found: Loaded, name: str, known: Finding) -> Base:
+def _as_known(found: Loaded, name: str, known: KnownBase) -> Base:
     """The base of a checkpoint that was fingerprinted and tried before."""
     found.model.eval().requires_grad_(False)
     if found.model.config._attn_implementation != known.attention:

@@ -22,7 +22,7 @@ from softprompt.atomic import write_bytes
 from softprompt.errors import ResourceError
 from softprompt.wheels import cache_root
 
-__all__ = ["Finding", "Remembered"]
+__all__ = ["KnownBase", "Remembered"]
 
 _PACKAGES = ("softprompt", "torch", "transformers", "tokenizers", "safetensors")
 """What takes part in reading a checkpoint."""
@@ -32,7 +32,7 @@ _SETTLED = 2.0
 
 
 @dataclass(frozen=True)
-class Finding:
+class KnownBase:
     """How a checkpoint is called and read.
 
     Attributes:
@@ -46,7 +46,7 @@ class Finding:
     attention: str
 
     @classmethod
-    def of_json(cls, value: object) -> Finding | None:
+    def of_json(cls, value: object) -> KnownBase | None:
         """The finding written so; None for anything else."""
         if not isinstance(value, dict) or set(value) != {"fingerprint", "layout", "attention"}:
             return None
@@ -71,7 +71,7 @@ class Remembered:
         self.path = cache_root() / "found" / f"{name}.json"
         self._began, self._stamp = time.time(), self._look()
 
-    def recall(self) -> Finding | None:
+    def recall(self) -> KnownBase | None:
         """What was found; None where nothing was, or where files or versions are others, or changed since."""
         try:
             kept = json.loads(self.path.read_text(encoding="utf-8"))
@@ -79,9 +79,9 @@ class Remembered:
             return None
         if not isinstance(kept, dict) or not kept.get("stamp") == self._stamp == self._look():
             return None
-        return Finding.of_json(kept.get("finding"))
+        return KnownBase.of_json(kept.get("finding"))
 
-    def keep(self, finding: Finding) -> None:
+    def keep(self, finding: KnownBase) -> None:
         """Keep what was found, unless files changed meanwhile, or so shortly before that it might not show.
 
         Where nothing can be written, nothing is kept.
