@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from softprompt.base.shapes import multiple
+from softprompt.base.packing import multiple_of
 from softprompt.base.targets import TopTokens
 
 __all__ = ["Head", "backbone"]
@@ -253,7 +253,7 @@ def _over_words(h: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor) -> 
     it, as in an online softmax (Milakov and Gimelshein 2018).
     """
     tokens = len(h)
-    spare = -tokens % multiple(h.dtype)
+    spare = -tokens % multiple_of(h.dtype)
     h, ids = functional.pad(h, (0, 0, 0, spare)), functional.pad(ids, (0, 0, 0, spare))
     named, others = h.new_zeros(ids.shape, dtype=torch.float32), h.new_zeros((len(h), 1), dtype=torch.float32)
     pull, top = h.new_zeros(h.shape, dtype=torch.float32), torch.full_like(others, -torch.inf)

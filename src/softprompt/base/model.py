@@ -15,12 +15,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from softprompt.base import shapes
 from softprompt.base.attention import told
 from softprompt.base.cache import Recorder, behind, cache_argument
 from softprompt.base.head import Head, backbone
 from softprompt.base.layout import Layout, Mask, Windows
-from softprompt.base.packing import Group, Pack, TokenRow, pack
+from softprompt.base.packing import Group, Pack, TokenRow, multiple_of, pack
 from softprompt.base.reach import Reach
 from softprompt.base.targets import TopTokens
 from softprompt.errors import BaseModelError, WrongBaseError
@@ -300,8 +299,7 @@ class Base:
         finished = [self.accept(front) if isinstance(front, Prefix) else None for front in fronts]
         # Where one token alone is read, a state may be written to in place, through which no gradient passes.
         keeps_states = any(prefix is not None and prefix.states for prefix in finished)
-        multiple = shapes.multiple(self.dtype)
-        packed = self._pack(batches, narrowest=2 if keeps_states else 1, multiple=multiple)
+        packed = self._pack(batches, narrowest=2 if keeps_states else 1, multiple=multiple_of(self.dtype))
         hidden = self._run_pack(packed, self._inputs(packed, fronts), behind(packed, finished))
         return _gather(hidden, packed, finished, wanted)
 

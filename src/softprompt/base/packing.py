@@ -16,10 +16,13 @@ from torch import Tensor
 
 from softprompt.base.targets import TopTokens
 
-__all__ = ["Group", "Pack", "RepeatedKeys", "TokenRow", "batches", "pack", "split"]
+__all__ = ["Group", "Pack", "RepeatedKeys", "TokenRow", "batches", "multiple_of", "pack", "split"]
 
 WIDTHS = (48, 64, 80, 96, 112, 128, 144, 160, 192, 256, 384, 512)
 """Bin widths that are considered; a row longer than its bin widens all of them."""
+
+COARSE = 16
+"""What the positions of a pass in half precision are filled up to a multiple of."""
 
 
 @dataclass(frozen=True)
@@ -293,6 +296,15 @@ def _fill(group: Group, bins: int, repeats: bool) -> _Filling:
         for number, _ in places:
             keys[number] += group.before + 1
     return _Filling(places, bins, max(load for load, _ in loads), max(keys.values()))
+
+
+def multiple_of(dtype: torch.dtype) -> int:
+    """What the positions of a pass are filled up to a multiple of.
+
+    For half precision oneDNN keeps code, up to half a megabyte, for every number of positions that has met a
+    weight of some shape: memory that grows as long as batches are new. GPUs multiply by eights anyway.
+    """
+    return COARSE if dtype.itemsize < 4 else 1
 
 
 def batches(rows: Sequence[TokenRow], tokens: int) -> Iterator[list[int]]:
