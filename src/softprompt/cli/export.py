@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -43,11 +43,8 @@ def command(
     cartridge: bool,
     merge: bool,
     library: str,
-    model: str | None,
-    dtype: str,
-    device: str,
-    trust_remote_code: bool,
     as_json: bool,
+    **base: Any,
 ) -> None:
     """Write a saved prompt or adapter as a plain PEFT folder, a fine-tuned model as transformers'.
 
@@ -58,7 +55,7 @@ def command(
 
     if "://" in folder:
         raise _error(f"{folder} is an address, and an export goes to a folder of this machine; name one.")
-    choice = BaseChoice(model, dtype, device, trust_remote_code)
+    choice = BaseChoice(**base)
     if not merge and choice != BaseChoice(None):
         raise _error(
             "--model, --dtype, --device and --trust-remote-code say how to load the base for --merge."
