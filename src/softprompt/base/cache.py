@@ -183,7 +183,8 @@ class BehindFronts(_Seen):
         inline = [text[:, :, : self._seen]] if self._inline else []
         found = [_padded(t, self._seen) for t in (*inline, *(f[None].to(text) for f in finished))]
         fronts = found[0] if len(found) == 1 else torch.cat(found)
-        return torch.cat([fronts[self._sources.to(text.device)], text], dim=2)
+        # Selected, not indexed: what goes back to a front that many bins share is then added up in one order.
+        return torch.cat([fronts.index_select(0, self._sources.to(text.device)), text], dim=2)
 
 
 class BehindOwnFronts(_Seen):

@@ -392,4 +392,5 @@ def _gather(
             flat.append(prefix.hidden[None])
         index += [starts[row] + token if token >= 0 else end for row, token in places]
     every = torch.cat(flat) if len(flat) > 1 else flat[0]
-    return every[torch.tensor(index, dtype=torch.long, device=every.device)]
+    # Selected, not indexed: where many rows ask for the end of one front, gradients add up in one order.
+    return every.index_select(0, torch.tensor(index, dtype=torch.long, device=every.device))
