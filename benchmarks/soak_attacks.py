@@ -21,8 +21,9 @@ __all__ = ["Attacks", "Keys"]
 
 SLOW = 40
 """Connections that stay silent at once."""
-ANSWERS = 64
-"""Answers that one request of the flood asks for; three such requests are under way at once."""
+ANSWERS = 12
+"""Answers that one request of the flood asks for, of the 16 that the server takes on of one key; three such
+requests are under way at once."""
 PERIOD = 6.0
 """Seconds of peace, and then of flood, in turns: the well-behaved key is timed in both."""
 

@@ -116,10 +116,10 @@ def test_rows_beyond_the_most_wait() -> None:
 def test_a_full_queue_says_so() -> None:
     own = core(rows=1, queue=2)
     version = bare(tiny.base())
-    asked = [write(own, version, IDS, 2) for _ in range(2)]
-    with pytest.raises(QueueFullError, match="2 requests wait already"):
+    asked = [write(own, version, IDS, 2) for _ in range(3)]  # one finds a place, two wait
+    with pytest.raises(QueueFullError, match="As many requests wait as may"):
         write(own, version, IDS, 2)
-    own.step()
+    until_over(own, asked[0])
     asked.append(write(own, version, IDS, 2))
     until_over(own, *asked)
 

@@ -16,7 +16,7 @@ from generation.asking import Asked, some_ids, steps, until_over
 from softprompt.errors import QueueFullError
 from softprompt.generation.sampler import Sampling
 from softprompt.generation.scheduler import Scheduler
-from softprompt.generation.sharing import NOBODY, Owner, fair_order, gives_way, may_wait
+from softprompt.generation.sharing import NOBODY, Owner, fair_order, gives_way, may_wait, more_may_wait
 from softprompt.serving.version import bare
 
 A, B, HEAVY = Owner("a"), Owner("b"), Owner("heavy", 3.0)
@@ -151,7 +151,23 @@ def test_places_follow_weights() -> None:
 
 def test_one_owner_cannot_fill_the_queue() -> None:
     own = Scheduler(tiny.base(), rows=1, queue=8)
-    write(own, A, 5, count=4)
-    with pytest.raises(QueueFullError, match="4 requests of the same owner wait already"):
+    write(own, A, 5, count=5)
+    with pytest.raises(QueueFullError, match="requests of the same owner wait as may"):
         write(own, A, 5)
     write(own, B, 5, count=2)
+
+
+def test_places_tells_how_many_would_be_taken() -> None:
+    own = Scheduler(tiny.base(), rows=3, queue=8)
+    for owner in (A, HEAVY, NOBODY):
+        places = own.places(owner)
+        assert places.now == places.ever == 3 + more_may_wait(owner, {}, 8)
+    taken = write(own, A, 2, count=own.places(A).now)
+    assert own.places(A).now == 0
+    with pytest.raises(QueueFullError, match="requests of the same owner wait as may"):
+        write(own, A, 2)
+    own.step()
+    assert own.places(B).now == more_may_wait(B, {"a": 4}, 8)
+    until_over(own, *taken)
+    own.step()
+    assert own.places(A) == (7, 7)

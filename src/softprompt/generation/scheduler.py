@@ -26,7 +26,7 @@ from softprompt.errors import BaseModelError, CancelledJobError, QueueFullError,
 from softprompt.generation.batch import KV_MEMORY, Callback, RequestHandle, Row, RunningBatch
 from softprompt.generation.request import Event, Finished, ModelRequest, RequestFailed
 from softprompt.generation.sequence import sequence_for
-from softprompt.generation.sharing import NOBODY, Owner, fair_order, may_wait
+from softprompt.generation.sharing import NOBODY, Owner, Places, fair_order, more_may_wait
 
 __all__ = ["KV_MEMORY", "Callback", "EngineState", "RequestHandle", "Scheduler"]
 
@@ -151,17 +151,18 @@ class Scheduler:
                 self._changed.wait()
             if self._closing:
                 raise QueueFullError("The server is shutting down; ask another one.")
-            waiting = Counter(row.owner.id for row in self._waiting if not row.begun)
-            if waiting.total() >= self._queue:
-                raise QueueFullError(f"{self._queue} requests wait already; ask again in a moment.")
-            if not may_wait(owner, waiting, self._queue):
-                raise QueueFullError(
-                    f"{waiting[owner.id]} requests of the same owner wait already; ask again in a moment."
-                )
+            if not self._places(owner):
+                of = "" if self._queued >= self._queue else " of the same owner"
+                raise QueueFullError(f"As many requests{of} wait as may; ask again in a moment.")
             row = Row(request, callback, RequestHandle(), sequence, next(self._turns), owner)
             self._waiting.append(row)
             self._changed.notify_all()
         return row.handle
+
+    def places(self, owner: Owner = NOBODY) -> Places:
+        """How many requests of an owner ``submit`` would take now, one after the other, and if idle."""
+        with self._changed:
+            return Places(self._places(owner), self._most_rows + more_may_wait(owner, {}, self._queue))
 
     def state(self) -> EngineState:
         """How busy it is now."""
@@ -247,6 +248,12 @@ class Scheduler:
         self._step_began = None
 
     # -- who is in the batch -------------------------------------------------------------------
+
+    def _places(self, owner: Owner) -> int:
+        """How many more of an owner's would find a place among the rows, or one to wait in."""
+        free = max(0, self._most_rows - len(self._batch.rows))  # which the next step gives to who is first
+        waiting = Counter(row.owner.id for row in self._waiting[free:] if not row.begun)
+        return max(0, free - len(self._waiting)) + more_may_wait(owner, waiting, self._queue)
 
     @property
     def _queued(self) -> int:

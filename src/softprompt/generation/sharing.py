@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping
 from typing import NamedTuple, Protocol, TypeVar
 
-__all__ = ["NOBODY", "Owner", "fair_order", "gives_way", "may_wait", "takes_turns"]
+__all__ = ["NOBODY", "Owner", "Places", "fair_order", "gives_way", "may_wait", "more_may_wait", "takes_turns"]
 
 
 class Owner(NamedTuple):
@@ -32,6 +32,18 @@ class Owner(NamedTuple):
 
 NOBODY = Owner(None)
 """All that is asked where nobody is told apart."""
+
+
+class Places(NamedTuple):
+    """How many more requests of an owner there is a place for.
+
+    Attributes:
+        now: at this moment.
+        ever: where nobody else asks and none is under way.
+    """
+
+    now: int
+    ever: int
 
 
 class Owned(Protocol):
@@ -86,3 +98,12 @@ def may_wait(owner: Owner, waiting: Mapping[Hashable, int], queue: int) -> bool:
     """
     free = queue - sum(waiting.values())
     return free > 0 and (owner.id is None or waiting.get(owner.id, 0) < max(1.0, owner.weight * free))
+
+
+def more_may_wait(owner: Owner, waiting: Mapping[Hashable, int], queue: int) -> int:
+    """How many more of an owner's may wait, one after the other."""
+    then, more = Counter(waiting), 0
+    while may_wait(owner, then, queue):
+        then[owner.id] += 1
+        more += 1
+    return more

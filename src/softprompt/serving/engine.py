@@ -35,7 +35,7 @@ from softprompt.generation.request import (
 )
 from softprompt.generation.sampler import Sampling
 from softprompt.generation.scheduler import Callback, EngineState, RequestHandle, Scheduler
-from softprompt.generation.sharing import NOBODY, Owner
+from softprompt.generation.sharing import NOBODY, Owner, Places
 from softprompt.serving.registry import Lease, Registry
 from softprompt.serving.version import Version, bare
 
@@ -66,6 +66,7 @@ class Backend(Protocol):
     def submit(
         self, request: ModelRequest, callback: Callback, *, block: bool = False, owner: Owner = NOBODY
     ) -> RequestHandle: ...
+    def places(self, owner: Owner = NOBODY) -> Places: ...
     def state(self) -> EngineState: ...
     def run(self) -> None: ...
     def close(self) -> None: ...
@@ -191,6 +192,10 @@ class Engine:
     ) -> RequestHandle:
         """Hand in a request; its events come in the engine's thread. Errors as in ``Scheduler.submit``."""
         return self._scheduler.submit(request, callback, block=block, owner=owner)
+
+    def places(self, owner: Owner = NOBODY) -> Places:
+        """How many requests of an owner would be taken on now, and if it were idle."""
+        return self._scheduler.places(owner)
 
     def generate(self, asks: Asks, prompt: str | None = None, **sampling: object) -> list[str]:
         """Answer texts, each behind a prompt of its own, in shared batches.

@@ -11,7 +11,7 @@ from datetime import datetime
 from softprompt.errors import SoftpromptError
 from softprompt.generation.request import Event, Finished, ModelRequest, RequestFailed
 from softprompt.generation.scheduler import RequestHandle
-from softprompt.generation.sharing import NOBODY, Owner
+from softprompt.generation.sharing import NOBODY, Owner, Places
 from softprompt.library.card import Card
 from softprompt.serving.engine import Engine
 from softprompt.serving.registry import Lease
@@ -57,6 +57,10 @@ class Service:
         except asyncio.CancelledError:
             loading.add_done_callback(_give_back)
             raise
+
+    def places(self, owner: Owner = NOBODY) -> Places:
+        """How many requests of an owner would be taken on now, and if the engine were idle."""
+        return self.engine.places(owner)
 
     async def run(
         self,

@@ -46,7 +46,7 @@ from softprompt.generation.request import (
 from softprompt.generation.sampler import MOST_LOGPROBS, TokenChoice, token_choice
 from softprompt.generation.scheduler import Callback, EngineState, RequestHandle
 from softprompt.generation.sequence import AnswerState
-from softprompt.generation.sharing import NOBODY, Owner
+from softprompt.generation.sharing import NOBODY, Owner, Places
 from softprompt.library.folder import Library
 from softprompt.serving.version import Version
 from softprompt.vllm.flags import engine_fields, refuse_base
@@ -215,6 +215,10 @@ class VllmEngine:
         handle = _Handle(self)
         self._loop.call_soon_threadsafe(self._begin, request, callback, handle)
         return handle
+
+    def places(self, owner: Owner = NOBODY) -> Places:
+        """As ``Scheduler.places``; the queue here is everybody's."""
+        return Places(self._most - self._count, self._most)
 
     def state(self) -> EngineState:
         """How busy it is; positions and rows are vLLM's own count at its last step."""

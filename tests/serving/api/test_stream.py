@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -12,8 +13,10 @@ import httpx
 import pytest
 
 from serving.api import house
+from serving.shop import until
 from softprompt.errors import BaseModelError
 from softprompt.generation.request import Event, Finished, RequestFailed, TextDelta
+from softprompt.generation.sharing import Owner, Places
 from softprompt.serving.api.gate import Bounds
 from softprompt.serving.api.stream import Crowd, sse
 from softprompt.serving.engine import Engine
@@ -62,12 +65,32 @@ def test_more_than_the_queue_holds_is_429(prompts: object, library: object) -> N
         Engine(house.base(), str(library), rows=1, queue=2, pack=False) as small,
         house.client(small) as http,
     ):
-        answer = http.post("/v1/completions", json={**LONG, "n": 8})
-        assert answer.status_code == 429
-        assert answer.headers["retry-after"] == "1"
+        first = threading.Thread(
+            target=http.post, args=("/v1/completions",), kwargs={"json": {**LONG, "n": 2}}
+        )
+        first.start()
+        until(lambda: small.state().waiting == 1)
+        for more in ({}, {"stream": True}):
+            answer = http.post("/v1/completions", json={**LONG, "n": 2, **more})
+            assert answer.status_code == 429
+            assert answer.headers["retry-after"] == "1"
+        assert small.state().waiting == 1, "nothing of what was refused has begun"
+        first.join()
         assert quiet(small)
-        answer = http.post("/v1/completions", json={**LONG, "n": 8, "stream": True})
-        assert answer.status_code == 429
+
+
+def test_more_than_there_will_ever_be_place_for_is_400_and_begins_nothing(
+    prompts: object, library: object
+) -> None:
+    with (
+        Engine(house.base(), str(library), rows=1, queue=2, pack=False) as small,
+        house.client(small) as http,
+    ):
+        for more in ({}, {"stream": True}):
+            answer = http.post("/v1/completions", json={**LONG, "n": 8, **more})
+            assert answer.status_code == 400
+            assert "takes on 3 at once" in answer.json()["error"]["message"]
+        assert small.state().steps == 0
 
 
 def test_an_event_is_one_line() -> None:
@@ -79,6 +102,9 @@ class _Scripted:
 
     def __init__(self) -> None:
         self.closed = 0
+
+    def places(self, owner: Owner) -> Places:
+        return Places(9, 9)
 
     async def run(self, job: Any, owner: Any, handed_in: Any) -> AsyncIterator[Event]:
         try:

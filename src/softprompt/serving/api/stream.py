@@ -15,11 +15,11 @@ from typing import Any, Protocol, TypeVar
 from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
-from softprompt.errors import CancelledJobError, ConfigError, SoftpromptError
+from softprompt.errors import CancelledJobError, ConfigError, QueueFullError, SoftpromptError
 from softprompt.generation.request import Event, ModelRequest, RequestFailed
 from softprompt.generation.scheduler import RequestHandle
-from softprompt.generation.sharing import NOBODY, Owner
-from softprompt.serving.api.errors import ApiError, error_of, log
+from softprompt.generation.sharing import NOBODY, Owner, Places
+from softprompt.serving.api.errors import ApiError, bad_request, error_of, log
 
 __all__ = ["DONE", "Crowd", "EventStream", "attended", "sse"]
 
@@ -37,6 +37,9 @@ class Runner(Protocol):
         self, job: ModelRequest, owner: Owner, handed_in: Callable[[RequestHandle], None]
     ) -> AsyncIterator[Event]:
         """Events of a job of an owner; closing the iterator cancels the job."""
+
+    def places(self, owner: Owner) -> Places:
+        """How many jobs of an owner would be taken on."""
 
 
 class Crowd:
@@ -58,6 +61,22 @@ class Crowd:
         self._handles: list[RequestHandle] = []
 
     async def __aenter__(self) -> Crowd:
+        """Begin all jobs, or none where not all find a place: nobody is to wait for what is in vain.
+
+        Raises:
+            ApiError: there would be no place for so many even if nobody else asked.
+            QueueFullError: there is none now.
+        """
+        wanted = len(self._jobs)
+        if wanted > 1:
+            places = self._runner.places(self._owner)
+            if wanted > places.ever:
+                raise bad_request(
+                    f"The request is for {wanted:,} answers; this server takes on {places.ever:,} at once: "
+                    "ask for fewer."
+                )
+            if wanted > places.now:
+                raise QueueFullError(f"There is no place for {wanted:,} answers; ask again in a moment.")
         self._tasks = [asyncio.create_task(self._pump(*pair)) for pair in enumerate(self._jobs)]
         return self
 
