@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 
 from softprompt.cli.main import VERBS, group
 from softprompt.comparison.settings import Comparison
+from softprompt.comparison.suite import Suite
 from softprompt.config import Config
 from softprompt.config_io import toml_value
 
@@ -72,6 +73,13 @@ EXAMPLES: dict[str, Any] = {
     "methods.trials": [{"train.learning_rate": 0.001}, {"train.learning_rate": 0.003}],
     "methods.teacher": {"text": "Answer politely.", "positions": 32},
     "methods.votes_of": "prompt tuning",
+    "compare.hours": 2.0,
+    "bases": ["smollm2-135m", "Qwen/Qwen3-0.6B-Base"],
+    "tasks.name": "moods",
+    "tasks.data": {"train": "moods/train.jsonl", "test": "moods/test.jsonl"},
+    "tasks.train": {"epochs": 8},
+    "tasks.compare": {"metric": "macro_f1"},
+    "tasks.methods": {"prompt engineering": {"front": "Is the review negative or positive? "}},
 }
 """What stands in the example of a setting that has no default, or one that says nothing."""
 
@@ -103,14 +111,16 @@ def settings_page() -> str:
         "\n# Settings of a comparison\n\n"
         "A comparison has `[base]`, `[data]` and `[train]` as above, and these.\n",
         *_sections(Comparison, skip=("base", "data", "train")),
+        "\n# Several comparisons in one file\n\nBeside the settings of a comparison.\n",
+        *_sections(Suite, skip=(), top="Bases"),
     ]
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _sections(schema: type[BaseModel], skip: tuple[str, ...]) -> Iterator[str]:
-    top = {name: field for name, field in schema.model_fields.items() if not models(field)}
-    if top:
-        yield from _table("At the top", "", top)
+def _sections(schema: type[BaseModel], skip: tuple[str, ...], top: str = "At the top") -> Iterator[str]:
+    plain = {name: field for name, field in schema.model_fields.items() if not models(field)}
+    if plain:
+        yield from _table(top, "", plain)
     for name, field in schema.model_fields.items():
         if name in skip:
             continue

@@ -22,6 +22,7 @@ from browser import browser, serious
 from softprompt.cli.main import VERBS, group
 from softprompt.comparison import run
 from softprompt.comparison.settings import Comparison, load_comparison
+from softprompt.comparison.suite import Suite, members
 from softprompt.config import Config, parse
 from softprompt.config_io import setting_paths
 
@@ -62,7 +63,7 @@ def test_every_setting_says_what_it_is_and_its_example_is_allowed() -> None:
     text = (DOCS / "reference" / "settings.md").read_text(encoding="utf-8")
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
     named = {row[0].strip("|` ") for row in rows}
-    for schema in (Config, Comparison):
+    for schema in (Config, Comparison, Suite):
         for path in setting_paths(schema):
             assert path.rpartition(".")[2] in named | set(schema.model_fields), path
     assert all(row[3].strip() for row in rows)
@@ -153,7 +154,9 @@ def test_a_notebook_runs_in_a_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_the_toml_of_a_page_is_a_configuration(page: Path) -> None:
     for block in blocks(page, "toml"):
         settings = tomllib.loads(block)
-        if "compare" in settings:
+        if "tasks" in settings:
+            assert len(members(settings)) == len(settings["tasks"]) * len(settings["bases"])
+        elif "compare" in settings:
             load_comparison(settings)
         else:
             parse(settings)

@@ -18,7 +18,7 @@ from softprompt import errors
 from softprompt.errors import SoftpromptError
 
 if TYPE_CHECKING:
-    from softprompt.api import compare, distil, train
+    from softprompt.api import compare, compare_all, distil, train
     from softprompt.base.model import Base
     from softprompt.checkpoints.freeze import freeze, load_base
     from softprompt.config import Config
@@ -48,6 +48,7 @@ __all__ = [
     "SoftpromptError",
     "answer_together",
     "compare",
+    "compare_all",
     "distil",
     "errors",
     "freeze",
@@ -71,6 +72,7 @@ _HOMES = {
     "Sampling": ("softprompt.generation.sampler", "Sampling"),
     "answer_together": ("softprompt.library.prompt", "answer_together"),
     "compare": ("softprompt.api", "compare"),
+    "compare_all": ("softprompt.api", "compare_all"),
     "distil": ("softprompt.api", "distil"),
     "freeze": ("softprompt.checkpoints.freeze", "freeze"),
     "load_base": ("softprompt.checkpoints.freeze", "load_base"),

@@ -23,6 +23,7 @@ from softprompt.listener import SILENT, Listener
 if TYPE_CHECKING:
     from softprompt.base.model import Base
     from softprompt.comparison.results import Results
+    from softprompt.comparison.suite_results import SuiteResults
     from softprompt.library.prompt import Prompt
     from softprompt.listener import Report
     from softprompt.training.distil import Distilled
@@ -162,6 +163,7 @@ def compare(
     """
     from softprompt.comparison.run import compare as run
     from softprompt.comparison.settings import Comparison
+    from softprompt.comparison.suite import members
 
     given = settings_of(settings, Comparison)
     wanted: Any = source
@@ -172,8 +174,50 @@ def compare(
         changes = list(overrides)
     elif validation is not None or test is not None:
         raise ConfigError("A comparison's file names its own rows; set data.validation and data.test there.")
+    elif members(wanted, changes):
+        raise ConfigError("There are several data sets or bases; softprompt.compare_all compares on each.")
     with _heard(None if notify is None else Listener(note=notify), quiet) as heard:
         return run(wanted, changes, notify=heard.note, watch=watch, stop=stop)
+
+
+def compare_all(
+    source: Mapping[str, Any] | str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    bases: Sequence[str] = (),
+    quiet: bool = False,
+    notify: Callable[[str], None] | None = None,
+    watch: Callable[[str, Report], None] = lambda what, report: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> SuiteResults:
+    """Compare methods on every data set and every base of a file, and put what was found together.
+
+        softprompt.compare_all("few_rows.toml", bases=["smollm2-135m", "Qwen/Qwen3-0.6B-Base"])
+
+    Each is a comparison with results and a report of its own; above them stand their means, with intervals.
+    Files: ``FOLDER/NAME/results.json``, ``report.html`` and a folder for each comparison.
+
+    Args:
+        source: the path of a TOML file, or its content as a mapping.
+        overrides: settings that win over it, as ``a.b=value`` each.
+        bases: models that all methods are compared on, instead of the file's own.
+        quiet: tell nothing.
+        notify: told plain sentences as results come in; without it they are shown in terminals and notebooks.
+        watch: told (what is being trained, report) of every step.
+        stop: asked after every step whether to end now; raises KeyboardInterrupt then.
+
+    Raises:
+        ConfigError: a setting is wrong, nothing has been trained yet; or there is one data set and one base.
+        DataError: the rows of a comparison are wrong; those before it are kept.
+    """
+    from softprompt.comparison.suite import compare_all as run
+    from softprompt.comparison.suite import members
+
+    several = members(source, overrides, bases)
+    if not several:
+        raise ConfigError("There is one data set and one base; softprompt.compare does that.")
+    with _heard(None if notify is None else Listener(note=notify), quiet) as heard:
+        return run(several, notify=heard.note, watch=watch, stop=stop)
 
 
 def _config(source: Any, splits: Mapping[str, Rows], settings: Mapping[str, Any]) -> Config:

@@ -134,7 +134,8 @@ def seconds_text(seconds: float) -> str:
     whole = round(seconds)
     if whole < 600:
         return f"{whole} s"
-    return f"{whole // 60} min" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def _three(value: float) -> str:

@@ -1,4 +1,4 @@
-"""A gradient has the same bits every time, however many threads compute it and however many rows share a front."""
+"""A gradient has the same bits every time, in any number of threads and however many rows share a front."""
 
 from __future__ import annotations
 

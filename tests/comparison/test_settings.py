@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from softprompt.comparison.settings import load_comparison
+from softprompt.comparison.suite import members
 from softprompt.errors import ConfigError
 
 DATA = {
@@ -157,9 +158,14 @@ def test_a_fault_is_one_sentence(settings: dict[str, Any], said: str) -> None:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_every_example_is_a_comparison_under_its_own_name(path: Path) -> None:
-    comparison, contenders = load_comparison(path)
-    assert comparison.name == path.stem
-    assert sum(contender.learns for contender in contenders) > 1
+    several = members(path)
+    for member in several:
+        assert member.folder.parent.name == path.stem
+    sources: list[Any] = [member.settings for member in several] or [path]
+    for source in sources:
+        comparison, contenders = load_comparison(source)
+        assert sum(contender.learns for contender in contenders) > 1
+        assert several or comparison.name == path.stem
 
 
 def test_conversations_are_compared_from_a_file_and_are_the_same_for_all(tmp_path: Path) -> None:

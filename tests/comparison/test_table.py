@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from statistics import fmean, stdev
 from typing import Any
@@ -12,7 +13,16 @@ from comparison import fake_results
 from softprompt import numbers
 from softprompt.comparison import words
 from softprompt.comparison.results import Costs, MethodResult, Metric, Pair, Results, Run, Seeds, TestRow
-from softprompt.comparison.table import SummaryRow, columns, comparison, mark, ranked, scores, summary_rows
+from softprompt.comparison.table import (
+    GROUPS,
+    SummaryRow,
+    columns,
+    comparison,
+    mark,
+    ranked,
+    scores,
+    summary_rows,
+)
 from softprompt.evaluation.paired import FLOOR
 
 
@@ -194,8 +204,13 @@ def test_columns_that_nobody_fills_are_left_out() -> None:
     keys = [column.key for column in columns(results(method("m", run(0, 0.9))))]
     assert keys == ["test.accuracy", "validation", "parameters", "bytes", "seconds", "trials"]
     everything = [column.key for column in columns(fake_results.topics(40, (0,)))]
-    assert everything[:5] == ["test.accuracy", "test.nll", "test.ece", "validation", "perturbed"]
+    assert everything[:5] == ["test.accuracy", "test.nll", "validation", "test.ece", "perturbed"]
     assert everything[-3:] == ["memory", "latency", "trials"]
+
+
+def test_columns_stand_in_groups() -> None:
+    found = [column.group for column in columns(fake_results.topics(40, (0,)))]
+    assert [name for name, _ in itertools.groupby(found)] == list(GROUPS)
 
 
 def best(found: Results, key: str) -> set[str]:

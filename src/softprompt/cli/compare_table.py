@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from softprompt.cli import screen
 from softprompt.comparison.results import Results
+from softprompt.comparison.suite_results import Mean, SuiteResults
+from softprompt.comparison.suite_words import averages, missing_from, shown_base, verdicts
 from softprompt.comparison.table import Cell, Column, SummaryRow, columns, summary_rows
 from softprompt.comparison.words import missing, verdict
 from softprompt.harmless import code_span, table
+from softprompt.numbers import NOTHING, count_text, interval_text, metric_text
 
-__all__ = ["markdown_table", "print_comparison"]
+__all__ = ["markdown_table", "print_comparison", "print_suite"]
 
 _PLAIN = re.compile(r"[\w ,.()/:+=-]+")
 """Names that mean nothing to Markdown; underscores are looked at apart."""
@@ -33,6 +36,41 @@ def print_comparison(results: Results) -> None:
         console.print("* best of its column; 95% intervals in brackets", style="dim")
     for sentence in missing(results):
         console.print(screen.clean(sentence), style="yellow", soft_wrap=True)
+
+
+def print_suite(results: SuiteResults) -> None:
+    """Who leads on each base, a table of data sets for each, and one of bases where there are several."""
+    console = screen.out()
+    for sentence in verdicts(results):
+        console.print(screen.clean(sentence), soft_wrap=True)
+    if len(results.bases) > 1:
+        heads = [f"{shown_base(base.name)} ({count_text(base.parameters)})" for base in results.bases]
+        columns = [(results.shown, base.means) for base in results.bases]
+        _print_scores(heads, columns, results.ranked(results.bases[-1]))
+    for base in results.bases if len(results.tasks) > 1 else ():
+        console.print(f"\n{screen.clean(shown_base(base.name))}", style="bold")
+        columns = [(member.metric, member.scores) for member in base.members]
+        heads = [member.task for member in base.members]
+        _print_scores([*heads, "mean"], [*columns, (results.shown, base.means)], results.ranked(base))
+    console.print(f"\n{screen.clean(averages(results))}", style="dim", soft_wrap=True)
+    for sentence in missing_from(results):
+        console.print(screen.clean(sentence), style="yellow", soft_wrap=True)
+
+
+def _print_scores(
+    heads: Sequence[str], columns: Sequence[tuple[str, Mapping[str, Mean]]], methods: Sequence[str]
+) -> None:
+    """Methods down, and across what they scored where, with intervals."""
+    cells = [[name, *(_scored(metric, found.get(name)) for metric, found in columns)] for name in methods]
+    screen.out().print()
+    screen.print_grid(["method", *heads], cells, right=range(1, len(heads) + 1))
+
+
+def _scored(metric: str, found: Mean | None) -> str:
+    if found is None:
+        return NOTHING
+    interval = interval_text(metric, found.low, found.high)
+    return metric_text(metric, found.mean) + (f" ({interval})" if interval and found.low < found.high else "")
 
 
 def markdown_table(results: Results) -> str:

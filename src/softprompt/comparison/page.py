@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ def _content(results: Results) -> dict[str, Any]:
         "missing": words.missing(results),
         "facts": words.facts(results),
         "columns": columns(results),
+        "groups": [(name, len([*of])) for name, of in groupby(columns(results), lambda one: one.group)],
         "rows": summary_rows(results),
         "sections": [section for section in _plot_sections(results) if section.plots],
         "confused": _confused(results),

@@ -7,7 +7,7 @@
   };
   const sort = (table, head, at) => {
     const down = head.getAttribute("aria-sort") ? head.getAttribute("aria-sort") === "ascending" : head.dataset.first === "descending";
-    for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+    for (const other of table.tHead.rows[1].cells) other.removeAttribute("aria-sort");
     head.setAttribute("aria-sort", down ? "descending" : "ascending");
     const rows = [...table.tBodies[0].rows];
     rows.sort((a, b) => {
@@ -19,7 +19,7 @@
   };
   const table = document.querySelector("table.summary");
   if (table) {
-    for (const head of table.tHead.rows[0].cells) {
+    for (const head of table.tHead.rows[1].cells) {
       const button = document.createElement("button");
       button.type = "button";
       button.title = head.title;

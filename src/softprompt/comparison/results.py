@@ -123,7 +123,8 @@ class Pair(_Value):
     else the bootstrap's, over rows and seeds."""
     p_holm: float | None = None
     """The same, corrected for all pairs of the comparison (Holm 1979)."""
-    test: Literal["mcnemar", "bootstrap"]
+    test: Literal["mcnemar", "bootstrap", "combined"]
+    """How it was tested; combined: the mean of differences on several data sets, from their intervals."""
 
     @property
     def corrected(self) -> float:

@@ -7,18 +7,21 @@ is carried out it is told (``Carry``): here, one after the other, or on other ma
 from __future__ import annotations
 
 import gc
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from softprompt.base.model import Base
 from softprompt.checkpoints.freeze import load_base
 from softprompt.comparison import classifier
+from softprompt.comparison.budget import Cost, Cut, Plan, kept_plan, planned
 from softprompt.comparison.cell import (
+    KINDS_OF_CHANGE,
     Tested,
     Trained,
     has_artifact,
@@ -40,8 +43,10 @@ from softprompt.errors import ConfigError, SoftpromptError
 from softprompt.library.folder import Library
 from softprompt.packages import require
 from softprompt.team import refuse_company
-from softprompt.training.job import read_task
+from softprompt.training.job import Job, read_task, tokens
 from softprompt.training.loop import Report
+from softprompt.training.pace import timed
+from softprompt.training.schedule import Steps
 
 __all__ = ["REPORT", "RESULTS", "Bench", "Carry", "CellOrder", "Spread", "carried", "compare", "folder_of"]
 
@@ -60,6 +65,7 @@ class CellOrder(NamedTuple):
         contender: the method's name.
         trial: which of its settings.
         seed: of the draw.
+        share: of its steps that are taken; of less than all, it is a look at the setting and no result.
         chosen: whether its artifact must be there.
         tested: the trained cell that is to be tested instead.
     """
@@ -67,6 +73,7 @@ class CellOrder(NamedTuple):
     contender: str
     trial: int
     seed: int
+    share: float = 1.0
     chosen: bool = False
     tested: Trained | None = None
 
@@ -87,6 +94,7 @@ class Bench:
     watch: Callable[[str, Report], None]
     stop: Callable[[], bool]
     contenders: Mapping[str, Contender]
+    share: float = 1.0
     bases: dict[BaseConfig, Base] = field(default_factory=dict)
     tasks: dict[str, Task] = field(default_factory=dict)
 
@@ -98,8 +106,9 @@ class Bench:
         notify: Callable[[str], None],
         watch: Callable[[str, Report], None],
         stop: Callable[[], bool],
+        share: float = 1.0,
     ) -> Bench:
-        """What a comparison's file says."""
+        """What a comparison's file says; ``share``: of its steps after which a trial is judged."""
         folder = Path(comparison.compare.folder) / comparison.name
         return cls(
             comparison,
@@ -110,6 +119,7 @@ class Bench:
             watch,
             stop,
             {contender.name: contender for contender in contenders},
+            share,
         )
 
     def rows(self, base: Base) -> Task:
@@ -178,7 +188,12 @@ def compare(
     comparison, contenders = load_comparison(source, overrides)
     bench = Bench.of(comparison, contenders, notify, watch, stop)
     require("an HTML page", *bench.measurement.needs, *(need for one in contenders for need in one.needs))
+    plan = within_hours(bench)
+    if plan is not None:
+        comparison, contenders = load_comparison(source, [*overrides, *plan.overrides])
+        bench = Bench.of(comparison, contenders, notify, watch, stop, plan.share)
     setting, task = _described(bench)
+    task = replace(task, notes=(*task.notes, *(plan.notes if plan else ())))
     for note in task.notes:
         notify(note)
     findings: dict[str, Findings] = {}
@@ -191,6 +206,46 @@ def compare(
             results.save(bench.folder / RESULTS)
             write_report(results, bench.folder / REPORT)
     return results
+
+
+# Hours -------------------------------------------------------------------------------------------
+
+
+def within_hours(bench: Bench) -> Plan | None:
+    """What is given up to fit into the hours that are set, made once and kept; None where none are."""
+    rules = bench.comparison.compare
+    if rules.hours is None:
+        return None
+    about = bench.comparison.model_dump(mode="json")
+    return kept_plan(bench.folder / "budget.json", about, lambda identity: _planned(bench, identity))
+
+
+def _planned(bench: Bench, identity: str) -> Plan:
+    rules = bench.comparison.compare
+    assert rules.hours is not None
+    rows = bench.rows(bench.base(bench.comparison.base)).tables
+    whole = Cut(1.0, len(rules.seeds), len(rows["test"]), len(rows["train"]))
+    costs = [
+        _cost(bench, one)
+        for one in bench.contenders.values()
+        if one.votes_of is None and one.kind not in _MAKERS
+    ]
+    changes = len(KINDS_OF_CHANGE) if rules.perturb and bench.measurement.metric == "accuracy" else 0
+    return planned(rules.hours, costs, whole, rules.seeds, identity, changes)
+
+
+def _cost(bench: Bench, contender: Contender) -> Cost:
+    """A few steps of a method's first trial, timed."""
+    bench.notify(f"{contender.name}: timing a few steps")
+    place = _place(bench, contender, 0, bench.comparison.compare.seeds[0])
+    data = place.config.data.model_copy(update={"test": None})
+    found = timed(Job.prepare(place.base, place.config.model_copy(update={"data": data})))
+    task = bench.task(place.base, place.config)
+    read = sum(
+        len(one.input_ids) + len(one.target_ids)
+        for one in tokens(task, "test", place.base, place.config).examples
+    )
+    return Cost(contender.name, len(contender.trials), found.training, found.scoring, found.token * read)
 
 
 def _found(
@@ -222,7 +277,7 @@ def carried(bench: Bench, orders: Sequence[CellOrder]) -> list[Any]:
     for order in orders:
         contender = bench.contenders[order.contender]
         if order.tested is None:
-            found.append(_train(bench, contender, order.trial, order.seed, chosen=order.chosen))
+            found.append(_train(bench, contender, order))
         else:
             found.append(_test(bench, contender, order.trial, order.seed, order.tested))
     return found
@@ -237,10 +292,13 @@ def _described(bench: Bench) -> tuple[Setting, Task]:
 def _run(bench: Bench, contender: Contender, carry: Carry) -> Findings:
     """All trials of one method, then its chosen settings on every seed."""
     seeds, name = bench.comparison.compare.seeds, contender.name
+    short = bench.share < 1 and contender.learns and len(contender.trials) > 1
+    share = bench.share if short else 1.0
     try:
-        trials = carry([CellOrder(name, trial, seeds[0]) for trial in range(len(contender.trials))])
+        trials = carry([CellOrder(name, trial, seeds[0], share) for trial in range(len(contender.trials))])
         chosen = max(range(len(trials)), key=lambda t: bench.measurement.merit(trials[t].validation))
-        ready = [trials[chosen]] if has_artifact(trials[chosen], bench.library) else []
+        whole = not short and has_artifact(trials[chosen], bench.library)
+        ready = [trials[chosen]] if whole else []
         runs = [
             *ready,
             *carry([CellOrder(name, chosen, seed, chosen=True) for seed in seeds[len(ready) :]]),
@@ -258,8 +316,8 @@ def _run(bench: Bench, contender: Contender, carry: Carry) -> Findings:
 def _tidy(
     bench: Bench, contender: Contender, trials: Sequence[Trained], chosen: int, runs: Sequence[Trained]
 ) -> None:
-    """Remove the artifacts of trials that were not chosen, and those that would need the training rows."""
-    unwanted = [cell for trial, cell in enumerate(trials) if trial != chosen]
+    """Remove the artifacts of trials that are no runs, and those that would need the training rows."""
+    unwanted = [cell for cell in trials if cell.name not in {run.name for run in runs}]
     if contender.config(chosen, seed=0).data.retrieve is not None:
         unwanted += runs
     for cell in unwanted:
@@ -278,7 +336,7 @@ class _CellPlace:
     identity: str
 
 
-def _place(bench: Bench, contender: Contender, trial: int, seed: int) -> _CellPlace:
+def _place(bench: Bench, contender: Contender, trial: int, seed: int, share: float = 1.0) -> _CellPlace:
     settings = contender.config(trial, seed)
     data = settings.data.model_copy(update={"draw": bench.comparison.compare.seeds[0]})
     slug = re.sub(r"[^A-Za-z0-9]+", "-", contender.name).strip("-").lower()[:60] or "method"
@@ -287,10 +345,20 @@ def _place(bench: Bench, contender: Contender, trial: int, seed: int) -> _CellPl
     output = settings.output.model_copy(update={"runs": str(bench.folder)})  # where a teacher's answers lie
     config = settings.model_copy(update={"name": name, "data": data, "output": output})
     base = bench.base(config.base)
+    if share < 1:
+        config = _shortened(config, len(bench.task(base, config).tables["train"]), share)
     rules = bench.measurement.rules
     title = f"{contender.name}, {_changes(contender.trials[trial])}seed {seed}"
     key = identity(config, base, bench.task(base, config), rules)
-    return _CellPlace(config, base, title, bench.folder / "cells" / f"{name}.json", key)
+    return _CellPlace(config, base, title, bench.folder / "cells" / f"{config.name}.json", key)
+
+
+def _shortened(config: Config, rows: int, share: float) -> Config:
+    """A look at a run: a share of its steps, under a name of its own."""
+    train = config.train
+    steps = Steps(rows, train.batch_size, train.epochs, config.seed, train.max_steps, train.min_steps).total
+    few = train.model_copy(update={"max_steps": math.ceil(share * steps)})
+    return config.model_copy(update={"name": f"{config.name}-short", "train": few})
 
 
 def _changes(trial: Mapping[str, Any]) -> str:
@@ -298,11 +366,11 @@ def _changes(trial: Mapping[str, Any]) -> str:
     return "".join(f"{dotted.rpartition('.')[2]} {shown(value)}, " for dotted, value in trial.items())
 
 
-def _train(bench: Bench, contender: Contender, trial: int, seed: int, *, chosen: bool = False) -> Trained:
+def _train(bench: Bench, contender: Contender, order: CellOrder) -> Trained:
     """The cell of one trial on one seed, from disk if it is there; a chosen one with its artifact."""
-    place = _place(bench, contender, trial, seed)
+    place = _place(bench, contender, order.trial, order.seed, order.share)
     found = kept(Trained, place.path, place.identity)
-    if found is None or (chosen and not has_artifact(found, bench.library)):
+    if found is None or (order.chosen and not has_artifact(found, bench.library)):
         found = _MAKERS.get(contender.kind, (train, test))[0](
             place.base,
             place.config,

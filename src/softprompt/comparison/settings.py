@@ -29,7 +29,7 @@ from softprompt.config_io import BrokenRuleError, faults, override, read_toml, s
 from softprompt.errors import ConfigError
 from softprompt.packages import Need
 
-__all__ = ["Comparison", "Contender", "MethodEntry", "load_comparison"]
+__all__ = ["Comparison", "Contender", "MethodEntry", "load_comparison", "read_settings"]
 
 _SHARED = (
     *("task", *SOURCES, *(f"{split}_rows" for split in SOURCES), "validation_fraction"),
@@ -65,6 +65,8 @@ class Rules(Section):
     """Tuning trials of each method that names none: so many learning rates around the method's own."""
     metric: METRICS = "auto"
     """What decides: accuracy where there are labels, else nll, unless named."""
+    hours: float | None = Field(default=None, gt=0)
+    """Hours it may take here; trials, seeds and rows are cut until it fits, and the report says so."""
     alternatives: bool = True
     """Whether classifiers on words, on sentence embeddings and on hidden states are compared too."""
     perturb: bool = True
@@ -235,7 +237,7 @@ def load_comparison(
     Raises:
         ConfigError: a setting is wrong, or methods that learn have different numbers of trials.
     """
-    settings = _settings(source)
+    settings = read_settings(source)
     found = override(settings, overrides, Comparison)
     try:
         comparison = Comparison.model_validate(settings)
@@ -267,14 +269,16 @@ def _alternatives(comparison: Comparison, contenders: Sequence[Contender]) -> li
     ]
 
 
-def _settings(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+def read_settings(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    """What a file says, as written, but for relative paths of rows, which start at its folder."""
     if isinstance(source, Mapping):
         return copy.deepcopy(dict(source))
     path = Path(source)
     # Paths start at the file's folder, as in a run's configuration.
     settings = rooted({"name": path.stem} | read_toml(path), path.parent)
-    if isinstance(methods := settings.get("methods"), list):
-        settings["methods"] = [rooted(m, path.parent) if isinstance(m, dict) else m for m in methods]
+    for listed in ("methods", "tasks"):
+        if isinstance(entries := settings.get(listed), list):
+            settings[listed] = [rooted(e, path.parent) if isinstance(e, dict) else e for e in entries]
     return settings
 
 

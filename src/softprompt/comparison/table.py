@@ -24,6 +24,7 @@ from softprompt.numbers import (
 )
 
 __all__ = [
+    "GROUPS",
     "Cell",
     "Column",
     "SummaryRow",
@@ -59,6 +60,16 @@ class Column:
     about: str
     better: Literal["higher", "lower", "neither"]
     among: Literal["all", "trained"] = "all"
+
+    @property
+    def group(self) -> str:
+        """What kind of question it answers, in the manner of HELM (Liang et al. 2022): one of ``GROUPS``."""
+        return _GROUP_OF.get(self.key, GROUPS[0])
+
+
+GROUPS = ("accuracy", "calibration", "robustness", "efficiency")
+_GROUP_OF = {"test.ece": "calibration", "perturbed": "robustness"}
+_GROUP_OF |= dict.fromkeys(("parameters", "bytes", "seconds", "memory", "latency", "trials"), "efficiency")
 
 
 @dataclass(frozen=True)
@@ -215,7 +226,7 @@ _COSTS = (
 
 
 def columns(results: Results) -> list[Column]:
-    """The columns that hold something, in order: test metrics, validation, robustness, costs, trials."""
+    """The columns that hold something, group by group, the headline metric first."""
     runs = [run for method in results.methods for run in method.runs]
     found = [_metric_column(results, metric) for metric in _metrics(results)]
     better = _better(results, results.metric)
@@ -226,7 +237,7 @@ def columns(results: Results) -> list[Column]:
         found.append(Column("perturbed", "worst perturbed", about, better))
     found += [cost.column for cost in _COSTS if any(cost.of(run) is not None for run in runs)]
     found.append(Column("trials", "trials", "Settings tried on the first seed.", "neither"))
-    return found
+    return sorted(found, key=lambda column: GROUPS.index(column.group))
 
 
 def summary_rows(results: Results) -> list[SummaryRow]:

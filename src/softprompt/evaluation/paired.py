@@ -32,6 +32,7 @@ __all__ = [
     "FLOOR",
     "Difference",
     "OverSeeds",
+    "combined",
     "holm",
     "mcnemar",
     "over_seeds",
@@ -43,7 +44,10 @@ __all__ = [
 FLOOR = 2 / (RESAMPLES + 1)
 """No bootstrap's p is below this, however far apart two methods are."""
 
-_SEEN = 1.959963984540054 + 0.8416212335729143
+_SIDE = 1.959963984540054
+"""Standard errors from the middle of a 95% interval to its end, by normal theory."""
+
+_SEEN = _SIDE + 0.8416212335729143
 """So many standard errors apart, two methods have p < 0.05 in 4 of 5 comparisons."""
 
 _NOTHING = 1e-12  # a difference of sums that rounding alone may leave
@@ -116,6 +120,24 @@ def visible_difference(rows: int, seeds: int, *, apart: float = 0.2, spread: flo
         spread: the standard deviation over seeds of each; unknown, and left out, where there is one seed.
     """
     return _SEEN * math.sqrt(apart / rows + (2 * spread**2 / seeds if seeds > 1 else 0.0))
+
+
+def combined(parts: Sequence[tuple[float, float, float]]) -> Difference:
+    """The mean of independent estimates, such as a difference on several data sets, by their intervals.
+
+    Distances to the ends of the intervals add up as squares, on either side by itself (Zou & Donner 2008), so
+    skewed intervals stay skewed. P is the normal one of the side that zero is on.
+
+    Args:
+        parts: value, low, high of each.
+    """
+    count = len(parts)
+    mean = math.fsum(value for value, _, _ in parts) / count
+    below = math.hypot(*(value - low for value, low, _ in parts)) / count
+    above = math.hypot(*(high - value for value, _, high in parts)) / count
+    towards = below if mean > 0 else above
+    p = math.erfc(abs(mean) / towards * _SIDE / math.sqrt(2)) if towards else float(mean == 0)
+    return Difference(mean, mean - below, mean + above, p)
 
 
 def _over_seeds_too(value: float, rows: Tensor, seeds: Sequence[Sequence[float]]) -> Sampled:
