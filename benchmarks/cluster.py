@@ -91,6 +91,7 @@ def comparison(folder: Path, base: Path, name: str) -> dict[str, Any]:
             "trials": 2,
             "folder": str(folder / "out"),
             "latency_requests": 0,
+            "alternatives": False,
             "perturb": False,
         },
         "methods": [

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -351,7 +352,39 @@ def _soak() -> str:
         f"artifacts and bad requests: {found['requests']:,} requests, {found['checked']:,} answers checked, "
         f"{len(found['wrong'])} wrong, {found['stuck']} stuck; memory {mib['memory_first']:.0f} MiB once "
         f"warm, {mib['memory_last']:.0f} at the end, {mib['memory_most']:.0f} at most; at SIGTERM "
-        f"{found['cut']} answers cut, exit status {found['exit_code']}."
+        f"{found['cut']} answers cut, exit status {found['exit_code']}. A key that asks for one token now "
+        f"and then waits {1000 * found['peaceful'][1]:.0f} ms at p99, {1000 * found['flooded'][1]:.0f} while "
+        f"another floods the server ({found['attacks']['floods refused']:,} of its requests refused), "
+        f"{found['attacks']['silent connections']:,} connections say nothing and "
+        f"{found['attacks']['hang-ups']:,} clients hang up."
+    )
+
+
+def _structured() -> str:
+    """What holding answers to a grammar costs."""
+    found = _lines("structured.jsonl")[-1]
+    free, held = (statistics.median(found["rates"][name]) for name in ("free", "held"))
+    clients = found["clients"]
+    return (
+        f"{clients} clients whose answers are each held to a JSON schema of its own get {held:.0f} tokens a "
+        f"second together, free ones {free:.0f}; in the same turn {found['cost']:.0%} less. {found['valid']} "
+        f"of {clients} answers fit; a schema compiles in {1000 * found['compile_seconds']:.0f} ms."
+    )
+
+
+def _batch_invariant() -> str:
+    """What the same bits in any company cost."""
+    found = _lines("batch_invariant.jsonl")[-1]
+    usual, kept = found["same"]["usual"], found["same"]["batch_invariant"]
+    times = [
+        f"{load} {statistics.median(ways['batch_invariant']):.1f} s instead of "
+        f"{statistics.median(ways['usual']):.1f}"
+        for load, ways in found["seconds"].items()
+    ]
+    return (
+        f"In {found['dtype']}, on a CPU without instructions for it, of {usual['asked']} requests alone and "
+        f"among 31 others {usual['words']} get the same words and {usual['bits']} the same bits, with "
+        f"`--batch-invariant` {kept['words']} and {kept['bits']}. It costs: {', '.join(times)}."
     )
 
 
@@ -412,7 +445,8 @@ def _sst2() -> str:
 
 
 def _figures() -> str:
-    made = (_steps, _method_steps, _many, _serving, _beside, _thousand, _soak, _cookbook, _sst2)
+    served = (_serving, _beside, _thousand, _soak, _structured, _batch_invariant)
+    made = (_steps, _method_steps, _many, *served, _cookbook, _sst2)
     return "\n\n".join(part for part in (make() for make in made) if part)
 
 
