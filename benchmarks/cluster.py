@@ -56,6 +56,8 @@ RESULTS = ROOT / "results" / "cluster.jsonl"
 PROMPTS = 12
 CLIENTS = 8
 EPOCHS = 8
+NEWS = 1.0
+"""Seconds between two things that a replica tells of itself."""
 
 
 @contextmanager
@@ -188,6 +190,7 @@ def served(folder: Path, base: Path, budget: int | None) -> Iterator[tuple[str, 
     door = Door(cluster.start(settings, scale, "auto"))
     try:
         with house.running(door) as url:
+            time.sleep(2 * NEWS)  # until the replicas have told what they may hold
             yield url, door
     finally:
         cluster.stop()

@@ -116,7 +116,7 @@ def simulated(case: Case, seconds: float, seed: int = 0) -> Outcome:
     if case.door == "home":
         door = Homes(case.memory, free=case.free)
         door.there(replicas)
-        door.holds("before", {"any": BYTES})
+        door.holds("before", {"any": BYTES}, None)
     capacity = case.replicas * (case.memory // BYTES)
     for rank in reversed(range(min(PROMPTS, capacity))):
         _send(door, caches, f"prompt-{rank}")

@@ -94,7 +94,7 @@ def test_cold_and_exactly_full_every_prompt_is_loaded_once(replicas: int, each: 
     homes = homes_of(replicas, budget=100 * each)
     names = [f"prompt-{number}" for number in range(replicas * each)]
     if known:
-        homes.holds("elsewhere", dict.fromkeys(names, 100))
+        homes.holds("elsewhere", dict.fromkeys(names, 100), None)
     caches: dict[str, OrderedDict[str, None]] = {replica: OrderedDict() for replica in REPLICAS}
     loads = 0
     for _ in range(10):
@@ -107,7 +107,7 @@ def test_cold_and_exactly_full_every_prompt_is_loaded_once(replicas: int, each: 
                 if len(cache) > each:
                     cache.popitem(last=False)
             cache.move_to_end(name)
-            homes.holds(replica, dict.fromkeys(cache, 100))
+            homes.holds(replica, dict.fromkeys(cache, 100), 100 * each)
     assert loads == len(names)
 
 
@@ -119,7 +119,7 @@ def test_sizes_that_one_replica_told_first_do_not_fill_the_other() -> None:
     for number, name in enumerate(names):
         held[asked(homes, name)][name] = 100
         if number == 4:
-            homes.holds(REPLICAS[0], held[REPLICAS[0]])
+            homes.holds(REPLICAS[0], held[REPLICAS[0]], 600)
     assert [len(one) for one in held.values()] == [each, each]
 
 
@@ -134,15 +134,24 @@ def test_a_prompt_that_never_came_takes_no_room_at_its_home() -> None:
     homes.ended(at)
     homes.ended(elsewhere)
     assert homes.home(names[0]) == elsewhere
-    homes.holds(elsewhere, {names[0]: 1})
+    homes.holds(elsewhere, {names[0]: 1}, 2)
     assert Counter(asked(homes, name) for name in names[1:4]) == {at: 2, elsewhere: 1}
     assert not homes.began(elsewhere, names[0])
 
 
+def test_what_replicas_say_they_may_hold_counts_not_what_those_before_them_could() -> None:
+    """A router outlives the replicas it was made for."""
+    homes, names = homes_of(2, budget=None), [f"prompt-{number}" for number in range(12)]
+    for replica in REPLICAS[:2]:
+        homes.holds(replica, {}, 600)
+    homes.holds("before", {"any": 100}, None)
+    assert Counter(asked(homes, name) for name in names) == dict.fromkeys(REPLICAS[:2], 6)
+
+
 def test_a_request_for_no_prompt_takes_no_room() -> None:
     homes = homes_of(2, budget=100)
-    homes.holds(REPLICAS[0], {"one": 100})
-    homes.holds(REPLICAS[1], {"other": 100})
+    homes.holds(REPLICAS[0], {"one": 100}, 100)
+    homes.holds(REPLICAS[1], {"other": 100}, 100)
     for _ in range(3):
         asked(homes, "")
     assert homes.home("one") == REPLICAS[0]

@@ -29,11 +29,11 @@ def _weight(name: str, replica: str) -> bytes:
 
 @dataclass(eq=False)
 class _Replica:
-    """What is known of one: requests under way, and the bytes it holds by name, the longest unused first.
-
-    Of ``untold`` prompts the bytes are not known; they stand there with 0.
+    """What is known of one: its budget, requests under way, and the bytes it holds by name, the longest
+    unused first. Of ``untold`` prompts the bytes are not known; they stand there with 0.
     """
 
+    budget: int | None
     active: int = 0
     held: OrderedDict[str, int] = field(default_factory=OrderedDict)
     nbytes: int = 0
@@ -59,7 +59,7 @@ class Homes:
     """The replicas there are, what they hold, and how busy they are; nothing here waits or asks.
 
     Args:
-        budget: bytes of prompts that a replica holds; None for no limit.
+        budget: bytes of prompts that a replica holds that has not told; None for no limit.
         free: requests that a replica answers together at no loss, up to which it counts as idle.
         slack: how much more than its even share of all requests a replica may have under way.
     """
@@ -82,11 +82,11 @@ class Homes:
             while one.held:
                 self._let_go(gone, one)
         for new in now - self._replicas.keys():
-            self._replicas[new] = _Replica()
+            self._replicas[new] = _Replica(self._budget)
 
-    def holds(self, replica: str, sizes: Mapping[str, int]) -> None:
-        """Told by a replica what it holds, in bytes, which may be news of a while ago: what went there since
-        is held as well, and used later.
+    def holds(self, replica: str, sizes: Mapping[str, int], budget: int | None) -> None:
+        """Told by a replica what it holds and may hold, in bytes, which may be news of a while ago: what went
+        there since is held as well, and used later.
         """
         for name, nbytes in sizes.items():
             self._known_bytes += nbytes - self._sizes.get(name, 0)
@@ -94,11 +94,13 @@ class Homes:
         one = self._replicas.get(replica)
         if one is None:
             return
+        one.budget = budget
         for name, nbytes in reversed(list(sizes.items())):
             known = name in one.held
             self._hold(replica, one, name, nbytes)
             if not known:
                 one.held.move_to_end(name, last=False)
+        self._fit(replica, one)
 
     def home(self, name: str) -> str:
         """The replica for a request now; there must be one.
@@ -131,8 +133,7 @@ class Homes:
         new = name not in one.held
         self._hold(replica, one, name, self._sizes.get(name, 0))
         one.held.move_to_end(name)
-        while self._budget is not None and len(one.held) > 1 and self._bytes(one) > self._budget:
-            self._let_go(replica, one)
+        self._fit(replica, one)
         return new
 
     def never_came(self, replica: str, name: str) -> None:
@@ -153,6 +154,11 @@ class Homes:
         one.hold(name, nbytes)
         self._holders.setdefault(name, set()).add(replica)
 
+    def _fit(self, replica: str, one: _Replica) -> None:
+        """Forget what a replica must have let go, the longest unused first."""
+        while one.budget is not None and len(one.held) > 1 and self._bytes(one) > one.budget:
+            self._let_go(replica, one)
+
     def _let_go(self, replica: str, one: _Replica) -> None:
         name = one.drop_oldest()
         self._holders[name].discard(replica)
@@ -161,9 +167,9 @@ class Homes:
 
     def _has_room(self, one: _Replica, size: float, fewest: int) -> bool:
         """Whether a prompt fits beside what is held. Before any size is known, all are taken to be alike."""
-        if self._budget is None:
+        if one.budget is None:
             return True
-        return self._bytes(one) + size <= self._budget if self._sizes else len(one.held) == fewest
+        return self._bytes(one) + size <= one.budget if self._sizes else len(one.held) == fewest
 
     def _bytes(self, one: _Replica) -> float:
         return one.nbytes + one.untold * self._mean

@@ -107,6 +107,7 @@ class Replica:
         for name in settings.engine.get("pinned", ()):
             self._engine.registry.lease(name).close()
         self._engine.start()
+        self._budget = settings.engine.get("budget")
         self._bounds = Bounds(seconds=settings.seconds)
         self._app = create_app(
             Service(self._engine),
@@ -147,10 +148,13 @@ class Replica:
         if began is not None and time.monotonic() - began > self._bounds.stalled_seconds:
             raise ResourceError("The engine stands still.")
 
-    def record_routing_stats(self) -> dict[str, dict[str, int]]:
-        """What it holds in memory, the longest unused first, in bytes; for ``Homes.holds``."""
+    def record_routing_stats(self) -> dict[str, Any]:
+        """What it holds in memory, the longest unused first, and may hold, in bytes; for ``Homes.holds``.
+
+        A router outlives the replicas it was made for, so it is told here what those of now may hold.
+        """
         _, *held = self._engine.registry.loaded()
-        return {"held": {one.name: one.nbytes for one in held if one.current}}
+        return {"held": {one.name: one.nbytes for one in held if one.current}, "budget": self._budget}
 
     def close(self) -> None:
         """Let the engine go."""

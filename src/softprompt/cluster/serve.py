@@ -101,10 +101,10 @@ class HomeRouter(RequestRouter):  # type: ignore[misc]
         by_name = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
         self._homes.there(by_name)
         for name, replica in by_name.items():
-            held = replica.routing_stats.get("held")
-            if held is not None and id(held) != self._told.get(name):  # told anew
-                self._told[name] = id(held)
-                self._homes.holds(name, held)
+            told = replica.routing_stats
+            if told and id(told) != self._told.get(name):  # told anew
+                self._told[name] = id(told)
+                self._homes.holds(name, told["held"], told["budget"])
         asked: Asked = pending_request.args[0]
         home = self._homes.home(asked.name)
         tries = self._goes(pending_request, home)
