@@ -15,13 +15,14 @@ import tiny
 from comparison import fake_results
 from comparison.test_page import Page
 from softprompt.cli.main import run as command
-from softprompt.comparison import run
+from softprompt.comparison import run, suite_page
 from softprompt.comparison.results import Results
 from softprompt.comparison.run import compare
 from softprompt.comparison.suite import compare_all, members
 from softprompt.comparison.suite_page import render_suite
 from softprompt.comparison.suite_results import SuiteResults, summed
 from softprompt.comparison.suite_words import averages, missing_from, verdicts
+from softprompt.comparison.words import unbroken
 from softprompt.errors import ConfigError
 from softprompt.evaluation.paired import combined
 
@@ -178,6 +179,13 @@ def test_all_faults_of_all_members_come_before_the_work(done: Done) -> None:
         members({"tasks": [{"name": "a"}, {"name": "a"}]})
     with pytest.raises(ConfigError, match=r"tasks\[0\].*dta"):
         members({"tasks": [{"name": "a", "dta": {}}]})
+    with pytest.raises(ConfigError, match="no method is called 'nobody'"):
+        members({"tasks": [{"name": "a", "methods": {"nobody": {}}}]})
+    for section in ("base", "data", "train", "compare"):
+        with pytest.raises(ConfigError, match=section):
+            members({"data": {}, section: 3, "tasks": [{"name": "a"}], "bases": ["b"]})
+    with pytest.raises(ConfigError, match="expected KEY=VALUE"):
+        members(done[0], ["nonsense"])
 
 
 # Arithmetic, sentences and the page --------------------------------------------------------------
@@ -242,7 +250,14 @@ def test_the_page_is_whole_and_asks_for_nothing() -> None:
     }
     assert len(page.all("svg")) == 1
     for sentence in verdicts(results):
-        assert sentence in [text for _, text in page.texts]
+        assert unbroken(sentence) in [text for _, text in page.texts]
+
+
+def test_letters_that_would_touch_move_apart_and_others_stay() -> None:
+    assert suite_page._spaced([1.0, 5.0, 9.0], 2.0) == [1.0, 5.0, 9.0]
+    assert suite_page._spaced([1.0, 5.0, 5.5, 6.0], 2.0) == [1.0, 3.5, 5.5, 7.5]
+    assert suite_page._spaced([2.0, 2.0, 3.5], 2.0) == [0.5, 2.5, 4.5]
+    assert suite_page._spaced([], 2.0) == []
 
 
 def test_names_cannot_break_the_page() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -57,7 +56,7 @@ def _content(results: Results) -> dict[str, Any]:
     return {
         "results": results,
         "metric": metric_name(results.metric),
-        "verdict": _unbroken(words.verdict(results)),
+        "verdict": words.unbroken(words.verdict(results)),
         "missing": words.missing(results),
         "facts": words.facts(results),
         "columns": columns(results),
@@ -74,11 +73,6 @@ def _content(results: Results) -> dict[str, Any]:
         "payload": Trusted(script_json(found.payload)) if found else "",
         "settings": json.dumps(results.settings, indent=2, ensure_ascii=False),
     }
-
-
-def _unbroken(sentence: str) -> str:
-    """The sentence with p values that stay on one line."""
-    return re.sub(r"p ([<=]) (?=\d)", "p\u00a0\\1\u00a0", sentence)
 
 
 # Plots -------------------------------------------------------------------------------------------

@@ -149,38 +149,37 @@ def _member(
 
     Of hours it gets one part in ``count``.
     """
-    settings = copy.deepcopy(dict(shared))
-    for section in ("data", "train", "compare"):
-        settings[section] = {**settings.get(section, {}), **(getattr(task, section) if task else {})}
+    settings: dict[str, Any] = {"data": {}, "train": {}, "compare": {}} | copy.deepcopy(dict(shared))
+    for section in ("data", "train", "compare") if task else ():
+        if isinstance(settings[section], Mapping):  # else whoever loads it says so
+            settings[section] = {**settings[section], **getattr(task, section)}
     if task and task.methods:
-        settings["methods"] = _told(settings.get("methods", STANDARD), task)
-    override(
-        settings,
-        [o for o in overrides if o.partition("=")[0].strip() not in Suite.model_fields],
-        Comparison,
-    )
-    if model is not None:
-        settings["base"] = {**settings.get("base", {}), "model": model}
-    whole, folder = settings.get("name", "comparison"), settings["compare"].get("folder", "comparisons")
-    settings["compare"]["folder"] = f"{folder}/{whole}"
-    if (hours := settings["compare"].get("hours")) and isinstance(hours, int | float):
-        settings["compare"]["hours"] = hours / count
+        settings["methods"] = _with_changes(settings.get("methods", STANDARD), task)
+    own = [o for o in overrides if o.partition("=")[0].strip() not in Suite.model_fields]
+    if wrong := override(settings, own, Comparison):
+        raise ConfigError("\n".join(wrong))
+    if model is not None and isinstance(about := settings.get("base", {}), Mapping):
+        settings["base"] = {**about, "model": model}
+    rules = settings["compare"]
+    if isinstance(rules, Mapping):
+        folder = f"{rules.get('folder', 'comparisons')}/{settings.get('name', 'comparison')}"
+        hours = {"hours": rules["hours"] / count} if isinstance(rules.get("hours"), int | float) else {}
+        settings["compare"] = {**rules, "folder": folder, **hours}
     settings["name"] = "-".join(part for part in (task.name if task else "", slug) if part)
     return Member(task.name if task else "", settings)
 
 
-def _told(entries: Sequence[Mapping[str, Any]], task: TaskEntry) -> list[dict[str, Any]]:
+def _with_changes(entries: Sequence[Mapping[str, Any]], task: TaskEntry) -> list[dict[str, Any]]:
     """The methods of a file with what a data set changes in them."""
     names = [entry.get("name") for entry in entries]
     for name in task.methods:
         if name not in names:
             raise ConfigError(f"tasks, {task.name!r}: no method is called {name!r}.")
-    changed = {name: dict(about) for name, about in task.methods.items()}
     return [
-        {**entry, "method": {**entry.get("method", {}), **changed.get(str(entry.get("name")), {})}}
-        if entry.get("name") in changed
+        {**entry, "method": {**entry.get("method", {}), **task.methods[name]}}
+        if name in task.methods
         else dict(entry)
-        for entry in entries
+        for name, entry in zip(names, entries, strict=True)
     ]
 
 

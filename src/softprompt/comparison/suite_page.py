@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from softprompt.atomic import write_bytes
@@ -15,6 +16,7 @@ from softprompt.comparison.axes import cost_scale
 from softprompt.comparison.suite_results import BaseFindings, Mean, MemberFindings, SuiteResults
 from softprompt.comparison.suite_words import averages, missing_from, shown_base, verdicts
 from softprompt.comparison.table import mark
+from softprompt.comparison.words import unbroken
 from softprompt.numbers import (
     count_text,
     interval_text,
@@ -51,7 +53,7 @@ def render_suite(results: SuiteResults) -> str:
         "suite.html.j2",
         results=results,
         metric=metric_name(results.metric),
-        verdicts=verdicts(results),
+        verdicts=[unbroken(sentence) for sentence in verdicts(results)],
         missing=missing_from(results),
         averages=averages(results),
         sizes=_sizes(results, numbers) if len(results.bases) > 1 else None,
@@ -178,9 +180,16 @@ def _letters(axes: Axes, x: float, ends: Sequence[tuple[float, int]], least: flo
 
 
 def _spaced(places: Sequence[float], least: float) -> list[float]:
-    """Ascending places moved apart, each at least so far above the last, around where they were."""
-    found: list[float] = []
+    """Ascending places moved apart where they are closer than ``least``, each group around its own middle."""
+    groups: list[list[float]] = []
     for place in places:
-        found.append(max(place, found[-1] + least) if found else place)
-    over = (found[-1] - places[-1]) / 2 if found else 0.0
-    return [place - over for place in found]
+        group = [place]
+        while groups and _spread(group, least)[0] - _spread(groups[-1], least)[-1] < least:
+            group = groups.pop() + group
+        groups.append(group)
+    return [place for group in groups for place in _spread(group, least)]
+
+
+def _spread(group: Sequence[float], least: float) -> list[float]:
+    middle = fmean(group) - least * (len(group) - 1) / 2
+    return [middle + least * number for number in range(len(group))]

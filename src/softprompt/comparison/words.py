@@ -5,6 +5,7 @@ It makes plain text of results; it does not know where the text is shown.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
@@ -25,7 +26,7 @@ from softprompt.numbers import (
     seconds_text,
 )
 
-__all__ = ["SIGNIFICANT", "covered", "facts", "missing", "p_of", "power", "tested", "verdict"]
+__all__ = ["SIGNIFICANT", "covered", "facts", "missing", "p_of", "power", "tested", "unbroken", "verdict"]
 
 SIGNIFICANT = 0.05
 """Below this p, corrected for many pairs, a difference is called significant."""
@@ -129,6 +130,11 @@ def _significance(pair: Pair | None) -> str:
         return "which was not tested for significance"
     clear = "" if pair.corrected < SIGNIFICANT else "not "
     return f"which is {clear}significant ({p_of(pair)})"
+
+
+def unbroken(sentence: str) -> str:
+    """The sentence with p values that stay on one line."""
+    return re.sub(r"p ([<=]) (?=\d)", "p\u00a0\\1\u00a0", sentence)
 
 
 # What intervals and p cover ----------------------------------------------------------------------
