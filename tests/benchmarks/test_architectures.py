@@ -37,6 +37,13 @@ def test_a_family_of_layers_that_differ_learns_all_that_it_can(family: str, layo
     assert found["kv"].startswith(kv)
 
 
+def test_what_peft_itself_cannot_use_is_right_here_and_told_as_peft_s_own() -> None:
+    found = architectures.check("mllama")  # more rows in its embedding than words, by which PEFT knows one
+    assert found["soft"].startswith("ok; PEFT itself fails on MllamaForCausalLM (TypeError")
+    assert found["lora"] == "ok"
+    assert all(map(architectures.good, architectures.verdicts(found)))
+
+
 def test_a_model_that_forgets_its_state_is_refused_at_loading() -> None:
     found = architectures.check("jamba")
     assert not found["loads"]

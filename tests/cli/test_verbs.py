@@ -240,14 +240,14 @@ def separated(folder: Path, source: str, mark: str) -> str:
     """The rows of a file as CSV, behind a header whose comma misleads."""
     rows = [json.loads(line) for line in (folder / source).read_text(encoding="utf-8").splitlines()]
     path = folder / f"{Path(source).stem}{ord(mark)}.csv"
-    fields = [["text", "label", "seen, when"], *([row["text"], row["label"], "a, b"] for row in rows)]
+    fields = [["text", "label", "seen, when"], *([row["text"], row["label"], "a, b, c"] for row in rows)]
     path.write_text("".join(mark.join(line) + "\n" for line in fields), encoding="utf-8")
     return path.name
 
 
 def test_eval_is_told_what_stands_between_columns(taught: Shell) -> None:
     rows = separated(taught.folder, "test.jsonl", ";")
-    assert "no column 'text'" in taught("eval", "moods", rows).err
+    assert "line 2 has 3 fields where the header has 2 columns" in taught("eval", "moods", rows).err
     wanted = taught("eval", "moods", "test.jsonl", "--json").json["scores"]
     assert taught("eval", "moods", rows, "--separator", ";", "--json").json["scores"] == wanted
     tabs = separated(taught.folder, "test.jsonl", "\t")
@@ -412,9 +412,10 @@ def test_a_base_in_a_folder_is_found_from_everywhere(shell: Shell, monkeypatch: 
 
 
 def test_a_comparison_s_plan_runs_nothing(taught: Shell) -> None:
+    rows = separated(taught.folder, "test.jsonl", ";")
     Path("c.toml").write_text(
-        '[data]\ntrain = "train.jsonl"\ntest = "test.jsonl"\ninput = "{text}"\ntarget = " {label}"\n'
-        'labels = ["pos", "neg"]\n[compare]\nseeds = [0, 1]\n'
+        f'[data]\ntrain = "train.jsonl"\ntest = "{rows}"\nseparator = ";"\ninput = "{{text}}"\n'
+        'target = " {label}"\nlabels = ["pos", "neg"]\n[compare]\nseeds = [0, 1]\n'
         '[[methods]]\nname = "soft"\n[[methods]]\nname = "vote"\nvotes_of = "soft"\n'
     )
     done = taught("compare", "c.toml", "--plan")
