@@ -50,6 +50,8 @@ SECONDS = 120
 """Of processor time for one family, so that a busy machine says nothing of a model."""
 HERE = "ok, not in PEFT"
 """Right, and PEFT has no format for it."""
+CRASHES = "ok; PEFT itself fails on"
+"""Right by the model's own pass, and in PEFT's format, which PEFT cannot use on this model."""
 LENGTHS = (22, 100, 7, 63)
 METHODS: dict[str, dict[str, Any]] = {
     "soft": {"kind": "prompt-tuning", "front": "{soft:5}", "init": "random"},
@@ -182,6 +184,9 @@ def kept(base: Base, plain: Any, prompt: Any, library: Path) -> str:
         wanted = prompt.base.next_logits([TokenRow(row)], prompt.prefix)[0]
         if apart(again.base.next_logits([TokenRow(row)], again.prefix)[0], wanted) > EXACT:
             faults.append("read again it is another")
+        vectors = isinstance(prompt.front, Tensor) and not prompt.change
+        if vectors and apart(behind(plain, prompt.front, row), wanted) > EXACT:
+            faults.append("the model's own pass reads another")
         if Library(library).load(prompt.name).payload.opened_by == "softprompt":
             return "; ".join(faults) or HERE
         try:
@@ -195,8 +200,18 @@ def kept(base: Base, plain: Any, prompt: Any, library: Path) -> str:
             if apart(met.base.next_logits([TokenRow(row)], met.front)[0], wanted) > EXACT:
                 faults.append("PEFT's is read as another")
         except Exception as error:
-            faults.append(f"PEFT: {type(error).__name__}: {error}"[:160])
+            said = f"{type(error).__name__}: {error}"[:160]
+            if vectors and not faults:
+                return f"{CRASHES} {type(plain).__name__} ({said})"
+            faults.append(f"PEFT: {said}")
     return "; ".join(faults) or "ok"
+
+
+def behind(plain: Any, front: Tensor, row: tuple[int, ...]) -> Tensor:
+    """The model's own logits of what follows a row behind vectors [P, E]."""
+    text = plain.get_input_embeddings()(torch.tensor(row))
+    logits: Tensor = plain(inputs_embeds=torch.cat([front, text])[None], use_cache=False).logits
+    return logits[0, -1]
 
 
 def apart(found: Tensor, wanted: Tensor) -> float:
@@ -274,11 +289,13 @@ def table(found: dict[str, dict[str, Any]]) -> str:
     whole = [family for family, cells in right.items() if not any(c.startswith("refused") for c in cells)]
     refused = {family: about for family, about in sorted(found.items()) if about["loads"] is False}
     unmade = [family for family, about in sorted(found.items()) if about["loads"] is None]
+    crashes = sum(any(c.startswith(CRASHES) for c in cells) for cells in right.values())
     lines = [
         f"transformers {transformers.__version__}: of {len(found)} families {len(loaded)} load and "
         f"{len(refused)} are refused at loading; of {len(unmade)} no tiny model could be made or tried. "
         f"{len(whole)} pass every check, {len(right) - len(whole)} more all but a method that is refused "
-        f"before the first step, and {len(loaded) - len(right)} fail one.",
+        f"before the first step, and {len(loaded) - len(right)} fail one. On {crashes} of those that pass, "
+        "PEFT itself fails with a soft prompt.",
         "",
         "| family | layout | loss | gradient | answers | in company | soft prompt | KV prefix | LoRA |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -307,7 +324,7 @@ def verdicts(about: dict[str, Any]) -> list[str]:
 def good(verdict: str) -> bool:
     """Whether a cell is right, or was refused before any work."""
     number = verdict[:1].isdigit() and float(verdict) <= EXACT
-    return number or verdict in ("yes", "ok", HERE, "–") or verdict.startswith("refused")
+    return number or verdict in ("yes", "ok", HERE, "–") or verdict.startswith(("refused", CRASHES))
 
 
 def cell(text: str) -> str:

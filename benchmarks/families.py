@@ -37,12 +37,12 @@ _SMALL: dict[int, str] = {
     "qk_nope_head_dim mamba_d_head mamba_head_dim mamba_headdim chunk_size mamba_chunk_size "
     "moe_shared_expert_intermediate_size",
     8: "head_dim kv_channels v_head_dim swa_head_dim global_head_dim qk_rope_head_dim rotary_dim state_size "
-    "ssm_state_size mamba_d_state d_state linear_key_head_dim linear_value_head_dim index_head_dim "
-    "hidden_size_per_layer_input indexer_head_dim router_hidden_size laurel_rank",
+    "ssm_state_size mamba_d_state d_state linear_key_head_dim linear_value_head_dim linear_head_dim "
+    "index_head_dim hidden_size_per_layer_input indexer_head_dim router_hidden_size laurel_rank",
     _LAYERS: "num_hidden_layers n_layer n_layers num_layers decoder_layers num_blocks "
     "num_attention_heads n_head n_heads num_heads attention_heads decoder_attention_heads num_experts "
     "n_routed_experts num_local_experts moe_num_experts mamba_n_heads mamba_num_heads n_mamba_heads "
-    "linear_num_key_heads linear_num_value_heads index_n_heads time_step_rank mamba_dt_rank",
+    "linear_num_key_heads linear_num_value_heads linear_num_heads index_n_heads time_step_rank mamba_dt_rank",
     2: "num_key_value_heads kv_n_heads num_kv_heads n_head_kv num_experts_per_tok top_k moe_top_k moe_k "
     "num_experts_per_token top_k_experts",
     1: "n_group num_expert_group topk_group n_shared_experts num_shared_experts moe_num_shared_experts "

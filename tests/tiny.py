@@ -127,6 +127,7 @@ CONFIGS |= {
         qk_rope_head_dim=8,
         v_head_dim=8,
     ),
+    "laguna": lambda: transformers.LagunaConfig(**_LLAMA, **_EXPERTS, head_dim=8),
     "gemma4": lambda: transformers.Gemma4TextConfig(
         **_LLAMA | {"num_hidden_layers": 4},
         head_dim=8,

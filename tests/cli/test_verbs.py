@@ -236,6 +236,52 @@ def test_eval_gives_the_scores_of_the_card_again(taught: Shell) -> None:
     assert "untuned" not in plain.out
 
 
+def separated(folder: Path, source: str, mark: str) -> str:
+    """The rows of a file as CSV, behind a header whose comma misleads."""
+    rows = [json.loads(line) for line in (folder / source).read_text(encoding="utf-8").splitlines()]
+    path = folder / f"{Path(source).stem}{ord(mark)}.csv"
+    fields = [["text", "label", "seen, when"], *([row["text"], row["label"], "a, b, c"] for row in rows)]
+    path.write_text("".join(mark.join(line) + "\n" for line in fields), encoding="utf-8")
+    return path.name
+
+
+def test_eval_is_told_what_stands_between_columns(taught: Shell) -> None:
+    rows = separated(taught.folder, "test.jsonl", ";")
+    assert "line 2 has 3 fields where the header has 2 columns" in taught("eval", "moods", rows).err
+    wanted = taught("eval", "moods", "test.jsonl", "--json").json["scores"]
+    assert taught("eval", "moods", rows, "--separator", ";", "--json").json["scores"] == wanted
+    tabs = separated(taught.folder, "test.jsonl", "\t")
+    assert taught("eval", "moods", tabs, "--separator", r"\t", "--json").json["scores"] == wanted
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("rows.csv", "--separator", "::"), "data.separator"),
+        (("test.jsonl", "--separator", ";"), "is for .csv and .tsv files, and no source is one"),
+        (("--harness", "piqa", "--separator", ";"), "--separator only with the former"),
+    ],
+)
+def test_a_separator_that_means_nothing_is_refused(args: tuple[str, ...], said: str, taught: Shell) -> None:
+    done = taught("eval", "moods", *args)
+    assert done.code == 2
+    assert said in done.err
+
+
+def test_a_prompt_reads_files_as_those_it_learnt_from(shell: Shell) -> None:
+    rows, test = (separated(shell.folder, name, ";") for name in ("moods.jsonl", "test.jsonl"))
+    done = shell.train("--data", rows, "--epochs", "1", "--set", "data.separator=;", "--name", "moods")
+    assert done.code == 0, done.err
+    plain = shell("eval", "moods", "test.jsonl", "--json").json["scores"]
+    assert shell("eval", "moods", test, "--json").json["scores"] == plain
+    commas = shell.folder / "commas.csv"
+    commas.write_text("text,label\na good film,pos\nbad bad food,neg\n", encoding="utf-8")
+    assert shell("eval", "moods", "commas.csv").code == 2
+    assert shell("eval", "moods", "commas.csv", "--separator", ",").code == 0
+    seen = shell("inspect", "moods", "--data", test, "--only", "ablation", "--no-page", "--dtype", "float32")
+    assert seen.code == 0, seen.err
+
+
 def test_eval_writes_answers_and_scores_them(taught: Shell) -> None:
     done = taught("eval", "moods", "test.jsonl", "--rows", "6", "--write", "4", "--untuned", "--json")
     assert done.code == 0
@@ -366,9 +412,10 @@ def test_a_base_in_a_folder_is_found_from_everywhere(shell: Shell, monkeypatch: 
 
 
 def test_a_comparison_s_plan_runs_nothing(taught: Shell) -> None:
+    rows = separated(taught.folder, "test.jsonl", ";")
     Path("c.toml").write_text(
-        '[data]\ntrain = "train.jsonl"\ntest = "test.jsonl"\ninput = "{text}"\ntarget = " {label}"\n'
-        'labels = ["pos", "neg"]\n[compare]\nseeds = [0, 1]\n'
+        f'[data]\ntrain = "train.jsonl"\ntest = "{rows}"\nseparator = ";"\ninput = "{{text}}"\n'
+        'target = " {label}"\nlabels = ["pos", "neg"]\n[compare]\nseeds = [0, 1]\n'
         '[[methods]]\nname = "soft"\n[[methods]]\nname = "vote"\nvotes_of = "soft"\n'
     )
     done = taught("compare", "c.toml", "--plan")

@@ -142,3 +142,13 @@ def test_python_cannot_put_into_a_card_what_json_cannot_hold(bad: Any) -> None:
 def test_a_card_too_large_to_be_read_is_not_written() -> None:
     with pytest.raises(ArtifactError, match="larger than 4,194,304 bytes"):
         card_json(samples.card(settings={"a": "x" * 2**22}))
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [({"separator": ";"}, ";"), ({"separator": "::"}, None), ({"separator": '"'}, None), (5, None)],
+)
+def test_a_card_tells_its_separator_where_it_has_one(data: Any, told: str | None) -> None:
+    card = samples.card(settings={"data": data})
+    assert card.separator == told
+    assert card.conversations(("text",)) == (None, None)

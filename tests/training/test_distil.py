@@ -196,8 +196,12 @@ def test_questions_go_on_where_a_kill_left_them(tmp_path: Path) -> None:
 
 def test_own_questions_stand_beside_those_the_base_makes(tmp_path: Path) -> None:
     wanted = settings(tmp_path, teacher={"study": 5}, train={"epochs": 0})
+    own = [json.loads(line)["question"] for line in Path(wanted["data"]["train"]).read_text().splitlines()]
+    rows = tmp_path / "own.csv"
+    rows.write_text("question;seen, when\n" + "".join(f"{question};a, b\n" for question in own))
+    wanted["data"] |= {"train": str(rows), "separator": ";"}
     found = softprompt.distil(tiny.base(), wanted)
-    assert sum(found.prompt.card.data[s].rows for s in ("train", "validation", "test")) == 45
+    assert sum(found.prompt.card.data[s].rows for s in ("train", "validation", "test")) == len(own) + 5
 
 
 def test_an_adapter_can_be_the_teacher(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -333,19 +334,31 @@ def test_vectors_that_a_model_cannot_read_are_refused_before_the_first_step(tmp_
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_what_could_not_be_saved_is_refused_before_the_first_step(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("architecture", "layer", "taken"),
+    [
+        ("deepseek-v3", "layers.0.mlp.gate_proj", "a part of experts in one tensor"),
+        ("laguna", "layers.1.mlp.shared_experts.gate_proj", "a name of older checkpoints"),
+    ],
+)
+def test_what_could_not_be_saved_is_refused_before_the_first_step(
+    architecture: str, layer: str, taken: str, tmp_path: Path
+) -> None:
     method = {"kind": "lora", "front": "", "targets": ["gate_proj", "up_proj"]}
-    said = r"PEFT takes model\.layers\.0\.mlp\.gate_proj of .* for a part of experts in one tensor"
+    said = rf"PEFT takes model\.{re.escape(layer)} of .* for {taken}"
     settings = config(tmp_path).model_dump(mode="json", exclude_none=True) | {"method": method}
     with pytest.raises((ConfigError, ArtifactError), match=said):
-        softprompt.train(tiny.base("deepseek-v3"), settings, listener=NEVER_STEPS)
+        softprompt.train(tiny.base(architecture), settings, listener=NEVER_STEPS)
     assert not (tmp_path / "runs").exists()
     assert not (tmp_path / "prompts").exists()
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_adapters_beside_experts_in_one_tensor_are_read_again_here_and_by_peft(tmp_path: Path) -> None:
-    base, notes = tiny.base("deepseek-v3"), list[str]()
+@pytest.mark.parametrize("architecture", ["deepseek-v3", "laguna"])
+def test_adapters_beside_layers_that_peft_takes_for_others_are_read_again_here_and_by_peft(
+    architecture: str, tmp_path: Path
+) -> None:
+    base, notes = tiny.base(architecture), list[str]()
     plain = copy.deepcopy(base.model)
     settings = config(tmp_path).model_dump(mode="json", exclude_none=True)
     settings |= {"method": {"kind": "lora", "front": "", "rank": 2}}

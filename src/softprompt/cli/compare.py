@@ -148,7 +148,7 @@ def _print_plan(comparison: Comparison, contenders: Sequence[Contender]) -> int:
     screen.print_grid(
         ("method", "kind", "trials", "runs"), [tuple(map(str, line)) for line in lines], right=(2, 3)
     )
-    there = len(read(str(comparison.data.test)))
+    there = len(read(str(comparison.data.test), separator=comparison.data.separator))
     rows = min(there, comparison.data.test_rows or there)
     runs, visible = sum(line[3] for line in lines), 100 * visible_difference(rows, seeds)
     screen.out().print(

@@ -14,6 +14,7 @@ from softprompt.cli.options import (
     json_option,
     library_option,
     open_prompt,
+    plain_text,
 )
 
 if TYPE_CHECKING:
@@ -41,6 +42,11 @@ softprompt eval moods --harness invented_moods --include-path examples/harness
     help="Score only N rows, drawn by --seed; of a task the first N.",
 )
 @click.option("--seed", type=int, default=0, metavar="N", help="Which rows --rows draws.")
+@click.option(
+    "--separator",
+    metavar="X",
+    help="What stands between the columns of a .csv or .tsv file.  [default: the prompt's, or what is seen]",
+)
 @click.option("--untuned", is_flag=True, help="Score the bare base beside it.")
 @click.option(
     "--write",
@@ -60,6 +66,7 @@ def command(
     data: str | None,
     rows: int | None,
     seed: int,
+    separator: str | None,
     untuned: bool,
     write: int | None,
     tasks: tuple[str, ...],
@@ -69,9 +76,10 @@ def command(
     **base: Any,
 ) -> None:
     """Score a saved prompt on rows (a file, bundled:NAME/SPLIT or hub:...), or on tasks of lm_eval."""
-    if (data is None) == (not tasks) or (include_path and not tasks):
+    if (data is None) == (not tasks) or (tasks and separator is not None) or (include_path and not tasks):
         raise click.UsageError(
-            "Give either rows to score or --harness TASK, and --include-path only with the latter.",
+            "Give either rows to score or --harness TASK; --separator only with the former, --include-path "
+            "only with the latter.",
             click.get_current_context(),
         )
     from softprompt.cli import screen
@@ -90,10 +98,12 @@ def command(
         prompt = open_prompt(name, library, choice)
         _run_tasks(prompt, tasks, include_path, rows, untuned, as_json)
         return
-    table = read(data)
+    told = None if separator is None else _separator(separator, data)
+    table: Table | None = None
 
     def check(card: Card) -> None:
         nonlocal table
+        table = read(data, separator=told or card.separator)
         template = card.template.template
         conversations = card.conversations(table.columns)
         conversation_rows(table, *conversations).require_columns(template.columns)
@@ -103,6 +113,7 @@ def command(
         collect_faults(asked, lambda _, row: (template.input_text(row), template.target_text(row)))
 
     prompt = open_prompt(name, library, choice, check)
+    assert table is not None
     table = prompt.rows(table)
     encoded = prompt.encode(table)
     for note in encoded.notes:
@@ -113,6 +124,14 @@ def command(
         what = "Scoring" if which == "learnt" else "Scoring the bare base"
         found[which], seen[which] = _scored(subject, table, encoded, what, write)
     _tell(prompt, data, table.origin, found, _confusion(prompt, encoded, seen["learnt"]), as_json)
+
+
+def _separator(typed: str, data: str) -> str:
+    """What the flag means, by the rules of ``data.separator``."""
+    from softprompt.config import parse
+
+    rows = {"train": data, "separator": plain_text(typed), "input": "{text}", "target": " {label}"}
+    return str(parse({"data": rows}).data.separator)
 
 
 def _run_tasks(

@@ -23,12 +23,13 @@ Rows = Any
 what ``data.sources.read`` takes: a path, ``bundled:NAME/SPLIT``, ``hub:OWNER/NAME/SPLIT``."""
 
 
-def as_table(rows: Rows, called: str = "the rows") -> Table:
+def as_table(rows: Rows, called: str = "the rows", separator: str | None = None) -> Table:
     """The rows as a table, in the order they have.
 
     Args:
         rows: see ``Rows``.
         called: names them in messages.
+        separator: of a file, as ``data.sources.read`` takes it.
 
     Raises:
         DataError: they are nothing of the kind, or there are none.
@@ -37,7 +38,7 @@ def as_table(rows: Rows, called: str = "the rows") -> Table:
     if isinstance(rows, Table):
         return rows
     if isinstance(rows, str | os.PathLike):
-        return read(os.fspath(rows))
+        return read(os.fspath(rows), separator=separator)
     found = _listed(rows, called)
     for number, row in enumerate(found, start=1):
         if not isinstance(row, Mapping):

@@ -257,9 +257,20 @@ class Card(_Part):
 
     def conversations(self, columns: Collection[str]) -> tuple[str | None, Answers | None]:
         """Which of these columns it learnt conversations from, and whose answers, as ``data.answers``."""
-        data = self.settings.get("data", {})
-        column, last = data.get("messages"), data.get("answers") == "last"
+        column, last = self._data.get("messages"), self._data.get("answers") == "last"
         return (column if column in columns else None), ("last" if last else None)
+
+    @property
+    def separator(self) -> str | None:
+        """What stands between the columns of its .csv and .tsv files, where ``data.separator`` said so."""
+        told = self._data.get("separator")
+        return told if isinstance(told, str) and len(told) == 1 and told not in '"\r\n' else None
+
+    @property
+    def _data(self) -> dict[str, Any]:
+        """Its settings of ``[data]``; a card that was made elsewhere may have anything there."""
+        data = self.settings.get("data")
+        return data if isinstance(data, dict) else {}
 
     @field_validator("created")
     @classmethod

@@ -165,12 +165,12 @@ class Prompt:
         return replace(self, base=base, front=base.embed(opening), card=card, change=None, frozen=None)
 
     def rows(self, rows: Rows) -> Table:
-        """Rows as the job has them: where it learnt from conversations, one for every answer in theirs.
+        """Rows as the job has them: files with its separator, one row for every answer in conversations.
 
         Raises:
             DataError: they are no rows, or a conversation is none.
         """
-        table = as_table(rows)
+        table = as_table(rows, separator=self.card.separator)
         return conversation_rows(table, *self.card.conversations(table.columns), self.base.render_chat)
 
     def encode(self, table: Table) -> Encoded:

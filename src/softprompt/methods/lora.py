@@ -38,7 +38,7 @@ class Lora:
     def __init__(self, base: Base, front: Tensor, settings: Mapping[str, Any], seed: int) -> None:
         self._front = front
         self._settings = dict(settings)
-        self._base, self._tensors = _with_adapters(base, settings, seed)
+        self._base, self._tensors = _fresh(base, settings, seed)
         found = _adapted_layers(self._tensors)
         self.left_out = [layer for layer in targeted(base, settings["targets"]) if layer not in found]
         """Linear layers that were asked for and can take no adapter."""
@@ -115,6 +115,38 @@ def _pair(layer: str, tensors: Mapping[str, Tensor]) -> tuple[str, str]:
     if f"{layer}.lora_embedding_A.default" in tensors:
         return "lora_embedding_A.default", "lora_embedding_B.default"
     return "lora_A.default.weight", "lora_B.default.weight"
+
+
+def _fresh(base: Base, settings: Mapping[str, Any], seed: int) -> tuple[Base, dict[str, nn.Parameter]]:
+    """Adapters to learn in layers that PEFT finds again in a file: of all linear ones no others get any."""
+    changed, tensors = _with_adapters(base, settings, seed)
+    found = _adapted_layers(tensors)
+    lost = _lost_in_peft(changed, found)
+    if not lost:
+        return changed, tensors
+    left = [layer for layer in targeted(base, settings["targets"]) if layer in found - lost]
+    if not left or settings["targets"] != "all-linear":
+        raise ConfigError(
+            f"PEFT takes {min(lost)} of {base.name} for a name of older checkpoints and would not find it "
+            "again in what is saved; leave its kind out of method.targets."
+        )
+    return _injected(base, settings, left, seed)
+
+
+def _lost_in_peft(changed: Base, layers: set[str]) -> set[str]:
+    """Those of the layers whose adapters PEFT looks for elsewhere once it has read them from a file.
+
+    It does to their names what transformers does to those of checkpoints, and a rule for an older name may
+    fit today's too: of Laguna ``mlp.shared_expert.``, in which the last dot is any letter.
+    """
+    from peft.utils.transformers_weight_conversion import (
+        convert_peft_adapter_state_dict_for_transformers as as_read,
+    )
+
+    owners = {f"base_model.model.{n}.{half}.weight": n for n in layers for half in ("lora_A", "lora_B")}
+    config = changed.model.peft_config["default"]
+    read = as_read(changed.model, config, dict.fromkeys(owners, torch.ones(1, 1)))
+    return {owners[name] for name in owners.keys() - read.keys()}
 
 
 def _with_adapters(

@@ -206,7 +206,8 @@ def _with_questions(base: Base, configs: Sequence[Config], listener: Listener) -
         )
     words = "".join(part.text for part in parse_front(text) if isinstance(part, Words))
     ids = base.encode(words)
-    own = [] if config.data.train is None else list(read(config.data.train).rows)
+    rows = config.data.train
+    own = [] if rows is None else list(read(rows, separator=config.data.separator).rows)
     about = [ids, own, teacher.study, fields, config.seed, base.fingerprint]
     name = hashlib.sha256(json.dumps(about, default=str).encode()).hexdigest()[:16]
     folder = Path(config.output.runs) / "questions"
