@@ -33,6 +33,7 @@ def test_other_ranges_are_refused(typed: str) -> None:
     [
         (["serve", "--ray"], "serve without --ray"),
         (["compare", "x.toml", "--ray"], "compare without --ray"),
+        (["train", "x.toml", "--ray"], "train without --ray"),
     ],
 )
 def test_without_ray_one_sentence_says_which_extra_brings_it(
@@ -65,6 +66,27 @@ def test_what_does_not_go_together_is_said(
     monkeypatch.chdir(tmp_path)
     assert run(["serve", *words]) != 0
     assert said in capsys.readouterr().err
+
+
+def test_one_run_is_not_spread_and_that_is_said_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.chdir(tmp_path)
+    words = [
+        "train",
+        "--data",
+        "absent.jsonl",
+        "--input",
+        "{text}",
+        "--target",
+        " {label}",
+        "--name",
+        "moods",
+    ]
+    assert run([*words, "--ray"]) != 0
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert "moods is one run, and a cluster takes the several runs of a search" in said
 
 
 def test_a_library_of_an_absent_package_is_one_sentence(
