@@ -22,8 +22,11 @@ import tiny
 from cluster.comparison import plain, settings
 from softprompt.base.model import Base
 from softprompt.checkpoints.freeze import load_base
-from softprompt.cluster import cells, runs
+from softprompt.cluster import cells, prompts, runs
 from softprompt.comparison.run import compare
+from softprompt.config import BaseConfig
+from softprompt.interpretation.inspect import InspectOptions, inspect
+from softprompt.interpretation.page import render
 from softprompt.library.prompt import Prompt
 from softprompt.listener import Listener
 from softprompt.training import loop
@@ -202,3 +205,26 @@ def test_a_node_that_dies_costs_a_comparison_no_cell(
     assert [note for note in notes if "takes it up again" in note], "nothing was lost"
     assert dying.finished
     assert plain(dying) == plain(compare(asked["living"]))
+
+
+# Prompts ----------------------------------------------------------------------------------------------
+
+
+def test_prompts_looked_into_over_two_nodes_make_the_same_page(
+    two: Two, folder: Path, base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    method = {"kind": "prefix-tuning", "front": "Say the letter"}
+    few: dict[str, Any] = {"search": {}, "output": {"library": "looked", "runs": "looked-runs"}}
+    train(base, search(folder, "one", 1, **few))
+    train(base, search(folder, "two", 1, **few, seed=5))
+    train(base, search(folder, "three", 1, **few, method=method))
+    about = BaseConfig(model=str(folder / "base"), dtype="float32", device="cpu")
+    options = InspectOptions(rows=12)
+    names, done = ["one", "two", "three"], list[tuple[int, int]]()
+    listener = Listener(progress=lambda what, n, of: done.append((n, of)) if what == "Prompts" else None)
+    spread = inspect(names, base, "looked", options, listener=listener, spread=prompts.spread_over(about))
+    alone = inspect(names, base, "looked", options)
+    assert spread.to_json() == alone.to_json()
+    assert render(spread) == render(alone)
+    assert done[-1] == (3, 3)
