@@ -15,6 +15,7 @@ from softprompt.cli.options import BaseChoice
 from softprompt.cli.serve_cluster import replicas_of, serve_by_ray
 from softprompt.cluster.replica import ServeSettings
 from softprompt.errors import ConfigError, ResourceError
+from softprompt.library.card import BaseCard
 
 
 @pytest.mark.parametrize(("typed", "found"), [(None, (1, 1)), ("3", (3, 3)), ("2:8", (2, 8))])
@@ -33,6 +34,8 @@ def test_other_ranges_are_refused(typed: str) -> None:
     [
         (["serve", "--ray"], "serve without --ray"),
         (["compare", "x.toml", "--ray"], "compare without --ray"),
+        (["train", "x.toml", "--ray"], "train without --ray"),
+        (["inspect", "moods", "--ray"], "inspect without --ray"),
     ],
 )
 def test_without_ray_one_sentence_says_which_extra_brings_it(
@@ -65,6 +68,41 @@ def test_what_does_not_go_together_is_said(
     monkeypatch.chdir(tmp_path)
     assert run(["serve", *words]) != 0
     assert said in capsys.readouterr().err
+
+
+def test_one_run_is_not_spread_and_that_is_said_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.chdir(tmp_path)
+    words = [
+        "train",
+        "--data",
+        "absent.jsonl",
+        "--input",
+        "{text}",
+        "--target",
+        " {label}",
+        "--name",
+        "moods",
+    ]
+    assert run([*words, "--ray"]) != 0
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert "moods is one run, and a cluster takes the several runs of a search" in said
+
+
+def test_nodes_load_the_base_as_this_process_does() -> None:
+    card = BaseCard(
+        name="hub/base", revision="abc", fingerprint=f"sha256:{'0' * 64}", model_type="llama",
+        dtype="float32", quantisation="nf4",
+    )  # fmt: skip
+    own = BaseChoice(None, "float16", "cpu", True).settings_for(card)
+    assert own.model_dump() == {
+        "model": "hub/base", "revision": "abc", "dtype": "float16", "device": "cpu",
+        "trust_remote_code": True, "quantisation": "nf4",
+    }  # fmt: skip
+    other = BaseChoice("mine").settings_for(card)
+    assert (other.model, other.revision, other.quantisation) == ("mine", None, "nf4")
 
 
 def test_a_library_of_an_absent_package_is_one_sentence(

@@ -6,7 +6,8 @@ import json
 import math
 import shutil
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,19 @@ from torch import Tensor
 
 import softprompt
 import tiny
+from softprompt.base.model import Base
 from softprompt.config import Config, parse
 from softprompt.errors import ConfigError, DivergedError, TrainingError
 from softprompt.evaluation.score import Scores
 from softprompt.library.card import SearchCard
 from softprompt.library.prompt import Prompt
 from softprompt.listener import Listener, Report
+from softprompt.training import loop
 from softprompt.training import search as searching
 from softprompt.training.job import Job
 from softprompt.training.loop import Outcome
-from softprompt.training.search import Combined, survivors
+from softprompt.training.run import train
+from softprompt.training.search import Carry, Combined, RunOrder, RunState, carried, survivors
 from softprompt.training.trial import EvalRecord, TrialRun, fit_trials
 
 RATES = [5e-7, 0.25, 1.0, 5e-6]
@@ -499,3 +503,92 @@ def test_what_is_given_up_takes_no_more_steps() -> None:
     combined.flush()
     assert (told[0].step, told[0].total) == (8, 10 + 4 + 10)
     assert told[0].seconds == pytest.approx(0, abs=5)
+
+
+# Elsewhere ---------------------------------------------------------------------------------------------
+
+SEVERAL = {"grid": {"train.learning_rate": RATES}, "seeds": [1, 0]}
+
+
+class Elsewhere:
+    """Carries runs out one by one, as machines would that know of each other only by the folder."""
+
+    def __init__(self, attempts: int = 1) -> None:
+        """attempts: so many machines are given each order, all but the last die as they have finished."""
+        self.orders: list[RunOrder] = []
+        self._attempts = attempts
+
+    @contextmanager
+    def __call__(self, base: Base, config: Config, listener: Listener) -> Iterator[Carry]:
+        def attempt(order: RunOrder) -> RunState | None:
+            return None if listener.stop() else carried(base, order, listener.of_run(order.folder.name))
+
+        def carry(orders: list[RunOrder]) -> list[RunState | None]:
+            self.orders += orders
+            last = [[attempt(order) for _ in range(self._attempts)][-1] for order in reversed(orders)]
+            return last[::-1]
+
+        yield carry
+
+
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_runs_carried_out_elsewhere_learn_to_the_bit_what_they_learn_in_passes_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attempts: int
+) -> None:
+    base, told, elsewhere = tiny.base(), list[Report](), Elsewhere(attempts)
+    found = train(
+        base, config(tmp_path / "apart", SEVERAL), listener=Listener(step=told.append), spread=elsewhere
+    )
+    assert [order.validations for order in elsewhere.orders] == [2, 2, 2, 2, 3, 3, None, None]
+    monkeypatch.setitem(loop.PASS_TOKENS, "cpu", 1)
+    whole = train(base, config(tmp_path / "whole", SEVERAL))
+    assert found.card.weights_sha256 == whole.card.weights_sha256
+    assert about(found) == about(whole)
+    assert found.card.scores == whole.card.scores
+    for name in ("letters", "letters-seed0", "letters-seed1"):
+        saved, other = (tmp_path / where / "prompts" / name for where in ("apart", "whole"))
+        assert saved.exists() == other.exists()
+        for path in saved.glob("*.safetensors"):
+            assert path.read_bytes() == (other / path.name).read_bytes()
+    assert told[-1].step == told[-1].total == sum(trial.steps for trial in about(found).trials) + 9
+
+
+@pytest.mark.parametrize("stop_at", [1, 7, 16, 23, 27])
+def test_a_search_that_was_stopped_elsewhere_goes_on_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
+) -> None:
+    monkeypatch.setitem(loop.PASS_TOKENS, "cpu", 1)
+    base, cut, told = tiny.base(), config(tmp_path / "cut", SEVERAL), list[Report]()
+    heard = Listener(step=told.append, stop=lambda: bool(told) and told[-1].step >= stop_at)
+    stopped = train(base, cut, listener=heard, spread=Elsewhere())
+    assert stopped.card.training is not None
+    assert stopped.card.training.ended == "interrupted"
+    found = train(base, cut, resume=True)
+    whole = train(base, config(tmp_path / "whole", SEVERAL))
+    assert front(found).equal(front(whole))
+    assert about(found) == about(whole)
+
+
+def test_a_search_that_ends_before_any_run_began_keeps_nothing(tmp_path: Path) -> None:
+    wanted = config(tmp_path, SEVERAL)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny.base(), wanted, listener=Listener(stop=lambda: True), spread=Elsewhere())
+    assert not (tmp_path / "prompts").exists()
+
+
+def test_one_run_is_not_spread(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^letters is one run, .* train without --ray\.$"):
+        train(tiny.base(), config(tmp_path), spread=Elsewhere())
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_validation_that_two_machines_wrote_down_counts_once(tmp_path: Path) -> None:
+    """One that was given up may go on for a moment, and writes what the other writes."""
+    base, wanted = tiny.base(), config(tmp_path, SEVERAL)
+    whole = train(base, wanted)
+    for log in (tmp_path / "runs").rglob("log.jsonl"):
+        lines = log.read_text().splitlines(keepends=True)
+        log.write_text("".join([*lines, *lines[2:5]]))
+    shutil.rmtree(tmp_path / "prompts")
+    found = train(base, wanted, resume=True, listener=NEVER_STEPS)
+    assert about(found) == about(whole)

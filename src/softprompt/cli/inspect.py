@@ -9,12 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from softprompt.cli.options import BaseChoice, base_options, examples, json_option, library_option, plain_text
+from softprompt.cli.options import (
+    BaseChoice,
+    base_options,
+    examples,
+    json_option,
+    library_option,
+    plain_text,
+    ray_option,
+    require_ray,
+)
 
 if TYPE_CHECKING:
-    from softprompt.base.model import Base
     from softprompt.interpretation.grids import Grid
     from softprompt.interpretation.inspect import Inspection, PromptInspection
+    from softprompt.library.card import BaseCard
     from softprompt.listener import Listener
 
 __all__ = ["bars", "base_of", "command"]
@@ -23,6 +32,7 @@ EXAMPLES = r"""
 softprompt inspect moods
 softprompt inspect moods --only ablation,attention --rows 50
 softprompt inspect moods topics --only relations --data test.jsonl
+softprompt inspect moods topics tickets --ray 10.0.0.1:6379
 """
 _SECTIONS = ("near", "drift", "ablation", "attention", "words", "says", "mixing", "relations")
 PAGE = "inspect.html"
@@ -48,6 +58,7 @@ PAGE = "inspect.html"
 @click.option("--no-page", is_flag=True, help="Make no page.")
 @library_option
 @base_options
+@ray_option
 @json_option
 def command(
     names: tuple[str, ...],
@@ -62,16 +73,20 @@ def command(
     search: bool,
     wayward: str | None,
     umap: bool,
+    ray: str | None,
     **base: Any,
 ) -> None:
     """Look inside saved prompts: what they are near, what each position does, whether words can say it.
 
-    For soft prompts and KV prefixes. With several names it also tells how they relate.
+    For soft prompts and KV prefixes. With several names it also tells how they relate; with --ray each is
+    looked into by a task of a cluster.
     """
     from softprompt.cli import screen
     from softprompt.interpretation.inspect import InspectOptions, inspect
     from softprompt.packages import require
 
+    if ray is not None:
+        require_ray(ray, otherwise="inspect without --ray")
     options = InspectOptions(
         only=_chosen(only),
         data=data,
@@ -85,9 +100,15 @@ def command(
     if target is not None:
         require("an HTML page", otherwise="leave the page out with --no-page")
     require(*options.needs(len(names)), otherwise="ask for other sections with --only")
-    loaded = base_of(names, library, BaseChoice(**base))
+    choice, spread = BaseChoice(**base), None
+    about = base_of(names, library)
+    loaded = choice.load_for(about)
+    if ray is not None:
+        from softprompt.cluster.prompts import spread_over
+
+        spread = spread_over(choice.settings_for(about), ray)
     with bars() as listener:
-        seen = inspect(names, loaded, library, options, listener=listener)
+        seen = inspect(names, loaded, library, options, listener=listener, spread=spread)
     if target is not None:
         from softprompt.interpretation.page import write_page
 
@@ -105,13 +126,13 @@ def _chosen(only: str | None) -> tuple[str, ...]:
     return _SECTIONS if only is None else tuple(part.strip() for part in only.split(",") if part.strip())
 
 
-def base_of(names: tuple[str, ...], library: str, choice: BaseChoice) -> Base:
+def base_of(names: tuple[str, ...], library: str) -> BaseCard:
     """The base of the first prompt; what cannot be inspected is refused before it is loaded."""
     from softprompt.interpretation.inspected import card_of
     from softprompt.library.folder import Library
 
     cards = [card_of(Library(library).load(name)) for name in names]
-    return choice.load_for(cards[0].base)
+    return cards[0].base
 
 
 @contextmanager

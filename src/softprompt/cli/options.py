@@ -12,7 +12,7 @@ import click
 
 if TYPE_CHECKING:
     from softprompt.base.model import Base
-    from softprompt.config import Config
+    from softprompt.config import BaseConfig, Config
     from softprompt.generation.sampler import Sampling
     from softprompt.library.card import BaseCard, Card
     from softprompt.library.prompt import Prompt
@@ -103,6 +103,15 @@ class BaseChoice:
         if self.model is not None:
             return self.load(self.model, quantisation=about.quantisation)
         return replace(self.load(about.name, about.revision, about.quantisation), name=about.called)
+
+    def settings_for(self, about: BaseCard) -> BaseConfig:
+        """What ``load_for`` loads, as settings."""
+        from softprompt.config import BaseConfig
+
+        named = (self.model, None) if self.model is not None else (about.name, about.revision)
+        found = {"model": named[0], "revision": named[1], "quantisation": about.quantisation}
+        how = {name: value for name, value in vars(self).items() if name not in found}
+        return BaseConfig.model_validate(how | found)
 
 
 def base_options(command: Command) -> Command:

@@ -71,7 +71,7 @@ def command(
         raise ConfigError(
             f"There is a prompt {new!r} in {library} already; choose another name or --overwrite."
         )
-    loaded = base_of((name,), library, BaseChoice(**base))
+    loaded = BaseChoice(**base).load_for(base_of((name,), library))
     inspected = open_prompt(name, loaded, library)
     chosen = rows_of(inspected, data, most=rows, seed=seed)
     with bars() as listener:

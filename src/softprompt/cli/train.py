@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from softprompt.cli.options import examples, load_base_of, refuse_taken, run_options
+from softprompt.cli.options import (
+    examples,
+    load_base_of,
+    ray_option,
+    refuse_taken,
+    require_ray,
+    run_options,
+)
 from softprompt.team import join
 
 if TYPE_CHECKING:
@@ -23,6 +30,7 @@ softprompt train --data train.jsonl --input "Q: {question}\nA:" --target " {answ
 softprompt train topics.toml --epochs 5 --batch-size 8
 softprompt train bbc-topics
 softprompt train topics.toml --learning-rate 0.07,0.2 --front "{soft:10}" --front "{soft:40}" --seeds 0,1,2
+softprompt train topics.toml --learning-rate 0.03,0.07,0.2 --ray 10.0.0.1:6379
 """
 
 
@@ -75,6 +83,7 @@ def _numbers(kind: type[int] | type[float]) -> Callable[[Any, Any, str | None], 
 @click.option(
     "--seeds", callback=_numbers(int), metavar="N,N...", help="Learn on several seeds; keeps each of them."
 )
+@ray_option
 @run_options
 @click.pass_context
 def command(
@@ -82,6 +91,7 @@ def command(
     /,
     config: str | None,
     assignments: tuple[str, ...],
+    ray: str | None,
     resume: bool,
     as_json: bool,
     **flags: Any,
@@ -89,28 +99,34 @@ def command(
     """Teach a base one job and keep the prompt.
 
     Either a configuration file or the name of a recipe, or flags alone; flags win over the file, --set over
-    both. Several learning rates, fronts or seeds train together, and the choice is made on validation.
+    both. Several learning rates, fronts or seeds train together, and the choice is made on validation; with
+    --ray each is a task of a cluster.
     """
     from softprompt.cli.screen import waiting
 
+    if ray is not None:
+        require_ray(ray, otherwise="train without --ray")
     with waiting("Reading the settings"):
         from softprompt.cli.flags import settings
 
         wanted = settings(config, flags, assignments)
-    prompt = learn(wanted, resume=resume, typed=context.obj or ["train"])
+    prompt = learn(wanted, resume=resume, typed=context.obj or ["train"], ray=ray)
     if join().leads:  # the others have no files to tell of
         tell(prompt, wanted, as_json=as_json)
     about = prompt.card.training
     return 130 if about is not None and about.ended == "interrupted" else 0
 
 
-def learn(config: Config, *, resume: bool = False, typed: Sequence[str] = ()) -> Prompt:
+def learn(
+    config: Config, *, resume: bool = False, typed: Sequence[str] = (), ray: str | None = None
+) -> Prompt:
     """Train with progress on stderr; the first Ctrl-C ends well, the second at once.
 
     Args:
         config: what to learn.
         resume: go on from the checkpoint, if there is one.
         typed: the arguments the user gave, to say how to go on.
+        ray: the address of a cluster that its runs are spread over, if any.
     """
     from softprompt.cli.screen import say, wake
 
@@ -120,9 +136,15 @@ def learn(config: Config, *, resume: bool = False, typed: Sequence[str] = ()) ->
     from softprompt.data.task import load_task
     from softprompt.listener import Listener
     from softprompt.packages import require
-    from softprompt.training.run import train
+    from softprompt.training.run import refuse_alone, train
     from softprompt.training.trackers import refuse_unfollowable
 
+    spread = None
+    if ray is not None:
+        from softprompt.cluster.runs import spread_over
+
+        refuse_alone(config)
+        spread = spread_over(ray)
     require(*config.needs)
     refuse_unfollowable(config)
     if not resume:  # whether what is there may be gone on with, the run itself finds out
@@ -133,7 +155,7 @@ def learn(config: Config, *, resume: bool = False, typed: Sequence[str] = ()) ->
         interrupting = Interrupts() if join().leads else Interrupts("")
         with watcher() as watch, interrupting as interrupts:
             listener = Listener(watch.note, watch.report, watch.progress, interrupts.asked)
-            prompt = train(base, config, resume=resume, listener=listener)
+            prompt = train(base, config, resume=resume, listener=listener, spread=spread)
     except KeyboardInterrupt:
         say(_stopped_at_once(config, typed))
         raise

@@ -5,10 +5,11 @@ It knows the analyses and what each needs; it does not know how any is computed,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -32,7 +33,17 @@ from softprompt.listener import SILENT, Listener
 from softprompt.packages import Need, require
 from softprompt.prefix import Prefix
 
-__all__ = ["SECTIONS", "InspectOptions", "Inspection", "PromptInspection", "inspect"]
+__all__ = [
+    "SECTIONS",
+    "Carry",
+    "InspectOptions",
+    "Inspection",
+    "LookOrder",
+    "PromptInspection",
+    "Spread",
+    "carried",
+    "inspect",
+]
 
 SECTIONS = ("near", "drift", "ablation", "attention", "words", "says", "mixing", "relations")
 """What can be asked for, in the order it is told."""
@@ -160,6 +171,21 @@ class Inspection:
         }
 
 
+class LookOrder(NamedTuple):
+    """One prompt that is to be looked into by itself: plain values, which may travel."""
+
+    name: str | Path
+    library: str | Path
+    options: InspectOptions
+
+
+Carry = Callable[[list[LookOrder]], Sequence[Mapping[str, Any]]]
+"""Looks into prompts elsewhere, and gives what ``carried`` gives for each, in their order."""
+
+Spread = Callable[[Base, Listener], AbstractContextManager[Carry]]
+"""Begins to look into prompts elsewhere; what it began ends with the block."""
+
+
 def inspect(
     names: Sequence[str | Path],
     base: Base,
@@ -167,6 +193,7 @@ def inspect(
     options: InspectOptions | None = None,
     *,
     listener: Listener = SILENT,
+    spread: Spread | None = None,
 ) -> Inspection:
     """Look inside saved prompts of one base.
 
@@ -176,6 +203,7 @@ def inspect(
         library: where they lie.
         options: what to look at.
         listener: told now and then how far each analysis is.
+        spread: looks into prompts elsewhere, into each by itself; how they relate is found out here.
 
     Raises:
         ArtifactError: there is no such prompt, or none that can be inspected.
@@ -184,25 +212,48 @@ def inspect(
     """
     options = options or InspectOptions()
     require(*options.needs(len(names)))
-    prompts = [open_prompt(name, base, library) for name in names]
-    needs_rows = any(name not in _WITHOUT_ROWS for name in options.only)
-    rows = [_rows(prompt, options) if needs_rows else None for prompt in prompts]
+    found = [_opened(base, LookOrder(name, library, options)) for name in names]
     vocabulary = Vocabulary.of(base)
-    found = []
-    for prompt, own in zip(prompts, rows, strict=True):
-        inspector = _Inspector(PromptInspection(prompt, own), vocabulary, options, listener)
-        for section in SECTIONS[:-1]:
-            if section in options.only:
-                try:
-                    getattr(inspector, section)()
-                except (BaseModelError, DataError) as error:  # what cannot be is told, not fatal
-                    inspector.found.left_out[section] = str(error)
-        found.append(inspector.found)
+    if spread is None:
+        for one in found:
+            _look(one, vocabulary, options, listener)
+    else:
+        with spread(base, listener) as carry:
+            seen = carry([LookOrder(name, library, options) for name in names])
+        for one, fields in zip(found, seen, strict=True):
+            vars(one).update(fields)
     related: dict[str, Any] = {}
-    if "relations" in options.only and len(prompts) > 1 and rows[0] is not None:
+    if "relations" in options.only and len(found) > 1 and (rows := found[0].rows) is not None:
         listener.progress("Comparing the prompts", 0, 1)
-        related = _relations(prompts, rows[0], vocabulary, options.seed)
+        related = _relations([one.inspected for one in found], rows, vocabulary, options.seed)
     return Inspection(base.name, tuple(found), options, **related)
+
+
+def carried(order: LookOrder, vocabulary: Vocabulary, listener: Listener) -> dict[str, Any]:
+    """What is found in one prompt, by the fields of ``PromptInspection``, without the prompt and its rows."""
+    found = _opened(vocabulary.base, order)
+    _look(found, vocabulary, order.options, listener)
+    return {name: value for name, value in vars(found).items() if name not in ("inspected", "rows")}
+
+
+def _opened(base: Base, order: LookOrder) -> PromptInspection:
+    """The prompt and the rows to try it on, nothing yet found."""
+    prompt, options = open_prompt(order.name, base, order.library), order.options
+    needs_rows = any(name not in _WITHOUT_ROWS for name in options.only)
+    return PromptInspection(prompt, _rows(prompt, options) if needs_rows else None)
+
+
+def _look(
+    found: PromptInspection, vocabulary: Vocabulary, options: InspectOptions, listener: Listener
+) -> None:
+    """Enter what every section that was asked for finds."""
+    inspector = _Inspector(found, vocabulary, options, listener)
+    for section in SECTIONS[:-1]:
+        if section in options.only:
+            try:
+                getattr(inspector, section)()
+            except (BaseModelError, DataError) as error:  # what cannot be is told, not fatal
+                found.left_out[section] = str(error)
 
 
 def _rows(prompt: InspectedPrompt, options: InspectOptions) -> Rows:

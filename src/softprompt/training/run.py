@@ -6,7 +6,7 @@ It ties the layers below together; it knows nothing of screens or command lines.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,21 @@ from softprompt.packages import require
 from softprompt.team import join, refuse_company
 from softprompt.training.job import identity_of
 from softprompt.training.results import save_results, save_search
-from softprompt.training.search import Search
+from softprompt.training.search import Search, Spread
 from softprompt.training.threads import threads
 from softprompt.training.trackers import refuse_unfollowable
 from softprompt.training.trial import TrialRun, fit_trials, identities
 
-__all__ = ["config_of", "folder_of", "may_overwrite", "open_folder", "tell_notes", "train", "train_many"]
+__all__ = [
+    "config_of",
+    "folder_of",
+    "may_overwrite",
+    "open_folder",
+    "refuse_alone",
+    "tell_notes",
+    "train",
+    "train_many",
+]
 
 _SETTINGS = "config.toml"
 
@@ -40,6 +49,7 @@ def train(
     *,
     resume: bool = False,
     listener: Listener = SILENT,
+    spread: Spread | None = None,
 ) -> Prompt:
     """Teach a base one job, keep the artifact, and return the prompt.
 
@@ -56,6 +66,8 @@ def train(
         listener: told of every step (of runs that train together as if they were one), of the scoring of
             each split and, in plain sentences, about the data and the run; asked after every step whether
             to end now and keep the best so far.
+        spread: carries the runs of a search out elsewhere, each in passes of its own; what was learnt is
+            tested and saved here.
 
     Returns:
         The prompt in its best validated state, saved in the library under ``config.name``.
@@ -67,16 +79,18 @@ def train(
         ResourceError: the disk refuses, or an artifact of that name exists.
     """
     wanted = config_of(config)
+    if spread is not None:
+        refuse_company("A search over a cluster")
+        refuse_alone(wanted)
     require(*wanted.needs)
     refuse_unfollowable(wanted)
     refuse_retrieval(wanted.data)
     library = Library(wanted.output.library)
     team = join()
     overwrite = team.told(team.leads and may_overwrite(library, wanted, resume))
-    tried = candidates(wanted)
     with threads(wanted.train.threads):
-        if len(tried) == len(wanted.seeds) == 1:  # one run, its log and checkpoint right in its name's folder
-            chosen = tried[0][1].model_copy(update={"seed": wanted.seeds[0]})
+        if _is_one_run(wanted):  # its log and checkpoint lie right in its name's folder
+            chosen = candidates(wanted)[0][1].model_copy(update={"seed": wanted.seeds[0]})
             alone = wanted if wanted.search is None else chosen
             trial = TrialRun(base, alone, folder_of(alone), team=team)
             tell_notes(trial, listener)
@@ -86,8 +100,9 @@ def train(
                 return save_results(trial, library, listener, overwrite=overwrite)
         search = Search(base, wanted, folder_of(wanted), listener, team)
         tell_notes(search.tried[0], listener)
-        open_folder(wanted, search.tried[0], resume)
-        found = search.run()
+        with nullcontext() if spread is None else spread(base, wanted, search.heard) as carry:
+            open_folder(wanted, search.tried[0], resume)
+            found = search.run(carry)
         with _keeping(found.learnt):
             return save_search(found, library, listener, overwrite=overwrite)
 
@@ -166,6 +181,23 @@ def _keeping(trials: Sequence[TrialRun]) -> Iterator[None]:
             f"{', '.join(kept)}: mend the fault and give the same command again with --resume, which "
             "saves it without training."
         ) from error
+
+
+def _is_one_run(config: Config) -> bool:
+    return len(candidates(config)) == len(config.seeds) == 1
+
+
+def refuse_alone(config: Config) -> None:
+    """Refuse one run where several are to be spread over a cluster.
+
+    Raises:
+        ConfigError: there is neither a search nor more than one seed.
+    """
+    if _is_one_run(config):
+        raise ConfigError(
+            f"{config.name} is one run, and a cluster takes the several runs of a search; give several "
+            "learning rates, fronts or seeds, or train without --ray."
+        )
 
 
 def config_of(config: Config | Mapping[str, Any] | str | Path) -> Config:

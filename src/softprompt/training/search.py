@@ -1,6 +1,7 @@
 """Successive halving on validation, then the chosen settings on every seed, through one frozen base.
 
-It knows trials and their validations; it reads no test rows and keeps no artifacts.
+It knows trials and their validations; it reads no test rows and keeps no artifacts. Where runs are carried
+out it is told (``Carry``): here, side by side, or each on some other machine.
 """
 
 from __future__ import annotations
@@ -8,20 +9,86 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from softprompt.base.model import Base
 from softprompt.config import Config, SearchConfig, candidates
 from softprompt.evaluation.score import Scores
 from softprompt.listener import Listener, Report
 from softprompt.team import ALONE, Team
-from softprompt.training.loop import selection_score
-from softprompt.training.trial import TrialRun, changes_in_words, fit_trials
+from softprompt.training.checkpoint import Checkpoint
+from softprompt.training.loop import Outcome, selection_score
+from softprompt.training.trial import EvalRecord, TrialRun, changes_in_words, fit_trials
 
-__all__ = ["Combined", "Search", "SearchOutcome", "ranking", "survivors"]
+__all__ = [
+    "Carry",
+    "Combined",
+    "RunOrder",
+    "RunState",
+    "Search",
+    "SearchOutcome",
+    "Spread",
+    "carried",
+    "ranking",
+    "survivors",
+]
+
+
+class RunOrder(NamedTuple):
+    """A run that is to go on from its checkpoint, or to begin: plain values, which may travel.
+
+    Attributes:
+        config: all its settings.
+        folder: of its log and checkpoint.
+        validations: how many it is to have, the start's among them; None for as many as come to its end.
+    """
+
+    config: Config
+    folder: Path
+    validations: int | None = None
+
+
+class RunState(NamedTuple):
+    """Where a run stands.
+
+    Attributes:
+        evals: its validations, the start's first.
+        outcome: how its training ended, or was paused.
+    """
+
+    evals: list[EvalRecord]
+    outcome: Outcome
+
+
+Carry = Callable[[list[RunOrder]], Sequence[RunState | None]]
+"""Carries runs out elsewhere, in any order; gives where each stands, None for one that was asked to end
+before it had begun."""
+
+Spread = Callable[[Base, Config, Listener], AbstractContextManager[Carry]]
+"""Begins to carry out the runs of a search elsewhere; what it began ends with the block. The listener is told
+of steps, each of the run that ``Report.run`` names by the last part of its folder."""
+
+
+def carried(base: Base, order: RunOrder, listener: Listener) -> RunState:
+    """One run trained as it was ordered; what was done before is not done again."""
+    trial = TrialRun(base, order.config, order.folder)
+    trial.recall()
+    wanted = math.inf if order.validations is None else order.validations
+
+    def stop() -> bool:
+        return listener.stop() or len(trial.evals) >= wanted
+
+    if len(trial.evals) < wanted:
+        fit_trials([trial], [replace(listener, stop=stop)], resume=True)
+        assert trial.outcome is not None
+        return RunState(trial.evals, trial.outcome)
+    at = Checkpoint.load(trial.checkpoint).numbers  # whoever came so far died before it could say so
+    best = Scores.from_json(at["scores"])
+    return RunState(trial.evals, Outcome(at["step"], at["best_step"], best, "interrupted", at["seconds"]))
 
 
 @dataclass(frozen=True)
@@ -85,6 +152,7 @@ class Search:
         self._base, self._config, self._folder, self._listener = base, config, folder, listener
         self._team = team
         self._asked = False
+        self._carry: Carry | None = None
         first, *more = config.seeds
         update: dict[str, Any] = {"seed": first}
         if more and config.data.draw is None:  # all seeds see the same rows
@@ -102,8 +170,23 @@ class Search:
         runs = len(self.tried) + len(config.seeds) - 1
         self._combined = Combined(listener.step, runs, config.train.select)
 
-    def run(self) -> SearchOutcome:
-        """Go through with it."""
+    @property
+    def heard(self) -> Listener:
+        """To be told, and to tell, of runs that are carried out elsewhere."""
+
+        def step(report: Report) -> None:
+            self._combined.add(report.run, report)
+            self._combined.flush()
+
+        return replace(self._listener, step=step, stop=self._stop)
+
+    def run(self, carry: Carry | None = None) -> SearchOutcome:
+        """Go through with it; ``carry``: where runs are carried out, here if it is not given.
+
+        Raises:
+            KeyboardInterrupt: it was asked to end before any run had begun.
+        """
+        self._carry = carry
         for trial in self.tried:
             trial.recall()
         chosen = self.tried[0] if len(self.tried) == 1 else self._choose()
@@ -129,7 +212,7 @@ class Search:
         while halving > 1 and len(alive) > 1:
             validation += 1
             due = [trial for trial in alive if trial.running and len(trial.evals) <= validation]
-            self._fit(due, to_validation=True)
+            self._fit(due, validations=validation + 1)
             if self._asked or all(len(trial.evals) <= validation for trial in alive):
                 break
             best = survivors(alive, validation, halving)
@@ -137,7 +220,7 @@ class Search:
             for trial in gone:
                 trial.dropped = True
                 trial.release()
-                self._combined.retire(trial)
+                self._combined.retire(trial.folder.name)
             kept, dropped = (", ".join(map(_in_words, group)) for group in (best, gone))
             self._listener.note(f"Validation {validation}: kept {kept}; dropped {dropped}.")
             alive = best
@@ -147,28 +230,55 @@ class Search:
             self._listener.note(f"Chosen: {_in_words(chosen)}.")
         return chosen
 
-    def _fit(self, trials: Sequence[TrialRun], *, to_validation: bool = False) -> None:
-        """Train to the end or to the next validation, in groups that are held at the same time."""
+    def _fit(self, trials: Sequence[TrialRun], *, validations: int | None = None) -> None:
+        """Train to the end, or until each has so many validations, the start's among them."""
+        if self._asked or not trials:
+            return
+        if self._carry is None:
+            self._fit_here(trials, math.inf if validations is None else validations)
+        else:
+            found = self._carry([RunOrder(trial.config, trial.folder, validations) for trial in trials])
+            for trial, state in zip(trials, found, strict=True):
+                trial.release()
+                if state is not None:
+                    trial.evals, trial.outcome = state
+            self._retire(trials)
+            if self._asked and all(trial.outcome is None for trial in (*self.tried, *trials)):
+                raise KeyboardInterrupt
+
+    def _fit_here(self, trials: Sequence[TrialRun], validations: float) -> None:
+        """Train in groups that are held at the same time."""
 
         def stop(trial: TrialRun) -> bool:  # asked of each trial after all have taken a step
             self._combined.flush()
-            self._asked = self._asked or self._listener.stop()
-            return self._asked or (to_validation and trial.validated)
+            return self._stop() or len(trial.evals) >= validations
 
         for start in range(0, len(trials), self._together):
             if self._asked:
                 return
             group = trials[start : start + self._together]
             listeners = [
-                replace(self._listener, step=partial(self._combined.add, trial), stop=partial(stop, trial))
+                replace(
+                    self._listener,
+                    step=partial(self._combined.add, trial.folder.name),
+                    stop=partial(stop, trial),
+                )
                 for trial in group
             ]
             fit_trials(group, listeners, resume=True)
-            for trial in group:
-                if not trial.running:
-                    self._combined.retire(trial)
-                if len(trials) > len(group):
+            self._retire(group)
+            if len(trials) > len(group):
+                for trial in group:
                     trial.release()
+
+    def _retire(self, trials: Sequence[TrialRun]) -> None:
+        for trial in trials:
+            if not trial.running:
+                self._combined.retire(trial.folder.name)
+
+    def _stop(self) -> bool:
+        self._asked = self._asked or self._listener.stop()
+        return self._asked
 
 
 def _in_words(trial: TrialRun) -> str:

@@ -52,7 +52,6 @@ class TrialRun:
         evals: its validations, the start's first.
         outcome: how its training ended, or was last paused.
         dropped: whether others validated better and it was given up.
-        validated: whether its last step ended with a validation.
         team: the processes that train it together; the leader alone touches the folder.
     """
 
@@ -63,7 +62,6 @@ class TrialRun:
     evals: list[EvalRecord] = field(default_factory=list)
     outcome: Outcome | None = None
     dropped: bool = False
-    validated: bool = False
     team: Team = ALONE
     _job: Job | None = None
 
@@ -142,16 +140,18 @@ class TrialRun:
             return []
         try:
             lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-            records = [
-                EvalRecord(int(line["step"]), int(line["total"]), Scores.from_json(line["scores"]))
+            records = {  # by step: a machine that was given up may have written a line after it was
+                int(line["step"]): EvalRecord(
+                    int(line["step"]), int(line["total"]), Scores.from_json(line["scores"])
+                )
                 for line in lines
                 if "scores" in line
-            ]
+            }
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise TrainingError(
                 f"{log} is not a log that can be gone on with; start again without --resume."
             ) from error
-        return [one for one in records if one.step <= step]
+        return [records[one] for one in sorted(records) if one <= step]
 
     def open(self, resume: bool) -> RunLog | None:
         """Its folder with its settings, and its log, which goes on where the checkpoint stands.
@@ -179,7 +179,6 @@ class TrialRun:
         def told(report: Report) -> None:
             if log is not None:
                 log.write(report)
-            self.validated = report.scores is not None
             if report.scores is not None:
                 self.evals.append(EvalRecord(report.step, report.total, report.scores))
             listener.step(report)
