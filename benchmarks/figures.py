@@ -444,9 +444,31 @@ def _sst2() -> str:
     )
 
 
+def _second_base() -> str:
+    found = json.loads((RESULTS / "second_base.json").read_text(encoding="utf-8"))
+    heads = ("job", "training rows", "test rows", "accuracy", "untuned base", "steps", "training")
+    rows = []
+    for name, run in found["runs"].items():
+        learnt, untuned = (_of_rows(run["scores"][split]) for split in ("test", "test, untuned"))
+        counts = (str(run["rows"]["train"]), str(run["rows"]["test"]))
+        cut = " (cut short)" if run["settings"]["train"]["max_steps"] is not None else ""
+        steps = f"{run['steps']}{cut}"
+        rows.append((name, *counts, learnt, untuned, steps, f"{run['seconds'] / 60:.0f} min"))
+    return (
+        f"A soft prompt of 20 on a second base, {found['base']} (270 million parameters, read from a .gguf "
+        f"file of 4 bits; layout {found['layout']}), with default settings, one seed, on one thread of a "
+        f"busy machine:\n\n{_table(heads, rows, right=True)}"
+    )
+
+
+def _of_rows(score: dict[str, Any]) -> str:
+    low, high = score["accuracy_interval"]
+    return f"{score['accuracy']:.1%} ({100 * low:.1f}–{100 * high:.1f})"
+
+
 def _figures() -> str:
     served = (_serving, _beside, _thousand, _soak, _structured, _batch_invariant)
-    made = (_steps, _method_steps, _many, *served, _cookbook, _sst2)
+    made = (_steps, _method_steps, _many, *served, _cookbook, _sst2, _second_base)
     return "\n\n".join(part for part in (make() for make in made) if part)
 
 

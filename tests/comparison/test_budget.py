@@ -10,7 +10,7 @@ import pytest
 import tiny
 from comparison.test_run import settings
 from softprompt.comparison import run
-from softprompt.comparison.budget import Cost, Cut, Plan, estimated, kept_plan, planned
+from softprompt.comparison.budget import Budget, Cost, Cut, estimated, kept_plan, planned
 from softprompt.comparison.run import compare, within_hours
 from softprompt.comparison.settings import load_comparison
 from softprompt.errors import ConfigError
@@ -32,7 +32,7 @@ WHOLE = Cut(share=1.0, seeds=5, test=1000, training=400)
 SEEDS = [3, 1, 4, 5, 9]
 
 
-def plan(seconds: float, costs: list[Cost] = COSTS) -> Plan:
+def plan(seconds: float, costs: list[Cost] = COSTS) -> Budget:
     return planned(seconds / 3600, costs, WHOLE, SEEDS, "x", changes=3)
 
 
@@ -73,7 +73,7 @@ def test_what_cannot_fit_is_refused_with_what_it_takes() -> None:
 def test_a_plan_is_made_once_for_the_same_settings(tmp_path: Path) -> None:
     asked: list[str] = []
 
-    def make(identity: str) -> Plan:
+    def make(identity: str) -> Budget:
         asked.append(identity)
         return plan(1e9).model_copy(update={"identity": identity})
 
@@ -146,7 +146,7 @@ def test_seconds_are_those_of_the_machine(
 ) -> None:
     seen: list[Cost] = []
 
-    def told(hours: float, costs: list[Cost], *about: Any) -> Plan:
+    def told(hours: float, costs: list[Cost], *about: Any) -> Budget:
         seen.extend(costs)
         return plan(1e9)
 

@@ -20,7 +20,7 @@ from softprompt.atomic import write_bytes
 from softprompt.errors import ConfigError
 from softprompt.numbers import count_text, seconds_text
 
-__all__ = ["Cost", "Cut", "Plan", "estimated", "kept_plan", "planned"]
+__all__ = ["Budget", "Cost", "Cut", "estimated", "kept_plan", "planned"]
 
 SHORT = 0.25
 """The share of its steps after which a trial is judged, where they must be cut."""
@@ -64,7 +64,7 @@ class Cut:
     training: int
 
 
-class Plan(BaseModel):
+class Budget(BaseModel):
     """What a comparison gives up to fit into its hours."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -119,7 +119,7 @@ def _cuts(whole: Cut) -> Iterator[Cut]:
 
 def planned(
     hours: float, costs: Sequence[Cost], whole: Cut, seeds: Sequence[int], identity: str, changes: int
-) -> Plan:
+) -> Budget:
     """The most of a comparison that fits into its hours.
 
     Raises:
@@ -129,7 +129,7 @@ def planned(
     for left in _cuts(whole):
         seconds = estimated(costs, whole, left, changes)
         if seconds <= 3600 * hours:
-            return Plan(
+            return Budget(
                 identity=identity,
                 overrides=_overrides(whole, left, seeds),
                 share=left.share,
@@ -180,7 +180,7 @@ def _hours(hours: float) -> str:
     return f"{hours:g} {'hour' if hours == 1 else 'hours'}"
 
 
-def kept_plan(path: Path, about: object, make: Callable[[str], Plan]) -> Plan:
+def kept_plan(path: Path, about: object, make: Callable[[str], Budget]) -> Budget:
     """The plan that was made for these settings; it is made once, for a clock says something else each time.
 
     Args:
@@ -190,7 +190,7 @@ def kept_plan(path: Path, about: object, make: Callable[[str], Plan]) -> Plan:
     """
     identity = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
     try:
-        found = Plan.model_validate_json(path.read_bytes())
+        found = Budget.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         found = None
     if found is not None and found.identity == identity:

@@ -15,14 +15,27 @@ from softprompt.atomic import write_bytes
 from softprompt.errors import ResourceError
 from softprompt.report.notebook import grid_html
 
-__all__ = ["Costs", "MethodResult", "Metric", "Pair", "Results", "Run", "Seeds", "TestRow", "Trial"]
+__all__ = [
+    "Costs",
+    "MethodResult",
+    "Metric",
+    "Pair",
+    "ResultValue",
+    "Results",
+    "Run",
+    "Seeds",
+    "TestRow",
+    "Trial",
+]
 
 
-class _Value(BaseModel):
+class ResultValue(BaseModel):
+    """A plain value of a results file."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class Metric(_Value):
+class Metric(ResultValue):
     """A number with its 95% interval, where it has one."""
 
     value: float
@@ -30,7 +43,7 @@ class Metric(_Value):
     high: float | None = None
 
 
-class Trial(_Value):
+class Trial(ResultValue):
     """One setting that was tried on the first seed and judged on validation."""
 
     settings: dict[str, Any]
@@ -45,7 +58,7 @@ class Trial(_Value):
     """Why it failed, in a sentence; empty if it did not."""
 
 
-class Costs(_Value):
+class Costs(ResultValue):
     """What one run took and what its artifact takes."""
 
     trained_parameters: int
@@ -59,7 +72,7 @@ class Costs(_Value):
     """Median time of one request answered alone."""
 
 
-class Run(_Value):
+class Run(ResultValue):
     """One seed of a method's chosen settings."""
 
     seed: int
@@ -82,7 +95,7 @@ class Run(_Value):
     """For each test row the headline metric, where it is a mean over rows."""
 
 
-class Seeds(_Value):
+class Seeds(ResultValue):
     """One metric over all seeds of a method."""
 
     mean: float
@@ -93,7 +106,7 @@ class Seeds(_Value):
     """95% interval of the mean, over test rows and seeds; over rows alone where there is one seed."""
 
 
-class MethodResult(_Value):
+class MethodResult(ResultValue):
     """One method: what was tried, what was chosen, how it did."""
 
     name: str
@@ -108,7 +121,7 @@ class MethodResult(_Value):
     """Why there are no runs, in a sentence."""
 
 
-class Pair(_Value):
+class Pair(ResultValue):
     """Two methods on the same test rows."""
 
     first: str
@@ -132,7 +145,7 @@ class Pair(_Value):
         return self.p if self.p_holm is None else self.p_holm
 
 
-class TestRow(_Value):
+class TestRow(ResultValue):
     """A row all methods were tested on."""
 
     __test__ = False  # not a test class
@@ -144,7 +157,7 @@ class TestRow(_Value):
     """Numbers of all right labels, or of the row's own right choices; empty for free text."""
 
 
-class Results(_Value):
+class Results(ResultValue):
     """Everything a comparison found."""
 
     format: Literal[1] = 1

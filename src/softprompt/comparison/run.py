@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from softprompt.base.model import Base
 from softprompt.checkpoints.freeze import load_base
 from softprompt.comparison import classifier
-from softprompt.comparison.budget import Cost, Cut, Plan, kept_plan, planned
+from softprompt.comparison.budget import Budget, Cost, Cut, kept_plan, planned
 from softprompt.comparison.cell import (
     KINDS_OF_CHANGE,
     Tested,
@@ -211,7 +211,7 @@ def compare(
 # Hours -------------------------------------------------------------------------------------------
 
 
-def within_hours(bench: Bench) -> Plan | None:
+def within_hours(bench: Bench) -> Budget | None:
     """What is given up to fit into the hours that are set, made once and kept; None where none are."""
     rules = bench.comparison.compare
     if rules.hours is None:
@@ -220,7 +220,7 @@ def within_hours(bench: Bench) -> Plan | None:
     return kept_plan(bench.folder / "budget.json", about, lambda identity: _planned(bench, identity))
 
 
-def _planned(bench: Bench, identity: str) -> Plan:
+def _planned(bench: Bench, identity: str) -> Budget:
     rules = bench.comparison.compare
     assert rules.hours is not None
     rows = bench.rows(bench.base(bench.comparison.base)).tables

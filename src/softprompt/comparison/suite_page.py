@@ -83,7 +83,7 @@ class _Line:
 
 
 @dataclass(frozen=True)
-class _Table:
+class _OnBase:
     """A base with its data sets.
 
     Attributes:
@@ -96,7 +96,7 @@ class _Table:
     lines: list[_Line]
 
 
-def _base(results: SuiteResults, base: BaseFindings, numbers: dict[str, int]) -> _Table:
+def _base(results: SuiteResults, base: BaseFindings, numbers: dict[str, int]) -> _OnBase:
     several = len(base.members) > 1
     heads = [(member.task or member.name, _about(member), member.name) for member in base.members]
     columns = [(member.metric, member.scores) for member in base.members]
@@ -114,7 +114,7 @@ def _base(results: SuiteResults, base: BaseFindings, numbers: dict[str, int]) ->
         found = zip(columns, best, strict=True)
         cells = [_cell(metric, scores.get(name), top) for (metric, scores), top in found]
         lines.append(_Line(numbers[name], name, results.methods[name], cells))
-    return _Table(shown_base(base.name), count_text(base.parameters), heads, lines)
+    return _OnBase(shown_base(base.name), count_text(base.parameters), heads, lines)
 
 
 def _about(member: MemberFindings) -> str:

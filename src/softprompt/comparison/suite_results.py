@@ -14,10 +14,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from softprompt.atomic import write_bytes
-from softprompt.comparison.results import Pair, Results
+from softprompt.comparison.results import Pair, Results, ResultValue
 from softprompt.comparison.table import comparison, scores
 from softprompt.evaluation.paired import combined, holm
 from softprompt.numbers import interval_text, is_share, metric_text
@@ -28,11 +26,7 @@ __all__ = ["BaseFindings", "Mean", "MemberFindings", "SuiteResults", "summed"]
 _OFFICIAL = "official "
 
 
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class Mean(_Value):
+class Mean(ResultValue):
     """A metric with the 95% interval of its mean."""
 
     mean: float
@@ -40,7 +34,7 @@ class Mean(_Value):
     high: float
 
 
-class MemberFindings(_Value):
+class MemberFindings(ResultValue):
     """One comparison of the suite, in short."""
 
     name: str
@@ -59,7 +53,7 @@ class MemberFindings(_Value):
     """The mean of a benchmark's own metrics of every method, where there are any."""
 
 
-class BaseFindings(_Value):
+class BaseFindings(ResultValue):
     """Every method on one base, over all data sets."""
 
     name: str
@@ -73,7 +67,7 @@ class BaseFindings(_Value):
     """Two methods each, on the mean over data sets."""
 
 
-class SuiteResults(_Value):
+class SuiteResults(ResultValue):
     """Everything a suite found."""
 
     format: Literal["suite 1"] = "suite 1"
