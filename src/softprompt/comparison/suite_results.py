@@ -14,6 +14,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
+from pydantic import Field
+
 from softprompt.atomic import write_bytes
 from softprompt.comparison.results import Pair, Results, ResultValue
 from softprompt.comparison.table import comparison, scores
@@ -49,7 +51,7 @@ class MemberFindings(ResultValue):
     finished: bool
     scores: dict[str, Mean]
     """The headline metric on test of every method that has one."""
-    official: dict[str, float] = {}
+    official: dict[str, float] = Field(default_factory=dict)
     """The mean of a benchmark's own metrics of every method, where there are any."""
 
 
@@ -59,11 +61,11 @@ class BaseFindings(ResultValue):
     name: str
     parameters: int
     members: list[MemberFindings]
-    means: dict[str, Mean] = {}
+    means: dict[str, Mean] = Field(default_factory=dict)
     """The mean over data sets of each method that has a score on all of them."""
-    official: dict[str, float] = {}
+    official: dict[str, float] = Field(default_factory=dict)
     """The same of a benchmark's own metrics, where all data sets have some."""
-    pairs: list[Pair] = []
+    pairs: list[Pair] = Field(default_factory=list)
     """Two methods each, on the mean over data sets."""
 
 
@@ -85,7 +87,7 @@ class SuiteResults(ResultValue):
     """Names in the order of the file, and whether each learns anything."""
     bases: list[BaseFindings]
     """From the fewest parameters to the most."""
-    left_out: list[str] = []
+    left_out: list[str] = Field(default_factory=list)
     """Comparisons whose metric cannot be averaged with the others'."""
 
     def __repr__(self) -> str:
