@@ -55,6 +55,8 @@ class TrainConfig(Section):
     """How many rows make one step."""
     accumulation: int = Field(default=1, ge=1)
     """How many micro-batches a batch is split into, to save memory."""
+    recompute: bool = False
+    """Whether layers keep only what enters them and are computed again for gradients, to save memory."""
     optimizer: Literal["adamw", "adafactor"] = "adamw"
     """The optimizer."""
     weight_decay: float = Field(default=0.0, ge=0)

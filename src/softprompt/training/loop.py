@@ -166,7 +166,8 @@ def _backward(states: Sequence[_State], pass_tokens: int | None, team: Team) -> 
 
 def _read(base: Base, together: Sequence[tuple[_State, Batch]]) -> None:
     """One pass forward and back; no parameter belongs to two runs, so no gradients mix."""
-    found = base.nll_many([batch for _, batch in together])
+    again = any(state.run.config.recompute for state, _ in together)
+    found = base.nll_many([batch for _, batch in together], recompute=again)
     shares = []
     for (state, batch), losses in zip(together, found, strict=True):
         # The mean is over the tokens of the whole batch, of which this may be a part; none count as one.
