@@ -7,7 +7,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import tiny
 from cluster.comparison import plain, settings
 from softprompt.base.model import Base
 from softprompt.checkpoints.freeze import load_base
-from softprompt.cluster import cells, prompts, runs
+from softprompt.cluster import cells, prompts, runs, tasks
 from softprompt.comparison.run import compare
 from softprompt.config import BaseConfig
 from softprompt.interpretation.inspect import InspectOptions, inspect
@@ -45,7 +45,7 @@ class Two:
         self._made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
         self._nodes = [self._made.add_node(num_cpus=1) for _ in range(2)]
         ray.init(address=self._made.address, log_to_driver=False)
-        self._made.wait_for_nodes()
+        self._warm()
 
     def close(self) -> None:
         ray.shutdown()
@@ -56,20 +56,37 @@ class Two:
         self._made.remove_node(self._nodes.pop(), allow_graceful=False)
 
     @contextmanager
-    def one_dies(self, when: Any) -> Iterator[None]:
-        """Kill a node when something is so; afterwards there are two again."""
-        killer = threading.Thread(target=self._kill_when, args=(when,))
-        killer.start()
-        yield
-        killer.join(1)
-        assert not killer.is_alive(), "what one waits for never came"
+    def one_dies_at_work(self, notes: Sequence[str]) -> Iterator[None]:
+        """Kill a node when both are told to be in the middle of something; afterwards there are two again."""
+
+        def kill() -> None:
+            while not [
+                said for said in notes if said.startswith("At work: 2 on 2") and said.count("step") == 2
+            ]:
+                time.sleep(0.02)
+            self.kill()
+
+        killer = threading.Thread(target=kill, daemon=True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tasks, "_EVERY", 0.0)
+            killer.start()
+            yield
+        assert len(self._nodes) == 1, "they never were at work both"
         self._nodes.append(self._made.add_node(num_cpus=1))
+        self._warm()
+
+    def _warm(self) -> None:
+        """Let the worker of each node be up, with what it needs imported, so that both begin at once."""
         self._made.wait_for_nodes()
 
-    def _kill_when(self, when: Any) -> None:
-        while not when():
-            time.sleep(0.02)
-        self.kill()
+        @ray.remote(num_cpus=1)  # type: ignore[untyped-decorator]
+        def ready() -> None:
+            import softprompt.cluster.cells
+            import softprompt.cluster.runs  # noqa: F401
+
+            time.sleep(2)
+
+        ray.get([ready.remote() for _ in self._nodes])
 
 
 @pytest.fixture(scope="module")
@@ -164,17 +181,14 @@ def test_a_node_that_dies_costs_a_search_nothing(
 ) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setitem(loop.PASS_TOKENS, "cpu", 1)
-    long: dict[str, Any] = {"evaluate_every": 40}
+    long: dict[str, Any] = {"evaluate_every": 60, "checkpoint_every": 5}
     asked = {
-        name: search(folder, name, epochs=40, train=search(folder, name, 40)["train"] | long)
+        name: search(folder, name, epochs=60, train=search(folder, name, 60)["train"] | long)
         for name in ("dying", "living")
     }
 
-    def both_are_at_work() -> bool:
-        return len(list((folder / "dying-runs").rglob("checkpoint.safetensors"))) > 1
-
     notes = list[str]()
-    with two.one_dies(both_are_at_work):
+    with two.one_dies_at_work(notes):
         dying = train(base, asked["dying"], listener=Listener(note=notes.append), spread=runs.spread_over())
     assert [note for note in notes if "takes it up again" in note], "nothing was lost"
     living = train(base, asked["living"])
@@ -191,16 +205,12 @@ def test_a_node_that_dies_costs_a_comparison_no_cell(
     asked = {}
     for name in ("dying", "living"):
         asked[name] = settings(folder, name)
-        asked[name]["train"]["epochs"] = 20
+        asked[name]["train"]["epochs"] = 50
         asked[name]["compare"]["perturb"] = False
-        asked[name]["methods"] = asked[name]["methods"][:2]
-
-    def some_are_done_and_both_at_work() -> bool:
-        done = len(list((folder / "out" / "dying" / "cells").glob("*.json")))
-        return done > 1 and ray.available_resources().get("CPU", 0) == 0
+        asked[name]["methods"] = asked[name]["methods"][1:2]
 
     notes = list[str]()
-    with two.one_dies(some_are_done_and_both_at_work):
+    with two.one_dies_at_work(notes):
         dying = compare(asked["dying"], notify=notes.append, spread=cells.spread_over())
     assert [note for note in notes if "takes it up again" in note], "nothing was lost"
     assert dying.finished
