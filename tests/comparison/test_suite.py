@@ -289,4 +289,4 @@ def test_the_command_prints_tables_of_bases_and_of_data_sets(
     assert heads[0] == ["method", *(word for b in done[1].bases for word in ("tiny", f"({b.parameters:,})"))]
     assert str(folder_of(done[0]) / "report.html") in out
     assert command(["compare", str(done[0]), "--set", "bases=[]", "--plan"]) == 0
-    assert "6 runs in all 2 comparisons." in capsys.readouterr().out
+    assert "8 runs in all 2 comparisons." in capsys.readouterr().out

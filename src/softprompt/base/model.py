@@ -8,7 +8,6 @@ prefix, N bins of W slots, L layers, K key/value heads, D head width, E embeddin
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -237,9 +236,8 @@ class Base:
     def nll_many(self, batches: Sequence[Batch], *, recompute: bool = False) -> list[TokenLosses]:
         """``nll`` of several batches, each behind a front of its own, in one pass.
 
-        Fronts may differ in length and kind, and no batch touches another: a NaN in one stays
-        out of the losses and gradients of the rest. ``recompute``: layers keep only what enters them, and the
-        rest is computed again for gradients.
+        Fronts may differ in length and kind, and no batch touches another: a NaN in one stays out of the
+        losses and gradients of the rest. ``recompute``: layers are computed again for gradients.
         """
         scored = [scorable(batch) for batch in batches]
         wanted = [[(n, t - 1) for n, row in enumerate(rows) for t in row.targets] for rows in scored]
@@ -292,21 +290,21 @@ class Base:
             yield replace(prefix, keys=sides[0], values=sides[1], hidden=last, states=states, read=length)
 
     def hidden(
-        self, batches: Sequence[Batch], wanted: Sequence[Sequence[Place]], recompute: bool = False
+        self, batches: Sequence[Batch], wanted: Sequence[Sequence[Place]], again: bool = False
     ) -> Tensor:
         """Hidden states ``[M, E]`` at the (row, token) wanted of each batch; token -1 ends its front."""
         if not self.layout.inline:
             batches = [Batch(rows, self.prefill(front)) for rows, front in batches]
             if len(batches) > 1:
                 pairs = zip(batches, wanted, strict=True)
-                return torch.cat([self.hidden([batch], [places], recompute) for batch, places in pairs])
+                return torch.cat([self.hidden([batch], [places], again) for batch, places in pairs])
         fronts = [front for _, front in batches]
         finished = [self.accept(front) if isinstance(front, Prefix) else None for front in fronts]
         # Where one token alone is read, a state may be written to in place, through which no gradient passes.
         keeps_states = any(prefix is not None and prefix.states for prefix in finished)
         packed = self._pack(batches, narrowest=2 if keeps_states else 1, multiple=multiple_of(self.dtype))
         # Only passes that record nothing are repeated: their caches are the same a second time.
-        with recomputed(self.model) if recompute else nullcontext():
+        with recomputed(self.model, again):
             hidden = self._run_pack(packed, self._inputs(packed, fronts), behind(packed, finished))
         return _gather(hidden, packed, finished, wanted)
 

@@ -21,14 +21,17 @@ __all__ = ["recomputed"]
 
 
 @contextmanager
-def recomputed(model: Any) -> Iterator[None]:
-    """Within, each layer is computed again for its gradient (Chen et al. 2016), which stays the same.
+def recomputed(model: Any, wanted: bool = True) -> Iterator[None]:
+    """Within, if ``wanted``, layers are computed again for gradients (Chen et al. 2016), which stay the same.
 
     Transformers' own switch drops the cache in which rows find their front, so the layers are wrapped here.
 
     Raises:
         ConfigError: the model has no layers that transformers would compute again.
     """
+    if not wanted:
+        yield
+        return
     layers = [one for one in backbone(model).modules() if isinstance(one, GradientCheckpointingLayer)]
     if not layers:
         raise ConfigError(

@@ -119,8 +119,7 @@ class Scheduler:
         )
         self._beside = _Beside(rows, rows + _UNDISTURBED * chunk)
         self._changed = threading.Condition()
-        self._closing = False
-        self._skipped = False
+        self._closing = self._skipped = False
         self._steps = 0
         self._step_began: float | None = None
 
@@ -130,12 +129,10 @@ class Scheduler:
         self, request: ModelRequest, callback: Callback, *, block: bool = False, owner: Owner = NOBODY
     ) -> RequestHandle:
         """Hand in a request; ``callback`` gets its events in the thread that steps, last ``Finished`` or
-        ``RequestFailed``. With ``block`` the caller waits where the queue is full. Places and the queue are
-        shared among owners (``sharing``).
+        ``RequestFailed``. With ``block`` the caller waits where the queue is full, which owners share.
 
         Raises:
-            BaseModelError: it is longer than the model's positions or the memory, or there is nothing to go
-                on from.
+            BaseModelError: it is longer than the model's positions or the memory, or has no token at all.
             WrongBaseError: its prefix is another model's.
             QueueFullError: too many requests wait already.
         """

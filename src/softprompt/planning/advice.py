@@ -96,8 +96,6 @@ def _tokens(config: Config, assumed: Assumed | None) -> int:
 def _changes(config: Config, whole: bool) -> Iterator[list[_Change]]:
     """What one may try, what alters results least first; of each group the first that fits is enough."""
     yield _accumulated(config)
-    if not config.train.recompute:
-        yield _recomputed(config)
     if config.base.quantisation == "none" and not whole:
         yield _quantised(config)
     if whole:
@@ -114,13 +112,6 @@ def _accumulated(config: Config) -> list[_Change]:
         found.append((f"train.accumulation = {parts}", config.model_copy(update={"train": other})))
         parts *= 2
     return found
-
-
-def _recomputed(config: Config) -> list[_Change]:
-    """Layers that are computed again, and with the smallest micro-batches too."""
-    train = config.train.model_copy(update={"recompute": True})
-    change, other = "train.recompute = true", config.model_copy(update={"train": train})
-    return [(change, other), *_and(change, _accumulated(other)[-1:])]
 
 
 def _halved(config: Config) -> list[_Change]:
