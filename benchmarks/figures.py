@@ -456,7 +456,7 @@ def _second_base() -> str:
         rows.append((name, *counts, learnt, untuned, steps, f"{run['seconds'] / 60:.0f} min"))
     return (
         f"A soft prompt of 20 on a second base, {found['base']} (270 million parameters, read from a .gguf "
-        f"file of 4 bits; layout {found['layout']}), with default settings, one seed, on one or two threads of a "
+        f"file of 4 bits; layout {found['layout']}), default settings, one seed, one or two threads of a "
         f"busy machine:\n\n{_table(heads, rows, right=True)}"
     )
 
