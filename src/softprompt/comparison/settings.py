@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
@@ -29,7 +29,7 @@ from softprompt.config_io import BrokenRuleError, faults, override, read_toml, s
 from softprompt.errors import ConfigError
 from softprompt.packages import Need
 
-__all__ = ["Comparison", "Contender", "MethodEntry", "load_comparison", "read_settings"]
+__all__ = ["Comparison", "Contender", "MethodEntry", "checked", "load_comparison", "read_settings"]
 
 _SHARED = (
     *("task", *SOURCES, *(f"{split}_rows" for split in SOURCES), "validation_fraction"),
@@ -238,13 +238,7 @@ def load_comparison(
         ConfigError: a setting is wrong, or methods that learn have different numbers of trials.
     """
     settings = read_settings(source)
-    found = override(settings, overrides, Comparison)
-    try:
-        comparison = Comparison.model_validate(settings)
-    except ValidationError as error:
-        raise ConfigError("\n".join(found + faults(error, Comparison))) from None
-    if found:
-        raise ConfigError("\n".join(found))
+    comparison = checked(Comparison, settings, overrides)
     trials = comparison.compare.trials
     contenders = [_contender(comparison, settings, entry, trials) for entry in comparison.methods]
     trials = next((len(contender.trials) for contender in contenders if contender.learns), trials)
@@ -252,6 +246,25 @@ def load_comparison(
     contenders += [_contender(comparison, settings, entry, trials) for entry in more]
     _check_equal_trials(contenders)
     return comparison.model_copy(update={"methods": [*comparison.methods, *more]}), contenders
+
+
+S = TypeVar("S", bound=Section)
+
+
+def checked(schema: type[S], settings: dict[str, Any], overrides: Sequence[str]) -> S:
+    """Settings with what is set over them, which is written into them; all faults come at once.
+
+    Raises:
+        ConfigError: a setting or an override is wrong.
+    """
+    wrong = override(settings, overrides, schema)
+    try:
+        found = schema.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError("\n".join(wrong + faults(error, schema))) from None
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+    return found
 
 
 def _alternatives(comparison: Comparison, contenders: Sequence[Contender]) -> list[MethodEntry]:

@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from softprompt.comparison.results import Results
 from softprompt.comparison.run import REPORT, RESULTS, Spread, compare
-from softprompt.comparison.settings import STANDARD, Comparison, load_comparison, read_settings
+from softprompt.comparison.settings import STANDARD, Comparison, checked, load_comparison, read_settings
 from softprompt.comparison.suite_page import write_suite_report
 from softprompt.comparison.suite_results import SuiteResults, summed
 from softprompt.config import NAME_RULE
 from softprompt.config.section import Section
-from softprompt.config_io import BrokenRuleError, faults, override, shown
+from softprompt.config_io import BrokenRuleError, override, shown
 from softprompt.errors import ConfigError, DataError
 from softprompt.listener import Report
 
@@ -127,14 +127,7 @@ def _suite(written: Mapping[str, Any], overrides: Sequence[str], bases: Sequence
     about = {key: written[key] for key in Suite.model_fields if key in written}
     about |= {"bases": list(bases)} if bases else {}
     own = [text for text in overrides if text.partition("=")[0].strip() in Suite.model_fields]
-    wrong = override(about, own, Suite)
-    try:
-        suite = Suite.model_validate(about)
-    except ValidationError as error:
-        raise ConfigError("\n".join(wrong + faults(error, Suite))) from None
-    if wrong:
-        raise ConfigError("\n".join(wrong))
-    return suite
+    return checked(Suite, about, own)
 
 
 def _member(
