@@ -129,10 +129,10 @@ def test_a_pass_reads_no_more_positions_than_it_may(monkeypatch: pytest.MonkeyPa
     base = tiny.base()
     nll_many = type(base).nll_many
 
-    def counted(self: Any, batches: Sequence[Batch]) -> Any:
+    def counted(self: Any, batches: Sequence[Batch], **options: Any) -> Any:
         read.append(len(batches))
         assert len(batches) == 1 or sum(batch.positions for batch in batches) <= 150
-        return nll_many(self, batches)
+        return nll_many(self, batches, **options)
 
     monkeypatch.setattr(type(base), "nll_many", counted)
     together(runs()[:4], pass_tokens=150)
