@@ -1,12 +1,13 @@
 """What long texts lose when they are learnt into short prefixes, on the real base.
 
-    python benchmarks/distil.py [SOURCE ...] [--positions 16,64] [--data FOLDER] [--threads 1]
+    python benchmarks/distil.py [SOURCE ...] [--positions 16,64] [--called NAME] [--data FOLDER] [--threads 1]
 
 A source is a configuration of ``examples/distil``. Each is distilled as a user would do it, into all lengths
 its file names, or those given. Beside them stand the same prefixes before training, the text cut to each
 length, a prefix of the middle length trained on the text itself (next tokens, as many steps), nothing and the
 whole text. Writes ``results/distil/SOURCE.json``; what is there is not made again, and a run that was killed
-goes on from its checkpoint. ``--data`` is the folder of ``ag_news/``.
+goes on from its checkpoint. ``--data`` is the folder of
+``ag_news/`` and ``sms_spam/``.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from softprompt.training.loop import TrainingRun, fit
 
 ROOT = Path(__file__).parent.parent
 RESULTS, EXAMPLES = ROOT / "results" / "distil", ROOT / "examples" / "distil"
-SOURCES = ("topics", "persona", "handbook")
+SOURCES = ("topics", "spam", "persona", "handbook")
 CHUNK = 64
 """Tokens of the text in one row of plain next-token training."""
 
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=EXAMPLES)
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "distil")
     parser.add_argument("--positions", type=lambda text: [int(part) for part in text.split(",")])
+    parser.add_argument("--called", help="the results' name; the source's own if none is given")
     parser.add_argument("--without-plain", action="store_true", help="train no prefix on the text itself")
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -53,9 +55,9 @@ def main() -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     base = load_base(asked.model)
     for source in asked.sources:
-        path = RESULTS / f"{source}.json"
+        path = RESULTS / f"{asked.called or source}.json"
         if path.exists():
-            print(f"{source}: done already")
+            print(f"{path.stem}: done already")
             continue
         config = _config(source, asked.data, asked.work)
         if asked.positions is not None and config.teacher is not None:
