@@ -32,10 +32,13 @@ from softprompt.listener import Listener, Report
 from softprompt.training.distil import distil, lengths
 from softprompt.training.job import Job
 from softprompt.training.loop import TrainingRun, fit
+from softprompt.training.run import train
 
 ROOT = Path(__file__).parent.parent
 RESULTS, EXAMPLES = ROOT / "results" / "distil", ROOT / "examples" / "distil"
-SOURCES = ("topics", "spam", "persona", "handbook")
+SOURCES = ("topics", "spam", "persona", "handbook", "adapter")
+TRAINED_FIRST = {"adapter": "news-lora"}
+"""The configuration of what a source learns from, where that is a saved prompt."""
 CHUNK = 64
 """Tokens of the text in one row of plain next-token training."""
 
@@ -63,7 +66,10 @@ def main() -> None:
         if asked.positions is not None and config.teacher is not None:
             teacher = config.teacher.model_copy(update={"positions": asked.positions})
             config = config.model_copy(update={"teacher": teacher})
-        found = _measured(base, config, without_plain=asked.without_plain)
+        if source in TRAINED_FIRST and not (asked.work / "prompts" / TRAINED_FIRST[source]).exists():
+            train(base, _config(TRAINED_FIRST[source], asked.data, asked.work), resume=True)
+        without_plain = asked.without_plain or source in TRAINED_FIRST
+        found = _measured(base, config, without_plain=without_plain)
         text = json.dumps({"source": source} | found | {"machine": describe()}, indent=1)
         for folder in (EXAMPLES.absolute(), asked.data.absolute()):
             text = text.replace(f"{folder}/", "")

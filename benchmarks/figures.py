@@ -477,7 +477,10 @@ def _figures() -> str:
 _SOURCES = {
     "handbook": "a handbook, questions about it",
     "topics": "an instruction and eight examples, news to be sorted",
+    "topics-32": "the same, one length alone",
+    "spam": "an instruction and sixteen examples, messages to be told from spam",
     "persona": "a system message that makes a character",
+    "adapter": "a LoRA adapter, news to be sorted",
 }
 
 
@@ -495,12 +498,15 @@ def _distilled() -> str:
                 found["figures"],
                 found["next_tokens"],
                 max(found["steps"].values()),
+                found["machine"]["threads"],
             )
         )
     return "\n\n".join(parts)
 
 
-def _source(title: str, figures: dict[str, Any], plain: dict[str, Any] | None, steps: int) -> str:
+def _source(
+    title: str, figures: dict[str, Any], plain: dict[str, Any] | None, steps: int, threads: int
+) -> str:
     heads = ("in front of a question", "positions", "kept", "same answer", "ROUGE-L", "right")
     rows = [_kept(row) for row in figures["rows"]]
     if plain is not None:
@@ -516,7 +522,7 @@ def _source(title: str, figures: dict[str, Any], plain: dict[str, Any] | None, s
     times = (
         f"the text read each time {read}, its keys and values kept in memory {stored}, {', '.join(faster)}"
     )
-    spent = f"Answers and learning took {costs['spent']:,.0f} s on a shared core."
+    spent = f"Answers and learning took {costs['spent']:,.0f} s with {threads} thread{'s' * (threads > 1)}."
     return f"**{title}** ({about})\n\n{_table(heads, rows, right=True)}\n\nFirst token: {times}. {spent}"
 
 

@@ -95,7 +95,7 @@ def test_what_cannot_be_matched_is_said() -> None:
         Matching(base, whole(base), [TokenRow(())])
     for architecture in ("bloom", "mamba2", "deepseek-v3"):
         base = tiny.base(architecture)
-        with pytest.raises(BaseModelError, match="attend|attention"):
+        with pytest.raises(BaseModelError, match=r"attend|attention"):
             Matching(base, whole(base), ROWS)
     base = tiny.base("gpt2")
     with pytest.raises(BaseModelError, match="cannot be moved"):
