@@ -507,11 +507,11 @@ def _distilled() -> str:
 def _source(
     title: str, figures: dict[str, Any], plain: dict[str, Any] | None, steps: int, threads: int
 ) -> str:
-    heads = ("in front of a question", "positions", "kept", "same answer", "ROUGE-L", "right")
+    heads = ("in front of a question", "positions", "kept", "same answer", "ROUGE-L", "numbers", "right")
     rows = [_kept(row) for row in figures["rows"]]
     if plain is not None:
         kept = _share(plain["kept"])
-        rows.insert(-2, ("trained on the text itself", str(plain["positions"]), kept, "-", "-", "-"))
+        rows.insert(-2, ("trained on the text itself", str(plain["positions"]), kept, "-", "-", "-", "-"))
     costs = figures["costs"]
     read, stored = (f"{1000 * costs[name]:,.0f} ms" for name in ("read", "stored"))
     faster = (
@@ -527,7 +527,7 @@ def _source(
 
 
 def _kept(row: dict[str, Any]) -> tuple[str, ...]:
-    shares = [_percent(row[name]) for name in ("same", "rouge", "accuracy")]
+    shares = [_percent(row.get(name)) for name in ("same", "rouge", "numbers", "accuracy")]
     return (row["name"], f"{row['positions']:,}", _share(row["kept"]), *shares)
 
 
