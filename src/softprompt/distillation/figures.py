@@ -68,7 +68,7 @@ class Kept:
         likeliest: the share of answer tokens at which both find the same token likeliest.
         same: the share of questions with the teacher's very answer.
         rouge: ROUGE-L of the answers against the teacher's; None where answers are among candidates.
-        numbers: the share of the teacher's answers with numbers in them whose numbers all stand in this one's;
+        numbers: the share of the teacher's answers with numbers whose numbers all stand in this one's, too;
             None where there are none.
         accuracy: share of right answers; None where they are not known.
     """
