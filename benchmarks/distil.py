@@ -1,12 +1,13 @@
 """What long texts lose when they are learnt into short prefixes, on the real base.
 
-    python benchmarks/distil.py [SOURCE ...] [--positions 16,64] [--data FOLDER] [--threads 1]
+    python benchmarks/distil.py [SOURCE ...] [--positions 16,64] [--called NAME] [--data FOLDER] [--threads 1]
 
 A source is a configuration of ``examples/distil``. Each is distilled as a user would do it, into all lengths
 its file names, or those given. Beside them stand the same prefixes before training, the text cut to each
 length, a prefix of the middle length trained on the text itself (next tokens, as many steps), nothing and the
 whole text. Writes ``results/distil/SOURCE.json``; what is there is not made again, and a run that was killed
-goes on from its checkpoint. ``--data`` is the folder of ``ag_news/``.
+goes on from its checkpoint. ``--data`` is the folder of
+``ag_news/`` and ``sms_spam/``.
 """
 
 from __future__ import annotations
@@ -31,10 +32,13 @@ from softprompt.listener import Listener, Report
 from softprompt.training.distil import distil, lengths
 from softprompt.training.job import Job
 from softprompt.training.loop import TrainingRun, fit
+from softprompt.training.run import train
 
 ROOT = Path(__file__).parent.parent
 RESULTS, EXAMPLES = ROOT / "results" / "distil", ROOT / "examples" / "distil"
-SOURCES = ("topics", "persona", "handbook")
+SOURCES = ("topics", "spam", "persona", "handbook", "adapter")
+TRAINED_FIRST = {"adapter": "news-lora"}
+"""The configuration of what a source learns from, where that is a saved prompt."""
 CHUNK = 64
 """Tokens of the text in one row of plain next-token training."""
 
@@ -45,6 +49,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=EXAMPLES)
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "distil")
     parser.add_argument("--positions", type=lambda text: [int(part) for part in text.split(",")])
+    parser.add_argument("--called", help="the results' name; the source's own if none is given")
     parser.add_argument("--without-plain", action="store_true", help="train no prefix on the text itself")
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -53,15 +58,18 @@ def main() -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     base = load_base(asked.model)
     for source in asked.sources:
-        path = RESULTS / f"{source}.json"
+        path = RESULTS / f"{asked.called or source}.json"
         if path.exists():
-            print(f"{source}: done already")
+            print(f"{path.stem}: done already")
             continue
         config = _config(source, asked.data, asked.work)
         if asked.positions is not None and config.teacher is not None:
             teacher = config.teacher.model_copy(update={"positions": asked.positions})
             config = config.model_copy(update={"teacher": teacher})
-        found = _measured(base, config, without_plain=asked.without_plain)
+        if source in TRAINED_FIRST and not (asked.work / "prompts" / TRAINED_FIRST[source]).exists():
+            train(base, _config(TRAINED_FIRST[source], asked.data, asked.work), resume=True)
+        without_plain = asked.without_plain or source in TRAINED_FIRST
+        found = _measured(base, config, without_plain=without_plain)
         text = json.dumps({"source": source} | found | {"machine": describe()}, indent=1)
         for folder in (EXAMPLES.absolute(), asked.data.absolute()):
             text = text.replace(f"{folder}/", "")

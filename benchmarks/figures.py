@@ -477,7 +477,10 @@ def _figures() -> str:
 _SOURCES = {
     "handbook": "a handbook, questions about it",
     "topics": "an instruction and eight examples, news to be sorted",
+    "topics-32": "the same, one length alone",
+    "spam": "an instruction and sixteen examples, messages to be told from spam",
     "persona": "a system message that makes a character",
+    "adapter": "a LoRA adapter, news to be sorted",
 }
 
 
@@ -495,17 +498,20 @@ def _distilled() -> str:
                 found["figures"],
                 found["next_tokens"],
                 max(found["steps"].values()),
+                found["machine"]["threads"],
             )
         )
     return "\n\n".join(parts)
 
 
-def _source(title: str, figures: dict[str, Any], plain: dict[str, Any] | None, steps: int) -> str:
-    heads = ("in front of a question", "positions", "kept", "same answer", "ROUGE-L", "right")
+def _source(
+    title: str, figures: dict[str, Any], plain: dict[str, Any] | None, steps: int, threads: int
+) -> str:
+    heads = ("in front of a question", "positions", "kept", "same answer", "ROUGE-L", "numbers", "right")
     rows = [_kept(row) for row in figures["rows"]]
     if plain is not None:
         kept = _share(plain["kept"])
-        rows.insert(-2, ("trained on the text itself", str(plain["positions"]), kept, "-", "-", "-"))
+        rows.insert(-2, ("trained on the text itself", str(plain["positions"]), kept, "-", "-", "-", "-"))
     costs = figures["costs"]
     read, stored = (f"{1000 * costs[name]:,.0f} ms" for name in ("read", "stored"))
     faster = (
@@ -516,12 +522,12 @@ def _source(title: str, figures: dict[str, Any], plain: dict[str, Any] | None, s
     times = (
         f"the text read each time {read}, its keys and values kept in memory {stored}, {', '.join(faster)}"
     )
-    spent = f"Answers and learning took {costs['spent']:,.0f} s on a shared core."
+    spent = f"Answers and learning took {costs['spent']:,.0f} s with {threads} thread{'s' * (threads > 1)}."
     return f"**{title}** ({about})\n\n{_table(heads, rows, right=True)}\n\nFirst token: {times}. {spent}"
 
 
 def _kept(row: dict[str, Any]) -> tuple[str, ...]:
-    shares = [_percent(row[name]) for name in ("same", "rouge", "accuracy")]
+    shares = [_percent(row.get(name)) for name in ("same", "rouge", "numbers", "accuracy")]
     return (row["name"], f"{row['positions']:,}", _share(row["kept"]), *shares)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from softprompt.distillation.figures import Figures, Kept, Lost, TimeCosts
@@ -40,6 +41,13 @@ def test_a_strangers_text_is_only_text() -> None:
     page = render(figures())
     assert "<script" not in page
     assert not re.findall(r'(?:src|href)="http', page)
+
+
+def test_a_column_is_shown_where_anything_stands_in_it() -> None:
+    assert "numbers kept" not in render(figures())
+    found = figures()
+    first = replace(found.rows[0], numbers=HALF)
+    assert "numbers kept" in render(replace(found, rows=(first, *found.rows[1:])))
 
 
 def test_one_length_and_a_prompt_that_saves_nothing_have_a_page_too() -> None:

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 import tiny
+from softprompt.base.matching import Matching
 from softprompt.base.packing import TokenRow
 from softprompt.config import PrefixTuningConfig
-from softprompt.errors import ConfigError, DataError
+from softprompt.errors import BaseModelError, ConfigError, DataError
 from softprompt.methods.attended import attention_to, most_attended
 from softprompt.methods.build import Material, build_method
 from softprompt.prefix import Front, Prefix
@@ -20,14 +20,21 @@ TEXT = "abcdefghijklmnop"
 ROWS = [TokenRow((20, 21, 22)), TokenRow((30, 31, 32, 33, 34), 3)]
 
 
-def start(keep: str, positions: int = 4, saved: Front | None = None, **more: Any) -> Prefix:
-    base = tiny.base()
-
-    def looks(prefix: Prefix) -> Tensor:
-        return attention_to(base, prefix, ROWS)
-
+def start(
+    keep: str,
+    positions: int = 4,
+    saved: Front | None = None,
+    architecture: str = "llama",
+    notes: list[str] | None = None,
+    **more: Any,
+) -> Prefix:
+    base = tiny.base(architecture)
     material = Material(
-        lambda k: "", lambda name: saved if saved is not None else base.embed([1]), looks=looks
+        lambda k: "",
+        lambda name: saved if saved is not None else base.embed([1]),
+        looks=lambda prefix: attention_to(base, prefix, ROWS),
+        matched=lambda prefix, count: Matching(base, prefix, ROWS).to(count),
+        note=([] if notes is None else notes).append,
     )
     config = PrefixTuningConfig.model_validate({"front": TEXT, "positions": positions, "keep": keep} | more)
     front = build_method(config, base, material).front()
@@ -48,6 +55,27 @@ def test_the_most_attended_are_kept_the_first_among_them() -> None:
         assert max(left) <= min(float(looks[layer, p]) for p in chosen[1:])
         values = start("attended").values[layer]
         torch.testing.assert_close(values, whole.values[layer][:, chosen])
+
+
+def test_matched_positions_have_values_of_their_own() -> None:
+    notes: list[str] = []
+    base = tiny.base()
+    wanted = Matching(base, base.prefill_text(TEXT), ROWS).to(4)
+    assert start("matched", notes=notes).digest == wanted.digest
+    assert not notes
+
+
+def test_where_attention_is_hidden_from_us_what_is_looked_at_starts_as_it_is() -> None:
+    notes: list[str] = []
+    base = tiny.base("bloom")
+    with pytest.raises(BaseModelError):
+        Matching(base, base.prefill_text(TEXT), ROWS)
+    found = start("matched", architecture="bloom", notes=notes)
+    assert found.digest == start("attended", architecture="bloom").digest
+    assert notes == [
+        "tiny-bloom-0 does not hand out its attention. "
+        "So the positions that rows look at most start as they are."
+    ]
 
 
 def test_the_first_are_the_text_cut_there() -> None:

@@ -25,21 +25,24 @@ _FAR = 11
 
 
 @torch.no_grad()
-def picked(base: Base, prefix: Prefix, places: Sequence[Sequence[int]]) -> Prefix:
+def picked(base: Base, prefix: Prefix, places: Sequence[Sequence[int] | Tensor]) -> Prefix:
     """Some positions of a prefix, a choice for each layer, moved together to stand at 0, 1, 2, ...
 
     Args:
         base: the model of the prefix.
         prefix: of P positions.
-        places: for each layer which positions are kept, in order; as many in every layer.
+        places: for each layer which C positions are kept, in order; or ``[K, C]``, which of each head.
 
     Raises:
         BaseModelError: the model's keys cannot be moved.
     """
-    chosen = [torch.tensor(layer, dtype=torch.long, device=base.device) for layer in places]
-    way = [torch.arange(len(layer), device=base.device) - layer for layer in chosen]
-    keys = [k[:, layer] for k, layer in zip(prefix.keys, chosen, strict=True)]
-    values = tuple(v[:, layer] for v, layer in zip(prefix.values, chosen, strict=True))
+    chosen = [torch.as_tensor(layer, device=base.device) for layer in places]  # [C] or [K, C]
+    chosen = [layer.expand(len(k), -1) for layer, k in zip(chosen, prefix.keys, strict=True)]
+    way = [torch.arange(layer.shape[1], device=base.device) - layer for layer in chosen]
+    keys, values = (
+        [t.take_along_dim(layer[:, :, None], 1) for t, layer in zip(side, chosen, strict=True)]
+        for side in (prefix.keys, prefix.values)
+    )
     if any(bool(steps.any()) for steps in way):
         _check(base)
         each = zip(prefix.places, keys, way, strict=True)
@@ -51,7 +54,7 @@ def _check(base: Base) -> None:
     """A token alone has the same hidden states wherever it stands, so only the turn of its keys differs."""
     here, there = (_alone(base, place) for place in (0, _FAR))
     for layer, moved in there.items():
-        found = _turned(base, layer, here[layer], torch.tensor([_FAR], device=moved.device))
+        found = _turned(base, layer, here[layer], torch.tensor([[_FAR]], device=moved.device))
         if not (found - moved).norm() <= 0.02 * moved.norm():
             raise BaseModelError(
                 f"Keys of {base.name} cannot be moved to other positions, so none can be picked; "
@@ -70,7 +73,7 @@ def _alone(base: Base, place: int) -> dict[int, Tensor]:
 
 
 def _turned(base: Base, layer: int, keys: Tensor, steps: Tensor) -> Tensor:
-    """Keys [K, P, D] moved on by ``steps`` [P]; of a model without a rotary embedding as they are."""
+    """Keys [K, P, D] moved on by ``steps`` [K or 1, P]; of a model without a rotary embedding as they are."""
     backbone: Any = getattr(base.model, base.model.base_model_prefix)
     rotary = getattr(backbone, "rotary_emb", None)
     if rotary is None:
@@ -79,7 +82,7 @@ def _turned(base: Base, layer: int, keys: Tensor, steps: Tensor) -> Tensor:
     more = (
         {"layer_type": kinds[layer]} if "layer_type" in inspect.signature(rotary.forward).parameters else {}
     )
-    cos, sin = (side[0].float() for side in rotary(keys.float(), steps[None], **more))  # [P, D'] each
+    cos, sin = (side.float() for side in rotary(keys.float(), steps, **more))  # [K or 1, P, D'] each
     length = (cos**2 + sin**2).sqrt()  # some embeddings scale what they turn
     cos, sin = cos / length, sin / length
     wide = cos.shape[-1]

@@ -67,7 +67,7 @@ def _lengths(context: click.Context, option: click.Parameter, text: str | None) 
 @click.option(
     "--positions", callback=_lengths, metavar="N[,N...]", help="Length of the prompt; several give a curve."
 )
-@click.option("--keep", metavar="WHICH", help="What it starts from: attended, first or last.")
+@click.option("--keep", metavar="WHICH", help="What it starts from: matched, attended, first or last.")
 @click.option("--as", "name", metavar="NAME", help="Name of the prompt.")
 @click.option("--learning-rate", type=float, metavar="X", help="Highest learning rate.")
 @click.option("--epochs", type=int, metavar="N", help="How often every question is seen.")

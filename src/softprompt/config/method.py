@@ -77,8 +77,8 @@ class PrefixTuningConfig(_Method):
     """P; a shorter text is repeated, of a longer one so much is kept. None means the whole text."""
     most: int | None = Field(default=None, ge=2)
     """The most positions where their number is not given; kept are those that rows look at most."""
-    keep: Literal["last", "first", "attended"] = "last"
-    """Which positions of a longer text are kept: its last, its first, or those the rows look at most."""
+    keep: Literal["last", "first", "attended", "matched"] = "last"
+    """What stays of a longer text: the last, the first, what rows look at most, or that fitted to all."""
     init: Literal["text", "artifact", "random"] = "text"
     """What keys and values start from: the text, a saved prompt, or random ones behind a small network."""
     init_artifact: str | None = Field(default=None, min_length=1)

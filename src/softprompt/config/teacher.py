@@ -71,7 +71,9 @@ def with_a_teacher(settings: dict[str, Any]) -> dict[str, Any]:
     if method["kind"] == "prefix-tuning":
         saved = teacher.get("prompt")
         start = {} if saved is None or "front" in method else {"init": "artifact", "init_artifact": saved}
-        method = {"front": "", "keep": "attended", "positions": length} | start | method
+        method = {"front": "", "keep": "matched", "positions": length} | start | method
+        if method["keep"] == "matched":  # larger steps lead away from so good a start
+            train = {"learning_rate": 0.005} | train
     elif method["kind"] == "prompt-tuning":
         method = {"front": f"{{soft:{length}}}"} | method
     return settings | {"data": data, "method": method, "train": {"batch_size": 8} | train}

@@ -5,6 +5,7 @@ It knows fronts, lessons and encoded questions; it does not know how a front was
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +27,8 @@ from softprompt.packages import require
 from softprompt.prefix import Front, Prefix
 
 __all__ = ["Contestant", "Figures", "Kept", "Lost", "TimeCosts", "measure"]
+
+_NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 
 SHOWN = 5
 """So many questions on which most was lost are shown of each prompt."""
@@ -65,6 +68,8 @@ class Kept:
         likeliest: the share of answer tokens at which both find the same token likeliest.
         same: the share of questions with the teacher's very answer.
         rouge: ROUGE-L of the answers against the teacher's; None where answers are among candidates.
+        numbers: the share of the teacher's answers with numbers whose numbers all stand in this one's, too;
+            None where there are none.
         accuracy: share of right answers; None where they are not known.
     """
 
@@ -78,6 +83,7 @@ class Kept:
     same: Value
     rouge: Value | None = None
     accuracy: Value | None = None
+    numbers: Value | None = None
 
 
 @dataclass(frozen=True)
@@ -241,7 +247,14 @@ def _row(
         average(same),
         None if compares else average(rouge([a.strip() for a in answers], [[w] for w in wanted])["rougeL"]),
         None if right is None else average(list(right)),
+        None if compares else _numbers_kept(answers, wanted),
     )
+
+
+def _numbers_kept(answers: Sequence[str], wanted: Sequence[str]) -> Value | None:
+    pairs = [(set(_NUMBER.findall(w)), set(_NUMBER.findall(a))) for w, a in zip(wanted, answers, strict=True)]
+    kept = [float(numbers <= said) for numbers, said in pairs if numbers]
+    return average(kept) if kept else None
 
 
 def _lost(

@@ -5,6 +5,7 @@ It knows figures and the drawing board; it does not know how anything was learnt
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,17 @@ _CURVES = {
 """By role: what its curve is called, its colour, mark and line."""
 
 
+_COLUMNS = {
+    "kept": "kept",
+    "likeliest": "likeliest token",
+    "same": "same answer",
+    "rouge": "ROUGE-L",
+    "numbers": "numbers kept",
+    "accuracy": "right",
+}
+"""Values of a row that are shown where any has them, and what their columns are called."""
+
+
 def write_page(figures: Figures, path: Path) -> None:
     """Write the page whole or not at all.
 
@@ -38,10 +50,8 @@ def write_page(figures: Figures, path: Path) -> None:
 def render(figures: Figures) -> str:
     """The page as the text of an HTML file."""
     best = max(figures.of("learnt"), key=lambda row: row.kept.value)
-    compared = any(row.rouge is not None for row in figures.rows)
-    known = any(row.accuracy is not None for row in figures.rows)
-    heads = ["in front of a question", "positions", "memory", "kept", "likeliest token", "same answer"]
-    heads += (["ROUGE-L"] if compared else []) + (["right"] if known else [])
+    shown = [name for name in _COLUMNS if any(getattr(row, name) is not None for row in figures.rows)]
+    heads = ["in front of a question", "positions", "memory", *(_COLUMNS[name] for name in shown)]
     return fill(
         _HERE,
         "distil.html.j2",
@@ -49,7 +59,7 @@ def render(figures: Figures) -> str:
         headline=_headline(figures, best),
         curve=_curve(figures),
         heads=heads,
-        rows=[(row.role, _cells(row, compared, known)) for row in figures.rows],
+        rows=[(row.role, _cells(row, shown)) for row in figures.rows],
         costs=[(name, _cost(figures.costs, name)) for name in figures.costs.prompts],
         lost=[
             (row.name, [one for one in figures.lost if one.prompt == row.name])
@@ -70,11 +80,10 @@ def _headline(figures: Figures, best: Kept) -> str:
     )
 
 
-def _cells(row: Kept, compared: bool, known: bool) -> list[tuple[str, str]]:
+def _cells(row: Kept, shown: Sequence[str]) -> list[tuple[str, str]]:
     """One line of the table: what a cell says, and its interval."""
     found = [(row.name, ""), (f"{row.positions:,}", ""), (_bytes(row.kilobytes), "")]
-    values = [row.kept, row.likeliest, row.same, *([row.rouge] if compared else [])]
-    return found + [_split(value) for value in (*values, *([row.accuracy] if known else []))]
+    return found + [_split(getattr(row, name)) for name in shown]
 
 
 def _split(value: Value | None) -> tuple[str, str]:

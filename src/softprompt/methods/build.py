@@ -23,7 +23,7 @@ from softprompt.config import (
     PromptTuningConfig,
     TextConfig,
 )
-from softprompt.errors import ConfigError, SoftpromptError
+from softprompt.errors import BaseModelError, ConfigError, SoftpromptError
 from softprompt.methods.attended import most_attended
 from softprompt.methods.front import Soft, Words, parse_front, with_demonstrations
 from softprompt.methods.full import Full
@@ -40,8 +40,8 @@ from softprompt.prefix import Front, Prefix
 __all__ = ["Material", "build_method"]
 
 
-def _nobody_looks(prefix: Prefix) -> Tensor:
-    raise ConfigError('method.keep = "attended" needs rows to see where they look, and there are none here.')
+def _nobody_looks(prefix: Prefix, count: int = 0) -> Any:
+    raise ConfigError("method.keep needs rows to see where they look, and there are none here.")
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class Material:
         artifact: a saved prompt's name or folder -> its front, embeddings ``[P, E]`` or a prefix.
         seed: fixes every draw.
         looks: a prefix -> how much training rows look at its positions, ``[L, P]``.
+        matched: a prefix, ``count`` -> so many positions behind which training rows attend as behind it.
         note: told plain sentences about what was asked for and is not done as it was.
     """
 
@@ -62,6 +63,7 @@ class Material:
     label_words: Sequence[str] = ()
     seed: int = 0
     looks: Callable[[Prefix], Tensor] = _nobody_looks
+    matched: Callable[[Prefix, int], Prefix] = _nobody_looks
     note: Callable[[str], None] = lambda sentence: None
 
 
@@ -139,7 +141,12 @@ def _kept(config: PrefixTuningConfig, base: Base, whole: Prefix, material: Mater
     """So many positions of a longer prefix, the first one always among them."""
     assert config.positions is not None
     rest, layers = config.positions - 1, len(whole.keys)
-    if config.keep == "attended":
+    if config.keep == "matched":
+        try:
+            return material.matched(whole, config.positions)
+        except BaseModelError as error:
+            material.note(f"{error} So the positions that rows look at most start as they are.")
+    if config.keep in ("attended", "matched"):
         return picked(base, whole, most_attended(material.looks(whole), config.positions))
     last = range(whole.length - rest, whole.length)
     return picked(base, whole, [[0, *(range(1, 1 + rest) if config.keep == "first" else last)]] * layers)

@@ -333,7 +333,7 @@ def _with_figures(card: Card, figures: Figures) -> Card:
 
 def _in_numbers(row: Kept) -> dict[str, Any]:
     """The values of a row and their intervals."""
-    names = ("nats", "kept", "likeliest", "same", "rouge", "accuracy")
+    names = ("nats", "kept", "likeliest", "same", "rouge", "numbers", "accuracy")
     found: dict[str, Any] = {}
     for name in names:
         value = getattr(row, name)

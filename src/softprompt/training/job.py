@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from softprompt.base.matching import Matching
 from softprompt.base.model import Base
 from softprompt.base.packing import TokenRow
 from softprompt.config import Config
@@ -99,13 +100,14 @@ class Job:
         if config.teacher is not None:
             with team.leader_first():  # what the teacher answered to the leader, the others find on disk
                 lessons = _lessons(base, config, task, encoded, listener)
-        rows = _rows(config, encoded, lessons)
+        readers = _Readers(base, _rows(config, encoded, lessons))
         material = Material(
             demonstrations=lambda count: _solved(task, lessons, count, config.seed),
             artifact=lambda name: learnt_front(name, base, config.output.library),
             label_words=task.template.candidates() if task.template.labels else (),
             seed=config.seed,
-            looks=_Looks(base, rows),
+            looks=readers.looks,
+            matched=readers.matched,
         )
         return replace(cls._built(config, base, task, encoded, front, lessons, material), team=team)
 
@@ -207,17 +209,25 @@ class Job:
         return Scores.from_json(self.team.told(found and found.to_json()))
 
 
-class _Looks:
-    """How much training rows look at the positions of a prefix, found out once for each prefix."""
+class _Readers:
+    """Training rows as readers of a prefix; each is shown to them once, whatever is then asked of them."""
 
     def __init__(self, base: Base, rows: Sequence[TokenRow]) -> None:
         self._base, self._rows = base, rows
-        self._found: dict[str, Tensor] = {}
+        self._looks: dict[str, Tensor] = {}
+        self._matching: dict[str, Matching] = {}
 
-    def __call__(self, prefix: Prefix) -> Tensor:
-        if prefix.digest not in self._found:
-            self._found[prefix.digest] = attention_to(self._base, prefix, self._rows)
-        return self._found[prefix.digest]
+    def looks(self, prefix: Prefix) -> Tensor:
+        """How much they look at its positions, [L, P]."""
+        if prefix.digest not in self._looks:
+            self._looks[prefix.digest] = attention_to(self._base, prefix, self._rows)
+        return self._looks[prefix.digest]
+
+    def matched(self, prefix: Prefix, count: int) -> Prefix:
+        """So many positions behind which they attend as behind the whole prefix."""
+        if prefix.digest not in self._matching:
+            self._matching = {prefix.digest: Matching(self._base, prefix, self._rows)}
+        return self._matching[prefix.digest].to(count)
 
 
 def identity_of(settings: Mapping[str, Any], digests: Mapping[str, str], fingerprint: str) -> str:
