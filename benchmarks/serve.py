@@ -38,7 +38,7 @@ from serve_sides import OneByOne, Ours, Padded
 from serve_vllm import MODEL, OverPrompts, OverVllm, VllmServer, plain_words, prompts_server, saved_base
 from sides import peft_model
 from softprompt.base.model import Base
-from softprompt.base.workers import let_workers_go
+from softprompt.base.process import let_workers_go
 from softprompt.checkpoints.freeze import load_base
 from softprompt.data import bundled
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from softprompt.base.model import Base
-from softprompt.base.workers import let_workers_go
+from softprompt.base.process import let_workers_go
 from softprompt.errors import BaseModelError, CancelledJobError, QueueFullError, SoftpromptError
 from softprompt.generation.batch import KV_MEMORY, Callback, RequestHandle, Row, RunningBatch
 from softprompt.generation.request import Event, Finished, ModelRequest, RequestFailed

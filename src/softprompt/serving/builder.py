@@ -12,7 +12,7 @@ from torch import Tensor
 
 from softprompt.base.lowrank import LowRank, Riders
 from softprompt.base.model import Base
-from softprompt.base.workers import let_workers_go
+from softprompt.base.process import let_workers_go
 from softprompt.errors import ArtifactError
 from softprompt.library.card import CARD_FILE
 from softprompt.library.folder import Library, check_base

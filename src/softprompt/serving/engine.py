@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from softprompt.base.batch_invariant import holds
 from softprompt.base.lowrank import ridden
 from softprompt.base.model import Base
-from softprompt.base.workers import let_workers_go
+from softprompt.base.process import let_workers_go
 from softprompt.checkpoints.prepacked import prepacked
 from softprompt.data.memory import Rows, as_texts, is_frame
 from softprompt.data.rows import Encoded

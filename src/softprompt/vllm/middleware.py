@@ -17,7 +17,7 @@ from typing import Any
 
 from softprompt.base.lowrank import ridden
 from softprompt.base.model import Base
-from softprompt.base.workers import let_workers_go
+from softprompt.base.process import let_workers_go
 from softprompt.checkpoints.freeze import load_base
 from softprompt.errors import ArtifactError, DataError, SoftpromptError, WrongBaseError
 from softprompt.library.folder import Library

@@ -1,4 +1,4 @@
-"""Whoever has multiplied can let its helper threads go, and multiply again as before."""
+"""Whoever has multiplied can let its helper threads go, and multiply again as before; memory goes back."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from softprompt.base.workers import _runtime, let_workers_go
+from softprompt.base.process import _GNU_OPENMP, _libraries, let_workers_go, release_heap
 
 PROGRAM = """
 import os, threading, torch
-from softprompt.base.workers import let_workers_go
+from softprompt.base.process import let_workers_go
 
 def threads():
     return len(os.listdir("/proc/self/task"))
@@ -30,7 +30,7 @@ print(alone, helped, after, same, threads())
 
 
 @pytest.mark.skipif(
-    _runtime() is None or not os.path.isdir("/proc/self/task"),
+    _libraries(*_GNU_OPENMP) is None or not os.path.isdir("/proc/self/task"),
     reason="torch's threads are not GNU OpenMP's here",
 )
 def test_helpers_end_and_come_back() -> None:
@@ -42,6 +42,7 @@ def test_helpers_end_and_come_back() -> None:
     assert again == helped
 
 
-def test_it_is_safe_where_nothing_was_multiplied() -> None:
-    let_workers_go()
-    let_workers_go()
+def test_both_are_safe_at_any_time() -> None:
+    for _ in range(2):
+        let_workers_go()
+        release_heap()
