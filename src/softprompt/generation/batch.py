@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from softprompt.base.batch_invariant import logits_in_blocks
-from softprompt.base.process import release_heap
 from softprompt.base.kv_pool import SHORTEST, Chunk, KVMemory, KVPool, KVSlot, slot_bytes
 from softprompt.base.lowrank import Riders
 from softprompt.base.model import Base
+from softprompt.base.process import release_heap
 from softprompt.errors import ConfigError
 from softprompt.generation.request import Event, ModelRequest, ScoreRequest
 from softprompt.generation.sequence import BEFORE, Reading, SequenceState
