@@ -86,7 +86,7 @@ def test_the_first_are_the_text_cut_there() -> None:
 
 def test_a_saved_prefix_is_a_start_whole_or_in_part() -> None:
     saved = tiny.base().prefill_text(TEXT)
-    more = {"init": "artifact", "init_artifact": "it"}
+    more: dict[str, Any] = {"init": "artifact", "init_artifact": "it"}
     assert start("last", len(TEXT), saved, **more).digest == saved.detached().digest
     part = start("last", 4, saved, **more)
     for ours, theirs in zip(part.values, saved.values, strict=True):

@@ -75,7 +75,7 @@ class Matching:
             raise BaseModelError(f"{base.name} does not hand out its attention.")
         self._base, self._whole = base, prefix
         self._looking = Looking(base, _registered())
-        self._looks = [torch.zeros(k.shape[:2], device=base.device) for k in prefix.keys]  # [K, P] each
+        self._looks = [torch.zeros(k.shape[:2], device=k.device) for k in prefix.keys]  # [K, P] each
         self._found: list[list[Tensor]] = [[] for _ in prefix.keys]  # [M, H, D] each, in parts
         self._rows: list[TokenRow] = []
         for numbers in batches(rows, max(64, _WEIGHTS // prefix.length)):
@@ -88,14 +88,14 @@ class Matching:
     def _see(self, rows: Sequence[TokenRow]) -> None:
         """Add up where rows look in the whole prefix, and keep what they find."""
         packed = self._looking.pack(self._whole, rows)
-        slots, emphasis = _slots(packed, rows), _emphasis(rows).to(self._base.device)
+        slots, emphasis = _slots(packed, rows), _emphasis(rows)
 
         def see(layer: int, weights: Tensor, heads: int, out: Tensor) -> Tensor:
             if (place := self._whole.places.get(layer)) is not None:
                 if (heads, out.shape[3]) != (len(self._looks[place]), self._whole.values[place].shape[2]):
                     raise BaseModelError(f"{self._base.name} attends to other values than it keeps.")
                 seen = weights[..., : self._whole.length].transpose(1, 2).flatten(0, 1)[slots]  # [M, H, P]
-                looks = torch.einsum("m,mhp->hp", emphasis, seen.float())
+                looks = torch.einsum("m,mhp->hp", emphasis.to(seen.device), seen.float())
                 self._looks[place] += looks.unflatten(0, (heads, -1)).sum(1)
                 self._found[place].append(out.flatten(0, 1)[slots])
             return out
@@ -111,7 +111,7 @@ class Matching:
         """
         start = picked(self._base, self._whole, [_most(looks, count) for looks in self._looks])
         packed = self._looking.pack(start, self._rows)
-        slots, emphasis = _slots(packed, self._rows), _emphasis(self._rows).to(self._base.device)
+        slots, emphasis = _slots(packed, self._rows), _emphasis(self._rows)
         values = list(start.values)
 
         def match(layer: int, weights: Tensor, heads: int, out: Tensor) -> Tensor:
@@ -119,8 +119,9 @@ class Matching:
                 return out
             seen = weights[..., :count]  # [N, H, W, C]
             missed = torch.cat(self._found[place]) - out.flatten(0, 1)[slots]  # [M, H, D]
-            weighed = (seen.transpose(1, 2).flatten(0, 1)[slots], missed)
-            more = _least_squares(*(_by_head(t, heads) for t in weighed), emphasis).to(out.dtype)  # [K, C, D]
+            on_kept = seen.transpose(1, 2).flatten(0, 1)[slots]  # [M, H, C]
+            more = _least_squares(_by_head(on_kept, heads), _by_head(missed, heads), emphasis)  # [K, C, D]
+            more = more.to(out.dtype)
             values[place] = start.values[place] + more
             return out + (seen @ more.repeat_interleave(out.shape[2] // heads, 0)).transpose(1, 2)
 
@@ -159,7 +160,7 @@ def _attend(layer: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | No
 def _slots(packed: Pack, rows: Sequence[TokenRow]) -> Tensor:
     """[M] where the tokens of rows, one after the other, stand among the N x W slots of their pass."""
     each = zip(packed.starts[0], rows, strict=True)
-    return torch.cat([torch.arange(start, start + len(row.ids)) for start, row in each]).to(packed.ids.device)
+    return torch.cat([torch.arange(start, start + len(row.ids)) for start, row in each])
 
 
 def _emphasis(rows: Sequence[TokenRow]) -> Tensor:
@@ -179,7 +180,8 @@ def _most(looks: Tensor, count: int) -> Tensor:
 
 def _by_head(tokens: Tensor, heads: int) -> Tensor:
     """[M, H, X] -> [K, G * M, X]: what all query heads of a key/value head say of it."""
-    return tokens.unflatten(1, (heads, -1)).permute(1, 2, 0, 3).flatten(1, 2)
+    grouped: Tensor = tokens.unflatten(1, (heads, -1))
+    return grouped.permute(1, 2, 0, 3).flatten(1, 2)
 
 
 def _least_squares(weights: Tensor, missed: Tensor, emphasis: Tensor) -> Tensor:
@@ -189,8 +191,9 @@ def _least_squares(weights: Tensor, missed: Tensor, emphasis: Tensor) -> Tensor:
     In fp64, and with a ridge: no value moves without need.
     """
     a, b = weights.double(), missed.double()
-    counting = a * emphasis.double().repeat(a.shape[1] // len(emphasis))[:, None]
+    counting = a * emphasis.to(a).repeat(a.shape[1] // len(emphasis))[:, None]
     square = counting.mT @ a  # [K, C, C]
     ridge = _RIDGE * square.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-12)
     eye = torch.eye(a.shape[2], dtype=a.dtype, device=a.device)
-    return torch.linalg.solve(square + ridge[:, None, None] * eye, counting.mT @ b)
+    found: Tensor = torch.linalg.solve(square + ridge[:, None, None] * eye, counting.mT @ b)
+    return found
