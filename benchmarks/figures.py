@@ -478,7 +478,7 @@ _SOURCES = {
     "handbook": "a handbook, questions about it",
     "topics": "an instruction and eight examples, news to be sorted",
     "spam": "an instruction and sixteen examples, messages to be told from spam",
-    "spam-32": "the same examples against spam, one length alone",
+    "spam-32": "sixteen examples against spam, one length alone",
     "persona": "a system message that makes a character",
     "adapter": "a LoRA adapter, news to be sorted",
 }
