@@ -10,12 +10,13 @@ from torch import Tensor
 
 import tiny
 from softprompt.base import matching
+from softprompt.base.looking import most_attended
 from softprompt.base.matching import Matching
 from softprompt.base.model import Base, Batch
 from softprompt.base.packing import TokenRow
 from softprompt.base.turning import picked
 from softprompt.errors import BaseModelError, DataError
-from softprompt.methods.attended import attention_to, most_attended
+from softprompt.methods.attended import attention_to
 from softprompt.prefix import Prefix
 
 ROWS = [TokenRow((50, 51, 52, 53)), TokenRow((60, 61, 62), 2), TokenRow((70, 71, 72, 73, 74, 75), 4)]

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 import tiny
+from softprompt.base.looking import most_attended
 from softprompt.base.matching import Matching
 from softprompt.base.packing import TokenRow
 from softprompt.config import PrefixTuningConfig
 from softprompt.errors import BaseModelError, ConfigError, DataError
-from softprompt.methods.attended import attention_to, most_attended
+from softprompt.methods.attended import attention_to
 from softprompt.methods.build import Material, build_method
 from softprompt.prefix import Front, Prefix
 
@@ -48,7 +49,7 @@ def test_the_most_attended_are_kept_the_first_among_them() -> None:
     looks = attention_to(base, whole, ROWS)
     assert looks.shape == (3, len(TEXT))
     assert bool((looks.sum(1) < len(ROWS) + 1e-9).all())
-    for layer, chosen in enumerate(most_attended(looks, 4)):
+    for layer, chosen in enumerate(most_attended(looks, 4).tolist()):
         assert chosen == sorted(chosen)
         assert chosen[0] == 0
         left = [float(looks[layer, p]) for p in range(1, len(TEXT)) if p not in chosen]

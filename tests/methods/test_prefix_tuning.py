@@ -12,12 +12,13 @@ from torch import Tensor
 
 import reference
 import tiny
+from softprompt.base.looking import most_attended
 from softprompt.base.model import Base
 from softprompt.base.packing import TokenRow
 from softprompt.base.turning import picked
 from softprompt.config import PrefixTuningConfig, parse
 from softprompt.errors import ConfigError
-from softprompt.methods.attended import attention_to, most_attended
+from softprompt.methods.attended import attention_to
 from softprompt.methods.build import Material, build_method
 from softprompt.methods.prefix_tuning import PrefixTuning
 from softprompt.prefix import Prefix

@@ -18,10 +18,31 @@ from softprompt.base.head import backbone
 from softprompt.base.layout import PADDED, Windows
 from softprompt.base.model import Base
 from softprompt.base.packing import Group, Pack, TokenRow, pack
-from softprompt.errors import BaseModelError
+from softprompt.errors import BaseModelError, DataError
 from softprompt.prefix import Prefix
 
-__all__ = ["Looking"]
+__all__ = ["Looking", "most_attended", "with_tokens"]
+
+
+def with_tokens(rows: Sequence[TokenRow]) -> list[TokenRow]:
+    """The rows from which one can look.
+
+    Raises:
+        DataError: there are none.
+    """
+    found = [row for row in rows if row.ids]
+    if not found:
+        raise DataError(
+            "There are no rows to see where they look; give some, or set method.keep to first or last."
+        )
+    return found
+
+
+def most_attended(looks: Tensor, count: int) -> Tensor:
+    """[N, C] of each line of ``looks`` [N, P] the first position and those that get most of it, in order."""
+    wanted = looks.clone()
+    wanted[:, 0] = torch.inf
+    return wanted.topk(count, dim=1).indices.sort(1).values
 
 
 class Looking:
@@ -63,7 +84,7 @@ class Looking:
         layers = [layer for layer in getattr(out, "attentions", None) or () if layer is not None]
         if len(layers) > len(prefix.keys):  # some look at the keys of others
             layers = [layer for number, layer in enumerate(layers) if number in prefix.places]
-        if not layers or len(layers) != len(prefix.keys):
+        if len(layers) != len(prefix.keys) or not layers:
             raise BaseModelError(f"{self._base.name} does not hand out its attention.")
         means = [layer[..., : prefix.length].double().mean(1).cpu() for layer in layers]
         seen = torch.stack(means)  # [L, N, W, P]

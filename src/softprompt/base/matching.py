@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
-from softprompt.base.looking import Looking
+from softprompt.base.looking import Looking, most_attended, with_tokens
 from softprompt.base.model import Base
 from softprompt.base.packing import Pack, TokenRow, batches
 from softprompt.base.turning import picked
-from softprompt.errors import BaseModelError, DataError
+from softprompt.errors import BaseModelError
 from softprompt.prefix import Prefix
 
 __all__ = ["Matching"]
@@ -64,19 +64,15 @@ class Matching:
 
     @torch.no_grad()
     def __init__(self, base: Base, prefix: Prefix, rows: Sequence[TokenRow]) -> None:
-        rows = [row for row in rows if row.ids]
+        rows = with_tokens(rows)
         reach = accumulate(len(row.ids) for row in rows)
         rows = [row for row, tokens in zip(rows, reach, strict=True) if tokens <= _TOKENS] or rows[:1]
-        if not rows:
-            raise DataError(
-                "There are no rows to see where they look; give some, or set method.keep to first or last."
-            )
         if not any(map(_plain, base.model.modules())):
             raise BaseModelError(f"{base.name} does not hand out its attention.")
         self._base, self._whole = base, prefix
         self._looking = Looking(base, _registered())
         self._looks = [torch.zeros(k.shape[:2], device=k.device) for k in prefix.keys]  # [K, P] each
-        self._found: list[list[Tensor]] = [[] for _ in prefix.keys]  # [M, H, D] each, in parts
+        self._found: list[list[Tensor]] = [[] for _ in prefix.keys]  # [M, H, D] each, in parts, on the CPU
         self._rows: list[TokenRow] = []
         for numbers in batches(rows, max(64, _WEIGHTS // prefix.length)):
             part = [rows[number] for number in numbers]
@@ -97,7 +93,7 @@ class Matching:
                 seen = weights[..., : self._whole.length].transpose(1, 2).flatten(0, 1)[slots]  # [M, H, P]
                 looks = torch.einsum("m,mhp->hp", emphasis.to(seen.device), seen.float())
                 self._looks[place] += looks.unflatten(0, (heads, -1)).sum(1)
-                self._found[place].append(out.flatten(0, 1)[slots])
+                self._found[place].append(out.flatten(0, 1)[slots].cpu())
             return out
 
         self._read(packed, self._whole, see)
@@ -109,7 +105,7 @@ class Matching:
         Raises:
             BaseModelError: the model's keys cannot be moved.
         """
-        start = picked(self._base, self._whole, [_most(looks, count) for looks in self._looks])
+        start = picked(self._base, self._whole, [most_attended(looks, count) for looks in self._looks])
         packed = self._looking.pack(start, self._rows)
         slots, emphasis = _slots(packed, self._rows), _emphasis(self._rows)
         values = list(start.values)
@@ -118,7 +114,7 @@ class Matching:
             if (place := start.places.get(layer)) is None:
                 return out
             seen = weights[..., :count]  # [N, H, W, C]
-            missed = torch.cat(self._found[place]) - out.flatten(0, 1)[slots]  # [M, H, D]
+            missed = torch.cat(self._found[place]).to(out.device) - out.flatten(0, 1)[slots]  # [M, H, D]
             on_kept = seen.transpose(1, 2).flatten(0, 1)[slots]  # [M, H, C]
             more = _least_squares(_by_head(on_kept, heads), _by_head(missed, heads), emphasis)  # [K, C, D]
             more = more.to(out.dtype)
@@ -169,13 +165,6 @@ def _emphasis(rows: Sequence[TokenRow]) -> Tensor:
     for row, count in zip(rows, counts, strict=True):
         count[max(0, min(row.scored_from, len(row.ids)) - 1) :] = 1
     return torch.cat(counts)
-
-
-def _most(looks: Tensor, count: int) -> Tensor:
-    """[K, C] for each head the first position and the others that get most of ``looks`` [K, P], in order."""
-    wanted = looks.clone()
-    wanted[:, 0] = torch.inf
-    return wanted.topk(count, dim=1).indices.sort(1).values
 
 
 def _by_head(tokens: Tensor, heads: int) -> Tensor:

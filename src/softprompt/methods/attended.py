@@ -1,4 +1,4 @@
-"""Which positions of a long prefix are worth keeping: in each layer those that rows look at most.
+"""Which positions of a long prefix are worth keeping: how much rows look at each, layer by layer.
 
 It knows attention and positions; it does not know what is made of them. SnapKV's way (Li et al. 2024).
 """
@@ -10,13 +10,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from softprompt.base.looking import Looking
+from softprompt.base.looking import Looking, with_tokens
 from softprompt.base.model import Base
 from softprompt.base.packing import TokenRow, batches
-from softprompt.errors import DataError
 from softprompt.prefix import Prefix
 
-__all__ = ["attention_to", "most_attended"]
+__all__ = ["attention_to"]
 
 ROWS = 16
 """So many rows say where to look."""
@@ -37,11 +36,7 @@ def attention_to(base: Base, prefix: Prefix, rows: Sequence[TokenRow]) -> Tensor
         DataError: there are no rows to look from.
         BaseModelError: a model whose layers do not hand out their attention.
     """
-    chosen = [row for row in rows if row.ids][:ROWS]
-    if not chosen:
-        raise DataError(
-            "There are no rows to see where they look; give some, or set method.keep to first or last."
-        )
+    chosen = with_tokens(rows)[:ROWS]
     looking, total = Looking(base), torch.zeros(len(prefix.keys), prefix.length, dtype=torch.float64)
     for numbers in batches(chosen, max(64, _WEIGHTS // prefix.length)):
         part = [chosen[number] for number in numbers]
@@ -49,10 +44,3 @@ def attention_to(base: Base, prefix: Prefix, rows: Sequence[TokenRow]) -> Tensor
             first = min(max(0, row.scored_from - 1), max(0, len(row.ids) - _LAST))
             total += weights[:, first:].mean(1)
     return total
-
-
-def most_attended(looks: Tensor, count: int) -> list[list[int]]:
-    """For each layer the first position and the ``count - 1`` others that get most of ``looks`` [L, P]."""
-    wanted = looks.clone()
-    wanted[:, 0] = torch.inf
-    return [sorted(layer) for layer in wanted.topk(count, dim=1).indices.tolist()]

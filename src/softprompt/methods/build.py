@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from softprompt.base.looking import most_attended
 from softprompt.base.model import Base
 from softprompt.base.turning import picked
 from softprompt.config import (
@@ -24,7 +25,6 @@ from softprompt.config import (
     TextConfig,
 )
 from softprompt.errors import BaseModelError, ConfigError, SoftpromptError
-from softprompt.methods.attended import most_attended
 from softprompt.methods.front import Soft, Words, parse_front, with_demonstrations
 from softprompt.methods.full import Full
 from softprompt.methods.ia3 import Ia3
