@@ -25,7 +25,7 @@ _FAR = 11
 
 
 @torch.no_grad()
-def picked(base: Base, prefix: Prefix, places: Sequence[Sequence[int] | Tensor]) -> Prefix:
+def picked(base: Base, prefix: Prefix, places: Sequence[Sequence[int] | Tensor] | Tensor) -> Prefix:
     """Some positions of a prefix, a choice for each layer, moved together to stand at 0, 1, 2, ...
 
     Args:
