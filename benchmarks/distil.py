@@ -6,8 +6,7 @@ A source is a configuration of ``examples/distil``. Each is distilled as a user 
 its file names, or those given. Beside them stand the same prefixes before training, the text cut to each
 length, a prefix of the middle length trained on the text itself (next tokens, as many steps), nothing and the
 whole text. Writes ``results/distil/SOURCE.json``; what is there is not made again, and a run that was killed
-goes on from its checkpoint. ``--data`` is the folder of
-``ag_news/`` and ``sms_spam/``.
+goes on from its checkpoint. ``--data`` is the folder of ``ag_news/`` and ``sms_spam/``.
 """
 
 from __future__ import annotations
